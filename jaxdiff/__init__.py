@@ -1,0 +1,1 @@
+"""jaxdiff: score-based diffusion in JAX."""

@@ -1,0 +1,121 @@
+"""What the public doors ask of their inputs. Each check says what was got, what was wanted and what to do.
+
+Shapes are always checked. Values are checked only where they are known: under ``jit`` or ``vmap`` they
+are tracers, and a value check there would cost a synchronization on every call.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff.typing import Schedule
+
+
+def known(x: Any) -> np.ndarray | None:
+    """The values of x in NumPy, or None where they are not known (a tracer, or not an array at all)."""
+    if isinstance(x, jax.core.Tracer):
+        return None
+    try:
+        array = np.asarray(x)
+    except TypeError:
+        return None
+    return array if np.issubdtype(array.dtype, np.number) else None
+
+
+def finite(name: str, x: Any) -> None:
+    """Raise ValueError if a known x has a NaN or an infinity."""
+    values = known(x)
+    if values is not None and not np.isfinite(values).all():
+        bad = np.argwhere(~np.isfinite(np.atleast_1d(values)))
+        raise ValueError(
+            f"{name} has {len(bad)} non-finite of {values.size} values, the first at index "
+            f"{tuple(int(i) for i in bad[0])}; wanted finite numbers. Clean the array before this call."
+        )
+
+
+def positive(name: str, x: Any) -> None:
+    """Raise ValueError unless a known x is finite and above zero everywhere."""
+    values = known(x)
+    if values is not None and not (np.isfinite(values) & (values > 0)).all():
+        raise ValueError(f"{name} must be positive and finite, got {_show(values)}.")
+
+
+def within(name: str, x: Any, low: float, high: float) -> None:
+    """Raise ValueError unless a known x lies in the closed interval [low, high]."""
+    values = known(x)
+    if values is not None and not ((values >= low) & (values <= high)).all():
+        raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {_show(values)}.")
+
+
+def option(name: str, got: Any, wanted: Iterable[Any]) -> None:
+    """Raise ValueError unless got is one of the wanted ones."""
+    wanted = list(wanted)
+    if got not in wanted:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, wanted))}; got {got!r}.")
+
+
+def integer(name: str, got: Any, low: int) -> None:
+    """Raise ValueError unless got is a Python integer of at least low."""
+    if not isinstance(got, int | np.integer) or isinstance(got, bool) or got < low:
+        raise ValueError(f"{name} must be an integer of at least {low}, got {got!r}.")
+
+
+def shape(name: str, x: Any, wanted: tuple[int | None, ...]) -> None:
+    """Raise ValueError unless x has the wanted shape, None standing for any length."""
+    got = np.shape(x)
+    if len(got) != len(wanted) or any(w is not None and g != w for g, w in zip(got, wanted, strict=False)):
+        want = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
+        raise ValueError(f"{name} must have shape {want}, got {got}.")
+
+
+def floating(name: str, x: Any) -> None:
+    """Raise TypeError unless x is an array of floating-point numbers."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        raise TypeError(
+            f"{name} must be an array of floating-point numbers, got {dtype or type(x).__name__}; "
+            f"convert it first, for instance jnp.asarray({name}, jnp.float32)."
+        )
+
+
+def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> None:
+    """Raise ValueError unless times is a grid along which the noise strictly grows (or strictly falls).
+
+    A time out of the schedule's range shows as an alpha or sigma that is negative or not a number.
+    """
+    shape("times", times, (None,))
+    if np.shape(times)[0] < low:
+        raise ValueError(f"times must hold at least {low} entries, got {np.shape(times)[0]}.")
+    values = known(times)
+    if values is None:
+        return
+    finite("times", values)
+    steps = np.diff(values)
+    if not (steps > 0).all() and not (steps < 0).all():
+        at = int(np.argmin(steps > 0 if increasing else steps < 0))
+        raise ValueError(
+            f"times must be strictly {'increasing' if increasing else 'decreasing'}, but times[{at}] = "
+            f"{values[at]:g} is followed by {values[at + 1]:g}."
+        )
+    if (steps[0] > 0) != increasing:
+        raise ValueError(
+            f"times must run from {'low to high' if increasing else 'high to low'} noise, got "
+            f"{values[0]:g} to {values[-1]:g}; reverse them with times[::-1]."
+        )
+    alpha = known(jax.vmap(schedule.alpha)(jax.numpy.asarray(values)))
+    sigma = known(jax.vmap(schedule.sigma)(jax.numpy.asarray(values)))
+    if alpha is None or sigma is None:  # the schedule's own parameters are traced
+        return
+    bad = ~((alpha >= 0) & (sigma >= 0) & (alpha + sigma > 0) & np.isfinite(alpha) & np.isfinite(sigma))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise ValueError(
+            f"times[{at}] = {values[at]:g} is outside the range of {schedule}: alpha = {alpha[at]:g} and "
+            f"sigma = {sigma[at]:g} there, wanted both finite and non-negative."
+        )
+
+
+def _show(values: np.ndarray) -> str:
+    return np.array2string(values, threshold=8, precision=4, separator=", ")
