@@ -9,13 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from jaxdiff.typing import Schedule
 
 
 def known(x: Any) -> np.ndarray | None:
     """The values of x in NumPy, or None where they are not known (a tracer, or not an array at all)."""
-    if isinstance(x, jax.core.Tracer):
+    if isinstance(x, Tracer):
         return None
     try:
         array = np.asarray(x)

@@ -4,8 +4,7 @@ With s < t on one path, scale a = alpha_t / alpha_s and lambda = log(alpha^2 / s
 
     x_t = alpha_t data + sigma_t noise                                                          (1)
     x_t | x_s        ~ N(a x_s, v I),            v = sigma_t^2 (1 - e^(lambda_t - lambda_s))    (2)
-    x_s | x_t, data  ~ N(alpha_s data + a (sigma_s / sigma_t)^2 (x_t - alpha_t data), v (sigma_s / sigma_t)^2 I)
-                                                                                                (3)
+    x_s | x_t, data  ~ N(alpha_s data + a r^2 (x_t - alpha_t data), v r^2 I),   r = sigma_s / sigma_t  (3)
     dx = f x dt + g dB,   f = alpha'/alpha,   g^2 = 2 sigma sigma' - 2 f sigma^2                (4)
 
 Times are scalars and x has any shape; `jax.vmap` gives each example its own time.
@@ -14,7 +13,7 @@ Times are scalars and x has any shape; `jax.vmap` gives each example its own tim
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.typing import Array, Key, Schedule, Time
+from jaxdiff.typing import Array, Schedule, Time
 
 
 def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
@@ -78,12 +77,3 @@ def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_
 
     low, high = jax.lax.fori_loop(0, 100, halve, (t_min, t_max))
     return 0.5 * (low + high)
-
-
-def noise_like(key: Key, x: Array) -> Array:
-    """Standard normal noise of the shape (batch, ...) of x; row i depends on (key, i) only.
-
-    So a sample does not change with the size of its batch, nor with the devices that it is spread over.
-    """
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(x.shape[0]))
-    return jax.vmap(lambda k: jax.random.normal(k, x.shape[1:], x.dtype))(keys)

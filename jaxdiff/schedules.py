@@ -11,14 +11,14 @@ precision in float32 as t -> 0, where sigma -> 0, and as t -> 1, where alpha -> 
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff.pytrees import pytree
 from jaxdiff.typing import Array, Time
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class VariancePreserving:
     """The VP SDE with a linear rate beta(t) = beta_min + t (beta_max - beta_min), t in [0, 1].
@@ -33,14 +33,14 @@ class VariancePreserving:
         checks.positive("beta_min", self.beta_min)
         checks.positive("beta_max", self.beta_max)
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102 - said by the protocol, here and below
+    def alpha(self, t: Time) -> Array:
         return jnp.exp(-0.5 * _linear_rate_integral(self, t))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.sqrt(-jnp.expm1(-_linear_rate_integral(self, t)))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class SubVariancePreserving:
     """The sub-VP SDE: VP's alpha with the smaller noise sigma = 1 - exp(-B), t in [0, 1].
@@ -55,14 +55,14 @@ class SubVariancePreserving:
         checks.positive("beta_min", self.beta_min)
         checks.positive("beta_max", self.beta_max)
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.exp(-0.5 * _linear_rate_integral(self, t))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return -jnp.expm1(-_linear_rate_integral(self, t))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class VarianceExploding:
     """The VE SDE: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1].
@@ -77,15 +77,15 @@ class VarianceExploding:
         checks.positive("sigma_min", self.sigma_min)
         checks.positive("sigma_max", self.sigma_max)
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.ones_like(jnp.asarray(t, float))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
         return self.sigma_min * jnp.exp(jnp.asarray(t) * log_ratio)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Karras:
     """EDM's schedule: alpha = 1 and sigma = t, so that time is the noise standard deviation, t >= 0.
@@ -93,14 +93,14 @@ class Karras:
     Karras et al. 2022, arXiv 2206.00364, section 3.
     """
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.ones_like(jnp.asarray(t, float))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.asarray(t, float)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class Cosine:
     """log SNR = -2 log tan(pi t / 2) + 2 log(shift) at unit total variance, t in [0, 1].
@@ -115,16 +115,16 @@ class Cosine:
         checks.positive("shift", self.shift)
 
     # 1 - t is exact in floating point near t = 1, so alpha is a sine of it rather than a cosine of t.
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         cos, sin = self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
         return cos / jnp.hypot(cos, sin)
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         cos, sin = self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
         return sin / jnp.hypot(cos, sin)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class RectifiedFlow:
     """The straight path alpha = 1 - t, sigma = t, t in [0, 1].
@@ -132,14 +132,14 @@ class RectifiedFlow:
     Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv 2210.02747.
     """
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return 1 - jnp.asarray(t, float)
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.asarray(t, float)
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class OrnsteinUhlenbeck:
     """dX = -X dt + sqrt(2) dB: alpha = exp(-t), sigma^2 = 1 - exp(-2t), t >= 0.
@@ -147,14 +147,14 @@ class OrnsteinUhlenbeck:
     The convention of theory papers, arXiv 2502.10354 among them.
     """
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.exp(-jnp.asarray(t, float))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.sqrt(-jnp.expm1(-2 * jnp.asarray(t, float)))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class LinearVariance:
     """dX = -X / (2(1-t)) dt + dB / sqrt(1-t): alpha = sqrt(1-t), sigma = sqrt(t), t in [0, 1].
@@ -162,14 +162,14 @@ class LinearVariance:
     The SDE of the score-based density formula, arXiv 2408.16765, eq. 2.4.
     """
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.sqrt(1 - jnp.asarray(t, float))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.sqrt(jnp.asarray(t, float))
 
 
-@jax.tree_util.register_dataclass
+@pytree
 @dataclass(frozen=True)
 class DiscreteVariancePreserving:
     """A DDPM table as a continuous schedule: VP with the rate constant on each [i-1, i], t in [0, T].
@@ -186,10 +186,10 @@ class DiscreteVariancePreserving:
         # NaN beyond the table, so that a time out of range is found rather than silently clamped.
         return jnp.interp(jnp.asarray(t, knots.dtype), knots, self.rate_integral, left=jnp.nan, right=jnp.nan)
 
-    def alpha(self, t: Time) -> Array:  # noqa: D102
+    def alpha(self, t: Time) -> Array:
         return jnp.exp(-0.5 * self._integral(t))
 
-    def sigma(self, t: Time) -> Array:  # noqa: D102
+    def sigma(self, t: Time) -> Array:
         return jnp.sqrt(-jnp.expm1(-self._integral(t)))
 
 
@@ -202,7 +202,9 @@ def from_betas(betas: Array) -> DiscreteVariancePreserving:
     checks.shape("betas", betas, (None,))
     values = checks.known(betas)
     if values is not None and not ((values > 0) & (values < 1)).all():
-        raise ValueError(f"betas must lie strictly between 0 and 1, got {values.min():g} to {values.max():g}.")
+        raise ValueError(
+            f"betas must lie strictly between 0 and 1, got {values.min():g} to {values.max():g}."
+        )
     integral = -jnp.cumsum(jnp.log1p(-betas))
     return DiscreteVariancePreserving(jnp.concatenate([jnp.zeros_like(integral[:1]), integral]))
 

@@ -3,11 +3,13 @@
 import os
 import pathlib
 
-os.environ.setdefault("NPROC", "16")  # a larger CPU thread pool; without it 8 simulated devices on 2 cores deadlock
+os.environ.setdefault(
+    "NPROC", "16"
+)  # a larger CPU thread pool; without it 8 simulated devices on 2 cores deadlock
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 
-import jax  # noqa: E402 - the flags above must be set before JAX starts
-import pytest  # noqa: E402
+import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache"))

@@ -1,0 +1,15 @@
+"""Flax networks to start from. No other module imports them: any ``predict(params, x, t)`` serves.
+
+    model = ResidualMLP(width=256)
+    params = model.init(key, x, t)                                    # x (batch, d), t (batch,)
+    prediction = model.apply(params, x, t)                            # x's shape; zero before training
+    prediction = model.apply(params, x, t, labels, train=True, rngs={"dropout": key})
+
+t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(sigma / alpha) / 4.
+"""
+
+from jaxdiff.models.mixer import Mixer
+from jaxdiff.models.mlp import ResidualMLP
+from jaxdiff.models.unet import UNet
+
+__all__ = ["Mixer", "ResidualMLP", "UNet"]

@@ -1,0 +1,136 @@
+"""A U-Net for images, in the line of Ho et al. 2020, arXiv 2006.11239, and its successors.
+
+    block(h)     = attend(s + conv(dropout(silu(film(norm(conv(silu(norm(h)))), c))))),    c = c(t, label)
+    attend(s)    = s + W softmax(q k^T / sqrt(channels)) v,    (q, k, v) = linear in norm(s), over all pixels
+
+with s = h, or a 1x1 convolution of h where the number of channels changes. Every block on the way down leaves
+its answer for one on the way up, which reads it beside its own input.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from jaxdiff.models.embedding import Conditioning, Film, check_inputs
+from jaxdiff.typing import Array, Key
+
+
+class UNet(nn.Module):
+    """Images x (batch, height, width, C), noise levels t (batch,), labels (batch,) or None -> x's shape.
+
+    Zero at initialization. Level i works at 1/2^i of the resolution with channels * channel_multipliers[i]
+    channels, blocks_per_level blocks down and as many up, and self-attention if i is in attention_levels
+    (0 being the full resolution; attention costs (pixels of the level)^2). dropout and num_classes are those
+    of `ResidualMLP`.
+
+    dtype is the precision of the computation inside, None standing for that of x. Parameters, statistics
+    of normalizations, softmax and the last layer stay in float32 (in float64 if x is).
+
+    Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), or if
+    labels are missing or not expected; TypeError if they are not integers.
+    """
+
+    channels: int = 64
+    channel_multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks_per_level: int = 2
+    attention_levels: tuple[int, ...] = ()
+    dropout: float = 0.0
+    num_classes: int | None = None
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
+        check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels)
+        levels = range(len(self.channel_multipliers))
+        self._check_levels(x.shape[1:3])
+        condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels)
+
+        def block(name: str, level: int, h: Array) -> Array:
+            channels = self.channels * self.channel_multipliers[level]
+            attention = level in self.attention_levels
+            return _Block(channels, attention, self.dropout, self.dtype, name=name)(h, condition, train)
+
+        h = _conv(self.channels, 3, self.dtype, name="in")(x)
+        kept = []
+        for level in levels:
+            h = nn.avg_pool(h, (2, 2), (2, 2)) if level else h
+            for i in range(self.blocks_per_level):
+                h = block(f"down_{level}_{i}", level, h)
+                kept.append(h)
+        for i in range(2):
+            h = block(f"middle_{i}", levels[-1], h)
+        for level in reversed(levels):
+            for i in range(self.blocks_per_level):
+                h = block(f"up_{level}_{i}", level, jnp.concatenate([h, kept.pop()], axis=-1))
+            if level:
+                h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
+                h = _conv(h.shape[-1], 3, self.dtype, name=f"enlarge_{level}")(h)
+        h = nn.silu(_norm(h, None, name="norm"))
+        return nn.Conv(x.shape[-1], (3, 3), kernel_init=nn.initializers.zeros_init(), name="out")(h)
+
+    def _check_levels(self, size: tuple[int, ...]) -> None:
+        levels = len(self.channel_multipliers)
+        if any(level not in range(levels) for level in self.attention_levels):
+            raise ValueError(
+                f"attention_levels must lie in 0, ..., {levels - 1}, one less than the number of "
+                f"channel_multipliers, got {self.attention_levels}."
+            )
+        if any(n % 2 ** (levels - 1) for n in size):
+            raise ValueError(
+                f"height and width must be multiples of {2 ** (levels - 1)} for {levels} levels, got {size}; "
+                "pad the images or use fewer channel_multipliers."
+            )
+
+
+class _Block(nn.Module):
+    channels: int
+    attention: bool
+    dropout: float
+    dtype: DTypeLike | None
+
+    @nn.compact
+    def __call__(self, x: Array, condition: Array, train: bool) -> Array:
+        conv = functools.partial(_conv, self.channels, dtype=self.dtype)
+        h = conv(3, name="conv_1")(nn.silu(_norm(x, self.dtype, name="norm_1")))
+        h = _norm(h, self.dtype, name="norm_2", affine=False)
+        h = nn.silu(Film(self.dtype, name="film")(h, condition))
+        h = conv(3, name="conv_2")(nn.Dropout(self.dropout, deterministic=not train)(h))
+        if x.shape[-1] != self.channels:
+            x = conv(1, name="shortcut")(x)
+        return _Attention(self.dtype, name="attention")(x + h) if self.attention else x + h
+
+
+class _Attention(nn.Module):
+    dtype: DTypeLike | None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        batch, height, width, channels = x.shape
+        # No biases: the softmax is blind to one on the keys, and the norm's own serves the others.
+        dense = functools.partial(nn.Dense, use_bias=False, dtype=self.dtype)
+        qkv = dense(3 * channels, name="qkv")(_norm(x, self.dtype, name="norm"))
+        # One head, as (batch, pixels, heads, channels).
+        q, k, v = jnp.split(qkv.reshape(batch, height * width, 1, 3 * channels), 3, axis=-1)
+        return x + dense(channels, name="out")(jax.nn.dot_product_attention(q, k, v).reshape(x.shape))
+
+
+def _norm(x: Array, dtype: DTypeLike | None, *, name: str, affine: bool = True) -> Array:
+    # At least four channels a group: alone in a group, a channel would lose its mean, and so its bias.
+    channels = x.shape[-1]
+    groups = next((n for n in range(min(32, channels // 4), 0, -1) if channels % n == 0), 1)
+    return nn.GroupNorm(groups, dtype=dtype, use_scale=affine, use_bias=affine, name=name)(x)
+
+
+def _conv(channels: int, size: int, dtype: DTypeLike | None, *, name: str) -> nn.Conv:
+    return nn.Conv(channels, (size, size), dtype=dtype, kernel_init=_kernel_init, name=name)
+
+
+def _kernel_init(key: Key, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    # lecun_normal, number for number, drawn as the matrix that it is: XLA takes ten times as long to compile
+    # a random draw with four axes for a CPU, which made the initialization of a network a matter of minutes.
+    matrix = (math.prod(shape[:-1]), shape[-1])
+    return nn.initializers.lecun_normal()(key, matrix, dtype).reshape(shape)

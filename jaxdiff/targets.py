@@ -1,0 +1,48 @@
+"""What to regress onto: functions that return a noisy x_t and a target whose conditional mean is E[. | x_t].
+
+Each takes a batch of data, shape (batch, ...), with t scalar or of shape (batch,), and returns
+``(x_t, Denoised)``, both of data's shape, with x_t = alpha data + sigma noise holding for the target as
+well. Denoising and flow-matching training share one target and differ in the row of the regression.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.denoisers import time_axis
+from jaxdiff.process import perturb
+from jaxdiff.randomness import noise_like
+from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
+
+
+def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tuple[Array, Denoised]:
+    """The pair (data, noise) that made x_t (Vincent 2011; conditional flow matching, arXiv 2210.02747).
+
+    Row i of the noise depends on (key, i) only.
+    """
+    noise = noise_like(key, data)
+    x = jax.vmap(perturb, in_axes=(None, 0, 0, time_axis(t)))(schedule, data, noise, jnp.asarray(t))
+    return x, Denoised(data, noise)
+
+
+def stable_target(
+    key: Key, schedule: Schedule, data: Array, t: Time, *, pool: Array | None = None
+) -> tuple[Array, Denoised]:
+    """The mean of the candidates for the data, weighted by their posterior given x_t.
+
+    The candidates are the batch and, if given, a pool of further data, shape (m, ...). The variance of
+    the target falls with their number and a bias of order 1/number comes in: the conditional mean is the
+    exact one only in the limit. Xu et al. 2023, arXiv 2302.00670, eq. 6.
+    """
+    if pool is not None and pool.shape[1:] != data.shape[1:]:
+        raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")
+    x, _ = denoising_target(key, schedule, data, t)
+    candidates = data if pool is None else jnp.concatenate([data, pool])
+
+    def average(x: Array, t: Array) -> Denoised:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        implied_noise = (x[None] - alpha * candidates) / sigma
+        distance = jnp.sum(implied_noise**2, axis=tuple(range(1, implied_noise.ndim)))
+        weight = jax.nn.softmax(-0.5 * distance)
+        return Denoised(jnp.tensordot(weight, candidates, 1), jnp.tensordot(weight, implied_noise, 1))
+
+    return x, jax.vmap(average, in_axes=(0, time_axis(t)))(x, jnp.asarray(t))

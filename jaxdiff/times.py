@@ -1,0 +1,117 @@
+"""Training times and sampling grids.
+
+Training: a point u in (0, 1) goes through the quantile function of a law of times. Times carry the
+reciprocal of their density, so that ``mean(weight * f(t))`` estimates ``int f(t) dt`` whatever the law:
+
+    times = log_snr_uniform(stratified(key, 512), schedule, t_min=1e-3, t_max=1.0)
+
+Sampling: decreasing grids, traced, so that another grid of the same length does not recompile. The last
+entry decides the last step: end at sigma > 0 to keep x at that noise, append the time of sigma = 0
+(`jnp.append(grid, 0.0)`) to return the denoiser's estimate of the data.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import checks
+from jaxdiff.process import inverse_log_snr, log_snr
+from jaxdiff.typing import Array, Key, Schedule
+
+
+class TrainingTimes(NamedTuple):
+    """Times t, shape (n,), and the reciprocal of their density, shape (n,)."""
+
+    t: Array
+    weight: Array
+
+
+def stratified(key: Key, n: int) -> Array:
+    """One uniform point in each of n equal strata of (0, 1), shape (n,).
+
+    The variance of a mean over it is O(n^-3) for a smooth integrand, against O(n^-1) for
+    independent points, `jax.random.uniform(key, (n,))`.
+    """
+    checks.integer("n", n, 1)
+    return (jnp.arange(n) + jax.random.uniform(key, (n,))) / n
+
+
+def uniform(u: Array, *, t_min: Array | float = 0.0, t_max: Array | float = 1.0) -> TrainingTimes:
+    """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max."""
+    _ordered(t_min, t_max)
+    return TrainingTimes(t_min + (t_max - t_min) * u, jnp.broadcast_to(t_max - t_min, u.shape))
+
+
+def log_normal(u: Array, *, mean: Array | float = -1.2, std: Array | float = 1.2) -> TrainingTimes:
+    """log t ~ N(mean, std^2), EDM's law of sigma (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+    checks.positive("std", std)
+    normal = jax.scipy.special.ndtri(jnp.clip(u, jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg))
+    t = jnp.exp(mean + std * normal)
+    return TrainingTimes(t, t * std * jnp.sqrt(2 * jnp.pi) * jnp.exp(0.5 * normal**2))
+
+
+def log_snr_uniform(
+    u: Array, schedule: Schedule, *, t_min: Array | float, t_max: Array | float
+) -> TrainingTimes:
+    """Times whose log-SNR is uniform between those of t_min and t_max, under any schedule.
+
+    The importance law of the likelihood weighting: `parameterizations.likelihood` times this weight is the
+    constant (lambda_max - lambda_min) / 2. Both ends need sigma > 0 and alpha > 0.
+    Raises ValueError unless t_min < t_max and both log-SNRs are finite.
+    """
+    high, low = _log_snr_ends(schedule, t_min, t_max)
+    value = high + (low - high) * u
+    t = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=t_min, t_max=t_max))(value)
+    slope = jax.vmap(jax.grad(lambda s: log_snr(schedule, s)))(t)
+    return TrainingTimes(t, (low - high) / slope)
+
+
+def power_grid(
+    num_steps: int, *, t_max: Array | float = 1.0, t_min: Array | float = 0.0, rho: Array | float = 1.0
+) -> Array:
+    """num_steps + 1 decreasing times from t_max to t_min, uniform in t^(1/rho).
+
+    rho = 1 is uniform, 2 quadratic; 7, with the Karras schedule, is EDM's grid (arXiv 2206.00364, eq. 5).
+    Raises ValueError unless 0 <= t_min < t_max and rho > 0.
+    """
+    checks.integer("num_steps", num_steps, 1)
+    checks.positive("rho", rho)
+    _ordered(t_min, t_max)
+    checks.within("t_min", t_min, 0.0, float("inf"))
+    high, low = jnp.asarray(t_max, float) ** (1 / rho), jnp.asarray(t_min, float) ** (1 / rho)
+    grid = jnp.linspace(high, low, num_steps + 1) ** rho
+    return grid.at[0].set(t_max).at[-1].set(t_min)  # roots and powers do not round back to the ends
+
+
+def log_snr_grid(
+    schedule: Schedule, num_steps: int, *, t_max: Array | float = 1.0, t_min: Array | float
+) -> Array:
+    """num_steps + 1 decreasing times from t_max to t_min, uniform in log-SNR, under any schedule.
+
+    Raises ValueError unless t_min < t_max and both log-SNRs are finite.
+    """
+    checks.integer("num_steps", num_steps, 1)
+    high, low = _log_snr_ends(schedule, t_min, t_max)
+    values = jnp.linspace(low, high, num_steps + 1)
+    grid = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=t_min, t_max=t_max))(values)
+    return grid.at[0].set(t_max).at[-1].set(t_min)
+
+
+def _ordered(t_min: Array | float, t_max: Array | float) -> None:
+    low, high = checks.known(t_min), checks.known(t_max)
+    if low is not None and high is not None and not (low < high).all():
+        raise ValueError(f"t_min must be below t_max, got t_min = {low} and t_max = {high}.")
+
+
+def _log_snr_ends(schedule: Schedule, t_min: Array | float, t_max: Array | float) -> tuple[Array, Array]:
+    _ordered(t_min, t_max)
+    ends = log_snr(schedule, t_min), log_snr(schedule, t_max)
+    for name, t, value in (("t_min", t_min, ends[0]), ("t_max", t_max, ends[1])):
+        known = checks.known(value)
+        if known is not None and not jnp.isfinite(known).all():
+            raise ValueError(
+                f"the log-SNR at {name} = {t} is {known}, wanted a finite one: take a {name} inside the "
+                f"range of {schedule}, where both alpha and sigma are above zero."
+            )
+    return ends

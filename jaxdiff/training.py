@@ -1,0 +1,357 @@
+"""Training: a pure step, the average of its parameters, and a loop that keeps the device busy.
+
+With the run's key K, p_k the parameters before step k = 0, 1, ..., and d_k the decay of their average e_k:
+
+    g_k     = grad_p loss(p_k, fold_in(K, k), batch_k)                                          (1)
+    p_{k+1} = p_k + update(g_k)                                   (an Optax optimizer)          (2)
+    e_{k+1} = e_k + (1 - d_k) (p_{k+1} - e_k),      e_0 = p_0                                   (3)
+
+Nothing here knows about diffusion: the loss is an argument. No random state is kept: what step k draws is a
+function of (K, k), so a run that is stopped, saved and resumed repeats the uninterrupted one bit for bit.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
+from typing import Any, NamedTuple, Self, TextIO, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import checks
+from jaxdiff.typing import Array, Key, Params
+
+EXIT_INTERRUPTED = 75
+"""The exit status for a command that stopped on a signal with its state saved: run it again to go on.
+
+It is EX_TEMPFAIL of sysexits.h, which job schedulers can be told to restart on.
+"""
+
+LossFn: TypeAlias = Callable[[Params, Key, Any], Array]
+"""``loss_fn(params, key, batch)``, a scalar."""
+EmaDecay: TypeAlias = float | Callable[[Array], Array] | None
+"""A decay in [0, 1), or a function of the step, or None for no average at all."""
+
+
+class TrainState(NamedTuple):
+    """All that training changes. It holds no key: step k draws from ``fold_in(key, k)``."""
+
+    step: Array
+    """Steps done so far, a scalar int32."""
+    params: Params
+    ema_params: Params | None
+    """The average of eq. (3), or None where none is kept; `averaged` reads either."""
+    opt_state: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """What a step reports: scalars from the step, arrays of shape (steps,) from the loop."""
+
+    loss: Array
+    gradient_norm: Array
+    """Euclidean norm of g_k over all parameters, before the optimizer's own clipping."""
+
+
+StepFn: TypeAlias = Callable[[Key, TrainState, Any], tuple[TrainState, Metrics]]
+Report: TypeAlias = Callable[[int, Metrics, float], None]
+Save: TypeAlias = Callable[[TrainState, dict[str, float]], Any]
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, *, ema_decay: EmaDecay) -> TrainState:
+    """The state before step 0. With ema_decay=None no second copy of the parameters is held."""
+    ema_params = None if ema_decay is None else params
+    state = TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+    # A donated buffer must occur once: e_0 is p_0, and so are parts of some optimizers' states. The copies
+    # also leave the caller's own params alive.
+    return jax.tree.map(jnp.copy, state)
+
+
+def averaged(state: TrainState) -> Params:
+    """The parameters to sample with: their average, or the parameters themselves where none is kept."""
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def warm_up_ema(decay: float) -> Callable[[Array], Array]:
+    """d_k = min(decay, (1 + k) / (10 + k)): short averages first, so that the initialization is forgotten."""
+    _check_decay(decay)
+    return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
+
+
+def make_train_step(
+    loss_fn: LossFn, optimizer: optax.GradientTransformation, *, ema_decay: EmaDecay
+) -> StepFn:
+    """``step(key, state, batch) -> (state, metrics)``, eqs. (1) to (3); pure, and not jitted.
+
+    key is the run's key, the same at every step: the step folds in ``state.step`` itself. ema_decay must be
+    what the state was made with, at least in being None or not.
+    """
+    if ema_decay is not None and not callable(ema_decay):
+        _check_decay(ema_decay)
+
+    def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        if (state.ema_params is None) != (ema_decay is None):
+            raise ValueError(
+                f"The step has ema_decay={ema_decay!r} but the state holds "
+                f"{'no average' if state.ema_params is None else 'an average'} of the parameters; "
+                "give init_state and make_train_step the same ema_decay."
+            )
+        step_key = jax.random.fold_in(key, state.step)
+        loss, grads = jax.value_and_grad(loss_fn)(state.params, step_key, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = None
+        if ema_decay is not None:
+            decay = ema_decay(state.step) if callable(ema_decay) else ema_decay
+            ema_params = _average(state.ema_params, params, decay)
+        new_state = TrainState(state.step + 1, params, ema_params, opt_state)
+        return new_state, Metrics(loss, optax.tree.norm(grads))
+
+    return step
+
+
+def train(
+    key: Key,
+    state: TrainState,
+    step_fn: StepFn,
+    batch_fn: Callable[[Key], Any],
+    *,
+    num_steps: int,
+    steps_per_dispatch: int = 50,
+    report: Report | None = None,
+    save: Save | None = None,
+    save_every: int | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TrainState:
+    """Step until ``state.step == num_steps``, counted from the run's beginning, or until stop() is true.
+
+    The answer depends on (key, state) only, not on where the run was interrupted. state is donated: use the
+    returned one. A stopped run is known by its ``step < num_steps``.
+
+    batch_fn(key) draws the batch of step k inside the compiled loop, from a key that depends on (key, k)
+    only. An array that it closes over becomes a constant of the compiled program; give a large one as
+    ``jax.tree_util.Partial(draw, data)`` (or any callable pytree), which passes it as an argument instead.
+
+    The device runs steps_per_dispatch steps at a time, up to the next multiple of that number: one program
+    for whole dispatches and one for a remainder, compiled once for the same two functions. The host asks for
+    the metrics of a dispatch when the next one is already queued.
+
+    report(step, metrics, steps_per_second): after each dispatch, in order; metrics of shape (steps,), NumPy.
+    save(state, metrics): at the end of the first dispatch that reaches a multiple of save_every, at the end,
+        and on stop(). metrics holds the means over that dispatch. The state may be donated after it returns.
+    stop(): asked once per dispatch; `interruption` makes one from signals.
+
+    Raises FloatingPointError, naming the step, when a loss, a gradient or the parameters are no longer
+    finite. Nothing is saved before it has been looked at, so the last checkpoint is a good one.
+    """
+    checks.integer("num_steps", num_steps, 0)
+    checks.integer("steps_per_dispatch", steps_per_dispatch, 1)
+    if save_every is not None:
+        checks.integer("save_every", save_every, 1)
+        if save is None:
+            raise ValueError(f"save_every={save_every} needs save, a function of (state, metrics); got None.")
+    step_fn, batch_fn = _as_pytree(step_fn), _as_pytree(batch_fn)
+
+    start = step = int(state.step)
+    queued: tuple[int, int, Metrics, Array] | None = None
+    settled_at = 0.0
+    means: dict[str, float] = {}
+
+    def settle(first: int, last: int, metrics: Metrics, finite: Array) -> None:
+        nonlocal settled_at, means
+        metrics, finite = jax.device_get((metrics, finite))
+        _check_finite(first, last, metrics, finite)
+        now = time.perf_counter()
+        rate, settled_at = (last - first) / max(now - settled_at, 1e-9), now
+        means = {name: float(np.mean(values)) for name, values in metrics._asdict().items()}
+        if report is not None:
+            report(last, metrics, rate)
+
+    while step < num_steps:
+        first = step
+        step = min(num_steps, first + steps_per_dispatch - first % steps_per_dispatch)
+        state, metrics, finite = _dispatch(key, step_fn, batch_fn, state, length=step - first)
+        if first == start:
+            settled_at = time.perf_counter()  # the first dispatch returns once it is compiled
+        if queued is not None:
+            settle(*queued)
+        queued = first, step, metrics, finite
+        stopped = stop is not None and stop()
+        last = stopped or step == num_steps
+        due = save_every is not None and step // save_every > first // save_every
+        if last or due:
+            settle(*queued)
+            queued = None
+            if save is not None:
+                save(state, means)
+        if stopped:
+            break
+    return state
+
+
+@functools.partial(jax.jit, static_argnames="length", donate_argnames="state")
+def _dispatch(
+    key: Key, step_fn: StepFn, batch_fn: Callable[[Key], Any], state: TrainState, *, length: int
+) -> tuple[TrainState, Metrics, Array]:
+    data_key, step_key = jax.random.split(key)
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        batch = batch_fn(jax.random.fold_in(data_key, state.step))
+        return step_fn(step_key, state, batch)
+
+    state, metrics = jax.lax.scan(body, state, length=length)
+    # The metrics of a step look at the parameters before it, which leaves those after the last one.
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state.params)]))
+    return state, metrics, finite
+
+
+def _average(ema_params: Params, params: Params, decay: Array | float) -> Params:
+    return jax.tree.map(lambda e, p: e + jnp.asarray(1 - decay, e.dtype) * (p - e), ema_params, params)
+
+
+def _as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a plain function a pytree without leaves, so that jit takes it, and knows it again by identity."""
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay < 1:
+        raise ValueError(f"ema_decay must lie in [0, 1), got {decay!r}; use None to keep no average.")
+
+
+def _check_finite(first: int, last: int, metrics: Metrics, params_finite: Array) -> None:
+    good = np.isfinite(metrics.loss) & np.isfinite(metrics.gradient_norm)
+    if good.all() and params_finite:
+        return
+    if good.all():
+        what = f"The parameters are not finite after step {last - 1}"
+    else:
+        at = int(np.argmin(good))
+        loss, norm = float(metrics.loss[at]), float(metrics.gradient_norm[at])
+        what = f"Step {first + at} has loss {loss:g} and gradient norm {norm:g}"
+    raise FloatingPointError(
+        f"{what}; training is stopped and nothing of it was saved since. Go on from the last checkpoint with "
+        "a smaller learning rate or clipped gradients, or look for the cause with jax.debug_nans(True)."
+    )
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and SIGINT into a question: ``with interruption() as stop: train(..., stop=stop)``.
+
+    On a first signal stop() becomes true; train then ends its dispatch, saves and returns. A second SIGINT
+    (Ctrl-C) interrupts at once. The handlers found are put back at exit; a command that was stopped should
+    exit with `EXIT_INTERRUPTED`. Python allows signal handlers in the main thread only.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])
+
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in previous:
+            signal.signal(number, note)
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A report for `train`: one line on a terminal, and JSON lines in a file.
+
+    On a terminal the line is redrawn in place; elsewhere a plain line is printed every ten seconds.
+
+    Each dispatch appends one object to log: step (steps done), loss and gradient_norm (means over the
+    dispatch), steps_per_second, elapsed_seconds (of all the runs that wrote the file). Give a resumed run's
+    restored step as first_step: later lines, left by what was lost, are dropped, and one cut off in writing.
+
+    Use it as a context manager, which closes the file.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        *,
+        first_step: int = 0,
+        log: str | os.PathLike[str] | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._num_steps = num_steps
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._clock = clock
+        self._shown_at = -math.inf
+        elapsed, self._log = (0.0, None) if log is None else _reopen_log(pathlib.Path(log), first_step)
+        self._started_at = clock() - elapsed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal and self._shown_at > -math.inf:
+            self._stream.write("\n")
+        if self._log is not None:
+            self._log.close()
+
+    def __call__(self, step: int, metrics: Metrics, steps_per_second: float) -> None:
+        now = self._clock()
+        loss, gradient_norm = float(np.mean(metrics.loss)), float(np.mean(metrics.gradient_norm))
+        if self._log is not None:
+            line = {
+                "step": step,
+                "loss": loss,
+                "gradient_norm": gradient_norm,
+                "steps_per_second": steps_per_second,
+                "elapsed_seconds": now - self._started_at,
+            }
+            self._log.write(json.dumps(line, allow_nan=False) + "\n")
+            self._log.flush()
+        if step == self._num_steps or now - self._shown_at >= (0.1 if self._terminal else 10):
+            self._shown_at = now
+            self._show(step, loss, steps_per_second)
+
+    def _show(self, step: int, loss: float, steps_per_second: float) -> None:
+        minutes, seconds = divmod(round((self._num_steps - step) / steps_per_second), 60)
+        left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+        text = f"{step}/{self._num_steps}  loss {loss:.4g}  {steps_per_second:.3g} steps/s  {left} left"
+        if self._terminal:
+            bar = "#" * (20 * step // self._num_steps)
+            text = f"\r{f'[{bar:<20}] {text}'[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        else:
+            text += "\n"
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _reopen_log(path: pathlib.Path, first_step: int) -> tuple[float, TextIO]:
+    """The log without its lines past first_step, open for appending, and the seconds that it has covered."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept, elapsed = [], 0.0
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= first_step:
+            kept.append(line + "\n")
+            elapsed = entry["elapsed_seconds"]
+    rewritten = path.with_name(path.name + ".tmp")  # a kill while rewriting leaves the log as it was
+    rewritten.write_text("".join(kept))
+    rewritten.replace(path)
+    return elapsed, path.open("a")

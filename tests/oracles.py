@@ -1,0 +1,193 @@
+"""Independent references: float64 NumPy formulas written from the definitions, never from the library."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import schedules
+from jaxdiff.typing import Denoised
+
+
+class Case(NamedTuple):
+    """A schedule, a range of times inside it, and what its alpha, sigma, drift and diffusion should be."""
+
+    make: Callable[[], Any]
+    t_min: float
+    t_max: float
+    alpha: Callable[[np.ndarray], np.ndarray]
+    sigma: Callable[[np.ndarray], np.ndarray]
+    drift_rate: Callable[[float], float]
+    diffusion: Callable[[float], float]
+
+    @property
+    def schedule(self) -> Any:
+        """Made anew, so that its arrays have the precision of the test that asks."""
+        return self.make()
+
+
+def _rate(t):
+    return 0.1 + 19.9 * t
+
+
+def _integral(t):
+    return 0.1 * t + 19.9 * t**2 / 2
+
+
+def _cosine(shift):
+    # From the definition, log SNR = -2 log tan(pi t / 2) + 2 log(shift) at unit total variance.
+    def angle(t):
+        return np.arctan(np.tan(np.pi * t / 2) / shift)
+
+    def slope(t):  # d angle / dt
+        return (np.pi / 2) / (np.cos(np.pi * t / 2) ** 2 * shift * (1 + (np.tan(np.pi * t / 2) / shift) ** 2))
+
+    return Case(
+        lambda: schedules.Cosine(shift),
+        1e-3,
+        0.999,
+        lambda t: np.cos(angle(t)),
+        lambda t: np.sin(angle(t)),
+        lambda t: -np.tan(angle(t)) * slope(t),
+        lambda t: np.sqrt(2 * np.tan(angle(t)) * slope(t)),
+    )
+
+
+BETAS = np.linspace(1e-3, 0.2, 60)
+
+
+def _table(t):
+    knots = np.concatenate([[0.0], np.cumsum(-np.log(1 - BETAS))])
+    return np.interp(t, np.arange(61), knots)
+
+
+CASES = {
+    "vp": Case(
+        schedules.VariancePreserving,
+        1e-3,
+        1.0,
+        lambda t: np.exp(-_integral(t) / 2),
+        lambda t: np.sqrt(1 - np.exp(-_integral(t))),
+        lambda t: -_rate(t) / 2,
+        lambda t: np.sqrt(_rate(t)),
+    ),
+    "sub_vp": Case(
+        schedules.SubVariancePreserving,
+        1e-2,
+        1.0,
+        lambda t: np.exp(-_integral(t) / 2),
+        lambda t: 1 - np.exp(-_integral(t)),
+        lambda t: -_rate(t) / 2,
+        lambda t: np.sqrt(_rate(t) * (1 - np.exp(-2 * _integral(t)))),
+    ),
+    "ve": Case(
+        lambda: schedules.VarianceExploding(0.01, 50.0),
+        0.0,
+        1.0,
+        np.ones_like,
+        lambda t: 0.01 * 5000.0**t,
+        lambda t: 0.0,
+        lambda t: 0.01 * 5000.0**t * np.sqrt(2 * np.log(5000.0)),
+    ),
+    "karras": Case(
+        schedules.Karras,
+        2e-3,
+        80.0,
+        np.ones_like,
+        lambda t: 1.0 * np.asarray(t),
+        lambda t: 0.0,
+        lambda t: np.sqrt(2 * t),
+    ),
+    "cosine": _cosine(1.0),
+    "cosine_shifted": _cosine(0.5),
+    "rectified_flow": Case(
+        schedules.RectifiedFlow,
+        1e-3,
+        0.999,
+        lambda t: 1 - t,
+        lambda t: 1.0 * np.asarray(t),
+        lambda t: -1 / (1 - t),
+        lambda t: np.sqrt(2 * t / (1 - t)),
+    ),
+    "ou": Case(
+        schedules.OrnsteinUhlenbeck,
+        1e-4,
+        6.0,
+        lambda t: np.exp(-t),
+        lambda t: np.sqrt(1 - np.exp(-2 * t)),
+        lambda t: -1.0,
+        lambda t: np.sqrt(2.0),
+    ),
+    "linear_variance": Case(
+        schedules.LinearVariance,
+        1e-5,
+        0.9999,
+        lambda t: np.sqrt(1 - t),
+        lambda t: np.sqrt(t),
+        lambda t: -1 / (2 * (1 - t)),
+        lambda t: 1 / np.sqrt(1 - t),
+    ),
+    "ddpm_table": Case(
+        lambda: schedules.from_betas(jnp.asarray(BETAS)),
+        0.25,
+        60.0,
+        lambda t: np.exp(-_table(t) / 2),
+        lambda t: np.sqrt(1 - np.exp(-_table(t))),
+        lambda t: np.log(1 - BETAS[int(t)]) / 2,
+        lambda t: np.sqrt(-np.log(1 - BETAS[int(t)])),
+    ),
+}
+NAMES = list(CASES)
+
+
+def interior(case: Case, n: int = 7) -> np.ndarray:
+    """Times inside a case's range, geometrically spaced towards the clean end; never a knot of a table."""
+    low = max(case.t_min, 1e-3 * case.t_max)
+    return np.geomspace(low, case.t_max, n + 2)[1:-1] * (1 + 1e-7)
+
+
+def gaussian_denoiser(schedule, mean: float, variance: float):
+    """The exact denoiser of N(mean, variance I), by the conditional mean of a joint Gaussian."""
+
+    def denoise(x, t):
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        if jnp.ndim(alpha):  # one time for each row
+            alpha, sigma = (v.reshape(v.shape + (1,) * (x.ndim - 1)) for v in (alpha, sigma))
+        total = alpha**2 * variance + sigma**2
+        centred = x - alpha * mean
+        return Denoised(mean + alpha * variance / total * centred, sigma / total * centred)
+
+    return denoise
+
+
+def gaussian_flow(case: Case, x, t: float, s: float, mean: float, variance: float):
+    """The exact solution at s of the probability flow of N(mean, variance) from x at t, in NumPy."""
+
+    def std(u):
+        return np.sqrt(case.alpha(u) ** 2 * variance + case.sigma(u) ** 2)
+
+    return case.alpha(s) * mean + std(s) / std(t) * (x - case.alpha(t) * mean)
+
+
+def log_snr_times(case: Case, num_steps: int) -> np.ndarray:
+    """Decreasing times whose log-SNR is uniform, by NumPy bisection on the reference alpha and sigma."""
+
+    def level(t):
+        return 2 * np.log(case.alpha(t) / case.sigma(t))
+
+    values = np.linspace(level(np.float64(case.t_max)), level(np.float64(case.t_min)), num_steps + 1)
+    low, high = np.full(values.shape, case.t_min), np.full(values.shape, case.t_max)
+    for _ in range(80):
+        middle = (low + high) / 2
+        clean = level(middle) > values
+        low, high = np.where(clean, middle, low), np.where(clean, high, middle)
+    grid = (low + high) / 2
+    grid[0], grid[-1] = case.t_max, case.t_min
+    return grid
+
+
+def float32_tolerance(x: jax.Array) -> float:
+    """A few units in the last place of x's dtype, relative."""
+    return 8 * float(jnp.finfo(x.dtype).eps)

@@ -1,0 +1,160 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import CASES, NAMES, log_snr_times
+from scipy import stats
+
+from jaxdiff.distributions import Gaussian, GaussianMixture
+from jaxdiff.likelihood import probability_flow
+from jaxdiff.typing import Denoised
+
+
+def gaussian(d):
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((d, d)) / np.sqrt(d)
+    covariance = root @ root.T + 0.2 * np.eye(d)
+    return rng.standard_normal(d), covariance
+
+
+def mixture(d):
+    rng = np.random.default_rng(1)
+    return np.array([0.5, 0.3, 0.2]), 1.5 * rng.standard_normal((3, d)), rng.uniform(0.1, 0.5, (3, d))
+
+
+def laws(d):
+    mean, covariance = gaussian(d)
+    weights, means, variances = mixture(d)
+
+    def mixture_log_prob(x):
+        parts = [
+            np.log(w) + stats.norm(m, np.sqrt(v)).logpdf(x).sum(1)
+            for w, m, v in zip(weights, means, variances, strict=True)
+        ]
+        return np.logaddexp.reduce(parts, axis=0)
+
+    return {
+        "gaussian": (
+            Gaussian(jnp.asarray(mean), jnp.asarray(covariance)),
+            lambda x: stats.multivariate_normal(mean, covariance).logpdf(x),
+        ),
+        "mixture": (
+            GaussianMixture(jnp.asarray(weights), jnp.asarray(means), jnp.asarray(variances)),
+            mixture_log_prob,
+        ),
+    }
+
+
+def grid(name, num_steps):
+    """Increasing times with log-SNR from 14 down to -10, or as far as the schedule goes."""
+    case = CASES[name]
+    case = case._replace(t_min=0.0 if name == "ve" else 1e-7 * case.t_max)
+    times = log_snr_times(case, 4000)
+    level = 2 * np.log(case.alpha(times) / case.sigma(times))
+    ends = np.interp([-10.0, 14.0], level, times)
+    return log_snr_times(case._replace(t_min=ends[1], t_max=ends[0]), num_steps)[::-1].copy()
+
+
+@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+@pytest.mark.parametrize("d", [2, 16])
+@pytest.mark.parametrize("name", NAMES)
+def test_exact_trace_gives_the_log_density(name, d, law, float64):
+    """Within 1e-3 nats of the truth, from the exact start."""
+    case = CASES[name]
+    distribution, log_prob = laws(d)[law]
+    x = distribution.sample(jax.random.key(0), 6)
+    times = jnp.asarray(grid(name, 80))
+    start = distribution.perturbed(case.schedule, times[-1])
+    flow = jax.jit(functools.partial(probability_flow, start=start), static_argnums=(1,))
+    got = flow(jax.random.key(1), distribution.denoiser(case.schedule), case.schedule, x, times)
+    wanted = log_prob(np.asarray(x))
+    if name == "ve":  # its process starts with noise, and so does the density that it can tell
+        wanted = distribution.perturbed(case.schedule, 0.0).log_prob(x)
+    np.testing.assert_allclose(got.value, wanted, atol=1e-3)
+    assert (got.standard_error == 0).all()
+
+
+def test_the_rule_is_of_order_four(float64):
+    case = CASES["vp"]
+    distribution, _ = laws(2)["mixture"]
+    x = distribution.sample(jax.random.key(0), 6)
+    values = [
+        probability_flow(
+            jax.random.key(1),
+            distribution.denoiser(case.schedule),
+            case.schedule,
+            x,
+            jnp.asarray(grid("vp", n)),
+        ).value
+        for n in (30, 60, 480)
+    ]
+    slope = np.log2(np.abs(values[0] - values[2]).max() / np.abs(values[1] - values[2]).max())
+    assert slope > 3.6
+
+
+def test_the_default_start_is_the_noise():
+    """Wide data under the Karras schedule: the default differs from the exact start by their log-ratio."""
+    case = CASES["karras"]
+    distribution = Gaussian(jnp.zeros(3), 4.0)
+    x = distribution.sample(jax.random.key(0), 5)
+    times = jnp.asarray(grid("karras", 40), jnp.float32)
+    run = functools.partial(
+        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule, x, times
+    )
+    exact = run(start=distribution.perturbed(case.schedule, times[-1])).value
+    # the flow of a Gaussian is linear: x_T = x sqrt((4 + sigma^2) / 4), up to sigma(t_min)
+    sigma2 = float(times[-1]) ** 2
+    end = np.asarray(x) * np.sqrt((4 + sigma2) / 4)
+    ratio = stats.norm(0, np.sqrt(sigma2)).logpdf(end).sum(1) - stats.norm(0, np.sqrt(4 + sigma2)).logpdf(
+        end
+    ).sum(1)
+    np.testing.assert_allclose(run().value - exact, ratio, atol=2e-3)
+
+
+def test_probes_are_unbiased_with_honest_standard_errors():
+    """Over 200 keys: mean within 4 standard errors, and 95 % intervals that cover 88 to 99 %."""
+    case = CASES["vp"]
+    distribution, _ = laws(16)["gaussian"]
+    x = distribution.sample(jax.random.key(0), 1)
+    denoise = distribution.denoiser(case.schedule)
+    times = jnp.asarray(grid("vp", 20), jnp.float32)
+    exact = probability_flow(jax.random.key(1), denoise, case.schedule, x, times).value[0]
+
+    @jax.jit
+    def estimate(key):
+        return probability_flow(key, denoise, case.schedule, x, times, num_probes=16)
+
+    value, error = jax.lax.map(estimate, jax.random.split(jax.random.key(2), 200))
+    value, error = np.asarray(value)[:, 0], np.asarray(error)[:, 0]
+    assert abs(value.mean() - exact) < 4 * value.std() / np.sqrt(200)
+    covered = (np.abs(value - exact) < stats.t(15).ppf(0.975) * error).mean()
+    assert 0.88 < covered < 0.99
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    case = CASES["vp"]
+    distribution, _ = laws(2)["mixture"]
+    x = distribution.sample(jax.random.key(0), 7)
+    run = functools.partial(
+        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule
+    )
+    times = jnp.asarray(grid("vp", 8), jnp.float32)
+    np.testing.assert_allclose(
+        run(x, times, num_probes=2).value[:3], run(x[:3], times, num_probes=2).value, rtol=1e-6
+    )
+
+
+def test_images_go_through_as_they_are(float64):
+    """An event of any shape, by its d = H W C entries."""
+    case = CASES["karras"]
+
+    def denoise(x, t):
+        total = 0.5 + t**2
+        return Denoised(0.5 / total * x, t / total * x)
+
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 2)) * np.sqrt(0.5)
+    got = probability_flow(jax.random.key(1), denoise, case.schedule, x, jnp.asarray(grid("karras", 60)))
+    wanted = stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x)).sum((1, 2, 3))
+    np.testing.assert_allclose(got.value, wanted, atol=5e-3)

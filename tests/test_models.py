@@ -1,0 +1,305 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxdiff.models import ResidualMLP, UNet
+from jaxdiff.models.embedding import fourier_features
+from jaxdiff.models.unet import _Attention, _kernel_init
+
+CASES = {
+    "mlp": (ResidualMLP(16, 2, dropout=0.25, num_classes=2, input_frequencies=(0.25, 0.5)), (3,)),
+    "unet": (UNet(8, (1, 2), 1, (1,), dropout=0.25, num_classes=2), (8, 8, 1)),
+}
+BATCH = 6
+
+
+class Case:
+    """A model, its parameters at initialization and after the last layer is made non-zero, and one batch."""
+
+    def __init__(self, name):
+        self.model, shape = CASES[name]
+        rng = np.random.default_rng(0)
+        self.x = jnp.asarray(rng.standard_normal((BATCH, *shape)), jnp.float32)
+        self.t = jnp.asarray(rng.uniform(-2.5, 2.5, BATCH), jnp.float32)
+        self.labels = jnp.asarray([0, 1, 2, 0, 1, 2])
+        self.initial = jax.jit(self.model.init)(jax.random.key(0), self.x, self.t, self.labels)
+        kernel = self.initial["params"]["out"]["kernel"]
+        drawn = rng.standard_normal(kernel.shape) / np.sqrt(kernel[..., 0].size)
+        out = {**self.initial["params"]["out"], "kernel": jnp.asarray(drawn, jnp.float32)}
+        self.params = {"params": {**self.initial["params"], "out": out}}
+        self.predict = jax.jit(self.model.apply)
+        self.dropped = jax.jit(
+            lambda params, x, t, labels, key: self.model.apply(
+                params, x, t, labels, train=True, rngs={"dropout": key}
+            )
+        )
+        self.answer = self.predict(self.params, self.x, self.t, self.labels)
+        self._make_regression(rng, shape if len(shape) == 1 else (4, 6, 1))  # oblong images
+
+    def _make_regression(self, rng, shape):
+        """64 points of a function of x's neighbours, t and the label, and one Adam step towards it."""
+        x = rng.uniform(-1, 1, (64, *shape)).astype(np.float32)
+        t, labels = rng.uniform(-1, 1, 64).astype(np.float32), rng.integers(0, 3, 64)
+        neighbour = np.concatenate([np.zeros_like(x[:, :1]), x[:, :-1]], axis=1)
+        per_row = (slice(None), *[None] * (x.ndim - 1))
+        offset = np.asarray([-0.7, 0.0, 0.7], np.float32)[labels]
+        self.target = neighbour * t[per_row] + offset[per_row]
+        self.optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, 300))
+
+        @jax.jit
+        def step(params, state):
+            value, gradient = jax.value_and_grad(
+                lambda p: ((self.model.apply(p, x, t, labels) - self.target) ** 2).mean()
+            )(params)
+            updates, state = self.optimizer.update(gradient, state)
+            return optax.apply_updates(params, updates), state, value, gradient
+
+        self.step = step
+
+
+built = functools.cache(Case)
+
+
+@pytest.fixture(params=list(CASES))
+def case(request):
+    return built(request.param)
+
+
+@pytest.fixture
+def unet():
+    return built("unet")
+
+
+def test_a_network_starts_at_exactly_zero(case):
+    assert (case.predict(case.initial, case.x, case.t, case.labels) == 0).all()
+    assert jnp.abs(case.answer).mean() > 0.1  # the trunk is alive, and of order one
+    assert jnp.abs(case.answer).mean() < 10
+
+
+def test_every_input_is_heard(case):
+    def shift(x=case.x, t=case.t, labels=case.labels):
+        axes = tuple(range(1, case.x.ndim))
+        return jnp.abs(case.predict(case.params, x, t, labels) - case.answer).mean(axes)
+
+    assert (shift(t=case.t + 0.25) > 0.01).all()  # one nat of log(sigma / alpha)
+    assert (shift(x=case.x[..., ::-1] if case.x.ndim == 2 else case.x[:, ::-1]) > 0.01).all()
+    to_null = shift(labels=jnp.full_like(case.labels, 2))
+    assert (to_null[case.labels != 2] > 0.01).all()  # the null class is neither class 0 nor class 1
+    assert (to_null[case.labels == 2] == 0).all()
+
+
+def test_a_row_depends_on_itself_alone(case):
+    x, t, labels = case.x.at[1].mul(100.0), case.t.at[1].add(1.0), case.labels.at[1].set(2)
+    others = np.array([i for i in range(BATCH) if i != 1])
+    moved = case.predict(case.params, x, t, labels)
+    np.testing.assert_allclose(moved[others], case.answer[others], rtol=0, atol=1e-6)
+    assert jnp.abs(moved[1] - case.answer[1]).max() > 0.1
+
+    order = np.array([3, 0, 5, 1, 4, 2])
+    permuted = case.predict(case.params, case.x[order], case.t[order], case.labels[order])
+    np.testing.assert_allclose(permuted, case.answer[order], rtol=0, atol=1e-6)
+
+
+def test_a_label_out_of_range_is_nan_and_not_another_class(case):
+    answer = case.predict(case.params, case.x, case.t, jnp.asarray([-1, 3, 0, 1, 2, 0]))
+    assert jnp.isnan(answer[:2]).all()
+    assert jnp.isfinite(answer[2:]).all()
+
+
+def test_dropout_is_a_function_of_the_key_and_the_row(case):
+    arguments = case.params, case.x, case.t, case.labels
+    first, again, other = (case.dropped(*arguments, jax.random.key(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (jnp.abs(first - other).reshape(BATCH, -1).max(1) > 1e-3).all()
+    if case.x.ndim > 2:
+        return  # the same layer, and a long compilation
+    fewer = case.dropped(case.params, *(a[:4] for a in arguments[1:]), jax.random.key(1))
+    np.testing.assert_allclose(fewer, first[:4], rtol=0, atol=1e-6)
+
+
+def test_no_dropout_needs_no_key_and_changes_nothing(case):
+    sure = case.model.clone(dropout=0.0)
+    answer = jax.jit(lambda *a: sure.apply(*a, train=True))(case.params, case.x, case.t, case.labels)
+    np.testing.assert_allclose(answer, case.answer, rtol=0, atol=1e-6)
+
+
+def test_dropout_is_unbiased_where_the_network_is_linear_in_it(case):
+    # The first block is affine in its dropout mask, so the mean over masks is the block without dropout.
+    block, n = "block_0" if case.x.ndim == 2 else "down_0_0", 2048
+
+    def first_block(**options):
+        _, state = case.model.apply(
+            case.params,
+            case.x[:1],
+            case.t[:1],
+            case.labels[:1],
+            capture_intermediates=lambda module, _: module.name == block,
+            mutable=["intermediates"],
+            **options,
+        )
+        return state["intermediates"][block]["__call__"][0]
+
+    keys = jax.random.split(jax.random.key(0), n)
+    drawn = jax.jit(jax.vmap(lambda key: first_block(train=True, rngs={"dropout": key})))(keys)
+    z = (drawn.mean(0) - first_block()) / (drawn.std(0) / np.sqrt(n))
+    assert jnp.abs(z).max() < 4.5  # at most 512 standard normals: beyond with probability 0.004
+    assert drawn.std(0).min() > 0.01
+
+
+def test_no_parameter_is_dead(case):
+    state = case.optimizer.init(case.params)
+    for path, g in jax.tree.leaves_with_path(case.step(case.params, state)[-1]):
+        assert (jnp.abs(g) > 1e-9).mean() > 0.99, jax.tree_util.keystr(path)
+    at_start = case.step(case.initial, state)[-1]["params"]
+    assert jnp.abs(at_start["out"]["kernel"]).max() > 1e-3  # training can leave the zero start
+
+
+def test_parameters_are_float32_and_a_float64_input_is_answered_in_float64(case, float64):
+    assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(case.params))
+    x, t = np.asarray(case.x, np.float64), np.asarray(case.t, np.float64)
+    answer = jax.jit(case.model.apply)(case.params, jnp.asarray(x), jnp.asarray(t), np.asarray(case.labels))
+    assert answer.dtype == jnp.float64
+    error = np.abs(answer - np.asarray(case.answer, np.float64)).max()
+    assert 1e-9 < error < 2e-5  # the rounding of float32, and no more
+
+
+def test_bfloat16_computes_nearly_the_same_and_answers_in_float32(unet):
+    half = unet.model.clone(dtype=jnp.bfloat16)
+    shapes = jax.eval_shape(half.init, jax.random.key(0), unet.x, unet.t, unet.labels)
+    assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(shapes))
+    answer = jax.jit(half.apply)(unet.params, unet.x, unet.t, unet.labels)
+    assert answer.dtype == jnp.float32
+    error = jnp.linalg.norm(answer - unet.answer) / jnp.linalg.norm(unet.answer)
+    assert 1e-4 < error < 3e-2
+
+
+def test_number_of_parameters():
+    def count(model, x, labels=None):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros(len(x)), labels)
+        return sum(a.size for a in jax.tree.leaves(shapes))
+
+    # d = 5 with two waves each, width w, 16 time frequencies, 3 blocks, 4 classes and none.
+    d, w = 5, 12
+    conditioning = (32 * w + w) + (w * w + w) + 5 * w
+    blocks = 3 * ((w * 2 * w + 2 * w) + 2 * (w * w + w))
+    mlp = ResidualMLP(w, 3, num_classes=4, input_frequencies=(1.0,))
+    expected = conditioning + (3 * d * w + w) + blocks + 2 * w + (w * d + d)
+    assert count(mlp, jnp.zeros((2, d)), jnp.zeros(2, int)) == expected
+
+    def block(n, m, attention=0):  # n channels to m under 32 of conditioning
+        convolutions = (9 * n * m + m) + (9 * m * m + m) + (n * m + m if n != m else 0)
+        return 2 * n + convolutions + (32 * 2 * m + 2 * m) + attention * (2 * m + 3 * m * m + m * m)
+
+    conditioning = (32 * 32 + 32) + (32 * 32 + 32)
+    down = block(8, 8) + block(8, 8) + block(8, 16, 1) + block(16, 16, 1)
+    up = 2 * block(32, 16, 1) + block(16 + 8, 8) + block(8 + 8, 8)
+    ends = (9 * 3 * 8 + 8) + (9 * 16 * 16 + 16) + 2 * 8 + (9 * 8 * 3 + 3)
+    unet = UNet(8, (1, 2), 2, (1,))
+    assert count(unet, jnp.zeros((2, 8, 8, 3))) == conditioning + down + 2 * block(16, 16, 1) + up + ends
+
+
+def test_unet_with_symmetric_kernels_has_the_symmetries_of_the_square(unet):
+    # Flips and transposes commute with padding, pooling, enlarging, norms and attention, and with convolution
+    # once its kernels are symmetric. A mixed-up axis or an off-centre resampling would break one of these.
+    def symmetrize(a):
+        if a.ndim != 4:
+            return a
+        a = (a + a[::-1]) / 2
+        a = (a + a[:, ::-1]) / 2
+        return (a + a.swapaxes(0, 1)) / 2
+
+    params = jax.tree.map(symmetrize, unet.params)
+    answer = unet.predict(params, unet.x, unet.t, unet.labels)
+    assert jnp.abs(answer - answer[:, :, ::-1]).max() > 0.1
+    for move in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: x.swapaxes(1, 2)):
+        moved = unet.predict(params, move(unet.x), unet.t, unet.labels)
+        np.testing.assert_allclose(moved, move(answer), rtol=0, atol=1e-5)
+
+
+def test_attention_is_a_softmax_over_all_pixels():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 5, 4)) + 1.0
+    qkv, out = rng.standard_normal((4, 12)), rng.standard_normal((4, 4))
+    scale, bias = rng.standard_normal((2, 4))
+    params = {"norm": {"scale": scale, "bias": bias}, "qkv": {"kernel": qkv}, "out": {"kernel": out}}
+    got = jax.jit(_Attention(None).apply)({"params": jax.tree.map(jnp.float32, params)}, jnp.float32(x))
+
+    mean, var = x.mean((1, 2, 3), keepdims=True), x.var((1, 2, 3), keepdims=True)
+    h = ((x - mean) / np.sqrt(var + 1e-6) * scale + bias).reshape(2, 15, 4) @ qkv
+    q, k, v = h[..., :4], h[..., 4:8], h[..., 8:]
+    weights = np.exp(np.einsum("bic,bjc->bij", q, k) / 2.0)
+    attended = np.einsum("bij,bjc->bic", weights / weights.sum(-1, keepdims=True), v) @ out
+    np.testing.assert_allclose(got, x + attended.reshape(x.shape), rtol=0, atol=1e-4)
+
+
+def test_kernels_are_drawn_as_flax_draws_them():
+    key, shape = jax.random.key(3), (3, 3, 4, 2)
+    expected = jax.nn.initializers.lecun_normal()(key, shape, jnp.float32)
+    np.testing.assert_allclose(_kernel_init(key, shape, jnp.float32), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_fourier_features_keep_their_precision(dtype):
+    x = np.asarray([[0.0, 0.37, -1.0], [2.7, 1 / 3, 0.01]])
+    x = np.asarray(jnp.asarray(x, dtype), np.float64)  # what is left after rounding
+    frequencies = (0.5, 1.3, 64.0)
+    angles = np.stack([2 * np.pi * f * x[:, i] for i in range(3) for f in frequencies], axis=1)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    np.testing.assert_allclose(fourier_features(jnp.asarray(x, dtype), frequencies), expected, atol=2e-4)
+
+
+def test_input_frequencies_resolve_what_a_smooth_network_cannot():
+    # The answer of a network with random weights to a shift by one grey level of 8-bit pixels in [-1, 1].
+    rng = np.random.default_rng(0)
+    x, t, step = jnp.asarray(rng.uniform(-1, 1, (16, 3)), jnp.float32), jnp.zeros(16), 2 / 255
+
+    def sensitivity(frequencies):
+        model = ResidualMLP(32, 1, input_frequencies=frequencies)
+        params = model.init(jax.random.key(0), x, t)
+        params["params"]["out"]["kernel"] = jax.random.normal(jax.random.key(1), (32, 3)) / 6
+        return jnp.abs(model.apply(params, x + step, t) - model.apply(params, x, t)).mean()
+
+    assert sensitivity((64.0, 128.0)) > 5 * sensitivity(())
+
+
+def test_a_network_fits_a_function_of_all_its_inputs(case):
+    params, state = case.initial, case.optimizer.init(case.initial)
+    for _ in range(300):
+        params, state, value, _ = case.step(params, state)
+    left = value / case.target.var()
+    assert left < 0.005, f"{left:.3g} of the variance is left"
+
+
+X, T = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
+
+
+@pytest.mark.parametrize(
+    ("model", "x", "t", "labels", "error", "says"),
+    [
+        (ResidualMLP(4), X, T, None, ValueError, r"x must have shape \(batch, d\), got \(2, 8, 8, 1\)"),
+        (UNet(4), X[0], T, None, ValueError, r"x must have shape \(batch, height, width, channels\), got"),
+        (UNet(4), X, T[0], None, ValueError, r"one noise level per row of x, shape \(2,\), got shape \(\)"),
+        (ResidualMLP(4), X[:, 0, 0], jnp.zeros(3), None, ValueError, "one noise level per row"),
+        (UNet(4), X, T, jnp.zeros(2, int), ValueError, "without classes.*num_classes"),
+        (UNet(4, num_classes=10), X, T, None, ValueError, "labels are missing.*10 classes.*with 10 where"),
+        (ResidualMLP(4, num_classes=3), X[:, 0, 0], T, jnp.zeros(3, int), ValueError, "one class per row"),
+        (ResidualMLP(4, num_classes=3), X[:, 0, 0], T, T, TypeError, "labels must be integers, got float32"),
+        (UNet(4), X[:, :6], T, None, ValueError, r"multiples of 4 for 3 levels, got \(6, 8\)"),
+        (UNet(4), X[:, :, :7], T, None, ValueError, r"multiples of 4 for 3 levels, got \(8, 7\)"),
+        (
+            UNet(4, attention_levels=(3,)),
+            X,
+            T,
+            None,
+            ValueError,
+            r"attention_levels must lie in 0, .*, 2",
+        ),
+    ],
+)
+def test_bad_input_is_refused(model, x, t, labels, error, says):
+    with pytest.raises(error, match=says):
+        jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
