@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
@@ -74,18 +75,33 @@ def shape(name: str, x: Any, wanted: tuple[int | None, ...]) -> None:
 def floating(name: str, x: Any) -> None:
     """Raise TypeError unless x is an array of floating-point numbers."""
     dtype = getattr(x, "dtype", None)
-    if dtype is None or not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(
             f"{name} must be an array of floating-point numbers, got {dtype or type(x).__name__}; "
             f"convert it first, for instance jnp.asarray({name}, jnp.float32)."
         )
 
 
-def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> None:
-    """Raise ValueError unless times is a grid along which the noise strictly grows (or strictly falls).
+def integers(name: str, x: Any) -> None:
+    """Raise TypeError unless x is an array of integers."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} must be an array of integers, got {dtype or type(x).__name__}.")
 
-    A time out of the schedule's range shows as an alpha or sigma that is negative or not a number.
-    """
+
+def batch(name: str, x: Any, t: Any = 0.0) -> None:
+    """Raise TypeError unless x has floats; ValueError unless it has rows, and t is a scalar or one for each."""
+    floating(name, x)
+    if not np.ndim(x):
+        raise ValueError(f"{name} must have shape (batch, ...), got a scalar.")
+    if np.shape(t) not in ((), x.shape[:1]):
+        raise ValueError(
+            f"t must be a scalar or have shape ({x.shape[0]},), one per row of {name}; got {np.shape(t)}."
+        )
+
+
+def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> None:
+    """Raise ValueError unless times is a grid in the schedule's range, strictly increasing (or decreasing)."""
     shape("times", times, (None,))
     if np.shape(times)[0] < low:
         raise ValueError(f"times must hold at least {low} entries, got {np.shape(times)[0]}.")
@@ -105,16 +121,35 @@ def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> 
             f"times must run from {'low to high' if increasing else 'high to low'} noise, got "
             f"{values[0]:g} to {values[-1]:g}; reverse them with times[::-1]."
         )
-    alpha = known(jax.vmap(schedule.alpha)(jax.numpy.asarray(values)))
-    sigma = known(jax.vmap(schedule.sigma)(jax.numpy.asarray(values)))
-    if alpha is None or sigma is None:  # the schedule's own parameters are traced
+    in_range("times", schedule, values)
+
+
+def in_range(name: str, schedule: Schedule, t: Any) -> None:
+    """Raise ValueError unless a known t, a scalar or (n,), lies in the schedule's range, as far as that shows.
+
+    It shows in an alpha or sigma that is negative or not a number, or in noise that falls as t grows.
+    """
+    values = known(t)
+    if values is None:
+        return
+
+    def at_time(t: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        (alpha, sigma), (alpha_dot, sigma_dot) = jax.jvp(
+            lambda t: (schedule.alpha(t), schedule.sigma(t)), (t,), (jnp.ones_like(t),)
+        )
+        return alpha, sigma, alpha * sigma_dot - sigma * alpha_dot  # alpha^2 times the slope of sigma / alpha
+
+    alpha, sigma, slope = (known(v) for v in jax.vmap(at_time)(jnp.asarray(np.ravel(values), float)))
+    if alpha is None or sigma is None or slope is None:  # the schedule's own parameters are traced
         return
     bad = ~((alpha >= 0) & (sigma >= 0) & (alpha + sigma > 0) & np.isfinite(alpha) & np.isfinite(sigma))
+    bad |= slope < 0  # and not a NaN: a derivative need not exist at the ends of the range
     if bad.any():
         at = int(np.argmax(bad))
+        where = f"{name}[{at}]" if np.ndim(values) else name
         raise ValueError(
-            f"times[{at}] = {values[at]:g} is outside the range of {schedule}: alpha = {alpha[at]:g} and "
-            f"sigma = {sigma[at]:g} there, wanted both finite and non-negative."
+            f"{where} = {np.ravel(values)[at]:g} is outside the range of {schedule}: alpha = {alpha[at]:g} and "
+            f"sigma = {sigma[at]:g} there, wanted both finite and non-negative, and sigma / alpha to grow with t."
         )
 
 

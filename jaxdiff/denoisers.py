@@ -12,7 +12,7 @@ that law leaves over.
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import parameterizations
+from jaxdiff import checks, parameterizations
 from jaxdiff.parameterizations import Parameterization
 from jaxdiff.typing import Array, Denoised, Denoiser, Distribution, Params, Predictor, Schedule, Time
 
@@ -30,7 +30,8 @@ def make_denoiser(
     predict: any function of (params, x, t) that answers in x's shape; it is called on whole batches.
     parameterization: what it predicts and what it is shown; by default `edm()`, for data of unit variance.
     reference: the law whose denoiser is the skip, of vectors (batch, d); by default the row's own.
-    Raises ValueError when predict answers in another shape than x's.
+    Raises TypeError for integer x and ValueError for a t that goes with other rows, for a reference of
+    another dimension, or when predict answers in another shape than x's.
     """
     parameterization = parameterization or parameterizations.edm()
 
@@ -41,8 +42,9 @@ def make_denoiser(
         return Denoised(data, noise)
 
     def denoise(x: Array, t: Time) -> Denoised:
-        prediction = network_output(predict, params, schedule, x, t, parameterization)
+        checks.batch("x", x, t)
         skip = skip_denoised(schedule, x, t, parameterization, reference)
+        prediction = network_output(predict, params, schedule, x, t, parameterization)
         return jax.vmap(combine, in_axes=(0, 0, 0, time_axis(t)))(x, prediction, skip, jnp.asarray(t))
 
     return denoise

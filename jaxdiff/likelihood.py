@@ -48,11 +48,13 @@ def probability_flow(
     one probe). The step error is in neither: compare two grids.
     start: the law of x at times[-1], by default N(0, sigma^2 I).
     Song et al. 2021, arXiv 2011.13456, section 4.3. Raises TypeError for integer x and ValueError for NaN,
-    for times that do not increase, are out of range or reach an infinite log-SNR, and for num_probes < 1.
+    for times that do not increase, are out of range or reach an infinite log-SNR, for num_probes < 1 and
+    for a start law of another dimension.
     """
-    checks.floating("x", x)
+    checks.batch("x", x)
     checks.finite("x", x)
     checks.times(schedule, times, increasing=True)
+    x = jnp.asarray(x)
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
     levels = jax.vmap(lambda t: log_snr(schedule, t))(times)
     known = checks.known(levels)
@@ -62,6 +64,8 @@ def probability_flow(
             f"the log-SNR at times[{at}] = {times[at]:g} is {known[at]:g}, wanted a finite one: keep times "
             f"inside the range of {schedule}, where both alpha and sigma are above zero."
         )
+    if start is not None:  # found here rather than after the integration
+        checks.shape("start.log_prob(x)", jax.eval_shape(start.log_prob, x), x.shape[:1])
     signs = None if num_probes is None else signs_like(key, x, num_probes)
     size = x[0].size
 

@@ -7,7 +7,7 @@ x): with the likelihood weight they are nats. Average them as the training asks.
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import divergence, parameterizations
+from jaxdiff import checks, divergence, parameterizations
 from jaxdiff.denoisers import network_output, skip_denoised, time_axis
 from jaxdiff.parameterizations import Parameterization, Row
 from jaxdiff.randomness import signs_like
@@ -32,8 +32,9 @@ def regression_loss(
     the parameterization's row after the skip is taken from it, so that the network learns at unit scale; w
     converts its error into the weight's row, by default its own. predict, parameterization and reference
     are those of `denoisers.make_denoiser`, which turns the trained network into a denoiser.
-    Raises ValueError when the shapes of x and the target differ.
+    Raises ValueError when the shapes of x and the target differ, and as that denoiser does.
     """
+    checks.batch("x", x, t)
     parameterization = parameterization or parameterizations.edm()
     for name, part in target._asdict().items():
         if part.shape != x.shape:
@@ -47,8 +48,8 @@ def regression_loss(
         )
         return scale**2 * jnp.sum((prediction - wanted) ** 2)
 
-    prediction = network_output(predict, params, schedule, x, t, parameterization)
     skip = skip_denoised(schedule, x, t, parameterization, reference)
+    prediction = network_output(predict, params, schedule, x, t, parameterization)
     return jax.vmap(squared_error, in_axes=(0, 0, 0, time_axis(t)))(prediction, target, skip, jnp.asarray(t))
 
 
@@ -61,6 +62,7 @@ def implicit_loss(
     identity, without that noise being known: only x_t is. The divergence is exact, d tangents.
     Hyvarinen 2005.
     """
+    checks.batch("x", x, t)
     noise, trace = divergence.exact(lambda x: denoise(x, t).noise, x)
     return _implicit(schedule, noise, trace, t, weight)
 
@@ -79,6 +81,7 @@ def sliced_loss(
 
     Song et al. 2019, arXiv 1905.07088, in its variance-reduced form.
     """
+    checks.batch("x", x, t)
     probes = signs_like(key, x, num_probes)
     noise, traces = divergence.hutchinson(lambda x: denoise(x, t).noise, x, probes)
     return _implicit(schedule, noise, traces.mean(0), t, weight)

@@ -14,18 +14,19 @@ noise, or onto eq. (2), which takes the dequantization noise out of the target (
 """
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff.data import dequantize
 from jaxdiff.parameterizations import Parameterization, noise
 from jaxdiff.process import log_snr, perturb
 from jaxdiff.randomness import noise_like
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
 
-LevelNetwork: TypeAlias = Callable[[Params, Array, Array], Array]
+LevelNetwork: TypeAlias = Callable[[Params, Array, Array], Any]
 """``network(params, features, t)``: features (batch, d, 1), t (batch,); answers log-weights (batch, d, L)."""
 
 _TINY = 1e-12  # the share of the nearest edge, which takes over where every cell's mass underflows
@@ -45,18 +46,24 @@ def predictor(network: LevelNetwork, log_prior: Array) -> Predictor:
     log_prior: the logarithms of each entry's level probabilities over the data, shape (d, L), as
     `log_histogram` gives them. The network is shown each entry's mean level given z under the prior alone,
     centred and scaled: a feature that is sharp where z is and zero where z says nothing.
+    Raises ValueError for a log_prior of another shape or with infinities, for an x of another d, or when the
+    network answers in another shape than (batch, d, L).
     """
     checks.shape("log_prior", log_prior, (None, None))
     checks.finite("log_prior", log_prior)
-    levels = jnp.linspace(0.0, 1.0, log_prior.shape[1])
+    d, num_levels = log_prior.shape
+    levels = jnp.linspace(0.0, 1.0, num_levels)
     prior_mean = jnp.exp(log_prior) @ levels
 
     def predict(params: Params, z: Array, t: Array) -> Array:
-        mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), log_prior.shape[1]))(z, t)
+        checks.shape("x", z, (None, d))
+        mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), num_levels))(z, t)
         posterior = jnp.exp(log_prior)[None] * mass
         mean_level = (posterior @ levels + _TINY * prior_mean[None]) / (posterior.sum(-1) + _TINY)
         features = 3 * (mean_level - prior_mean[None])
-        weights = jax.nn.softmax(log_prior[None] + network(params, features[..., None], t))
+        correction = network(params, features[..., None], t)
+        checks.shape("the network's answer", correction, (z.shape[0], d, num_levels))
+        weights = jax.nn.softmax(log_prior[None] + correction)
         return ((weights * slope).sum(-1) + _TINY * edge) / ((weights * mass).sum(-1) + _TINY)
 
     return predict
@@ -69,10 +76,13 @@ def quantized_target(
 
     pixels: integers in [0, levels - 1], shape (batch, d); t: shape (batch,); x_t is on the scale of
     (pixels + u) / levels. Its conditional mean given x_t is that of the plain target, with less variance.
+    Raises TypeError for other than integers and ValueError for another shape, or a pixel or t out of range.
     """
+    checks.shape("pixels", pixels, (None, None))
+    checks.shape("t", t, pixels.shape[:1])
+    checks.in_range("t", schedule, t)
     uniform_key, noise_key = jax.random.split(key)
-    k = pixels.astype(jnp.result_type(float))
-    u = jax.scipy.stats.norm.cdf(noise_like(uniform_key, k))  # uniform, row i from (key, i)
+    data = dequantize(uniform_key, pixels, levels=levels)
 
     def one(data: Array, noise: Array, k: Array, t: Array) -> tuple[Array, Denoised]:
         x = perturb(schedule, data, noise, t)
@@ -82,15 +92,23 @@ def quantized_target(
         mean = ((own * slope).sum(-1) + _TINY * edge) / ((own * mass).sum(-1) + _TINY)
         return x, Denoised((x - sigma * mean) / alpha, mean)
 
-    return jax.vmap(one)((k + u) / levels, noise_like(noise_key, k), pixels, t)
+    return jax.vmap(one)(data, noise_like(noise_key, data), pixels, t)
 
 
 def log_histogram(pixels: Array, *, levels: int, smoothing: float = 0.5) -> Array:
     """Logarithms of the level frequencies of each column of pixels (n, d), shape (d, levels).
 
-    smoothing rows of data with the frequencies of all columns together (at least .3 % for a level) are added
-    to each column, so that no level is impossible.
+    smoothing * levels rows with the frequencies of all columns together (at least .3 % for a level) are added
+    to each column, so that no level is impossible. Raises TypeError for other than integers, and ValueError
+    for another shape, no rows, a pixel out of [0, levels - 1] or a smoothing that is not positive.
     """
+    checks.integer("levels", levels, 1)
+    checks.integers("pixels", pixels)
+    checks.shape("pixels", pixels, (None, None))
+    checks.within("pixels", pixels, 0, levels - 1)
+    checks.positive("smoothing", smoothing)
+    if not pixels.size:
+        raise ValueError(f"pixels must hold at least one number, got shape {pixels.shape}.")
     counts = jnp.stack([(pixels == k).sum(0) for k in range(levels)], axis=1).astype(float)
     overall = jnp.maximum(counts.sum(0) / counts.sum(), 3e-3)
     counts = counts + smoothing * levels * overall[None]
@@ -99,7 +117,7 @@ def log_histogram(pixels: Array, *, levels: int, smoothing: float = 0.5) -> Arra
 
 def _cells(z: Array, rho: Array, levels: int) -> tuple[Array, Array, Array]:
     """M_k and S_k, shape (d, levels), of z (d,), and the noise that leads to the nearest end of [0, 1]."""
-    edges = (jnp.arange(levels + 1) / levels - z[:, None]) / rho
+    edges = (jnp.arange(levels + 1)[None] / levels - z[:, None]) / rho
     # Differences of the smaller tail, which keep their digits far from the centre.
     tail = jax.scipy.special.ndtr(-jnp.abs(edges))
     low, high, tail_low, tail_high = edges[:, :-1], edges[:, 1:], tail[:, :-1], tail[:, 1:]

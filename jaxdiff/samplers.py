@@ -73,7 +73,12 @@ def sample_path(key: Key, sampler: Sampler, x: Array, times: Array) -> Array:
 
 
 def initial_noise(key: Key, schedule: Schedule, shape: tuple[int, ...], t: Time) -> Array:
-    """sigma(t) noise of shape (batch, ...), the usual start at a large t; row i depends on (key, i) only."""
+    """sigma(t) noise of shape (batch, ...), the usual start at a large t; row i depends on (key, i) only.
+
+    Raises ValueError unless t is a scalar in the schedule's range.
+    """
+    checks.shape("t", t, ())
+    checks.in_range("t", schedule, t)
     return schedule.sigma(t) * noise_like(key, jnp.zeros(shape))
 
 
@@ -125,10 +130,13 @@ def heun(
     noises x up to the time t (1 + churn), though never above the first time of the grid, with noise
     inflated by churn_noise. Under the `Karras` schedule churn is EDM's S_churn / steps, at most 0.414
     there. Karras et al. 2022, arXiv 2206.00364, alg. 2.
-    Raises ValueError for negative churn or churn_noise.
+    Raises ValueError for negative churn or churn_noise, or a churn_range that is not in order.
     """
     checks.within("churn", churn, 0.0, float("inf"))
     checks.within("churn_noise", churn_noise, 0.0, float("inf"))
+    low, high = map(checks.known, churn_range)
+    if low is not None and high is not None and not low <= high:
+        raise ValueError(f"churn_range must be (low, high) with low <= high, got {churn_range}.")
 
     def noise_up(key: Key, state: ChurnState, t: Array) -> tuple[Array, Array]:
         inside = (t >= churn_range[0]) & (t <= churn_range[1])
@@ -278,11 +286,11 @@ def predictor_corrector(
 
 
 def _check(sampler: Sampler, x: Array, times: Array) -> None:
-    checks.floating("x", x)
+    checks.batch("x", x)
     checks.finite("x", x)
     checks.times(sampler.schedule, times, increasing=False)
 
 
 def _steps(x: Array, times: Array) -> tuple[Array, Array, Array]:
-    times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
+    times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
     return jnp.arange(len(times) - 1), times[:-1], times[1:]

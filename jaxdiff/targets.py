@@ -8,6 +8,7 @@ well. Denoising and flow-matching training share one target and differ in the ro
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.denoisers import time_axis
 from jaxdiff.process import perturb
 from jaxdiff.randomness import noise_like
@@ -17,8 +18,13 @@ from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tuple[Array, Denoised]:
     """The pair (data, noise) that made x_t (Vincent 2011; conditional flow matching, arXiv 2210.02747).
 
-    Row i of the noise depends on (key, i) only.
+    Row i of the noise depends on (key, i) only. Raises TypeError for integer data and ValueError for NaN, for
+    a t that goes with other rows or is out of the schedule's range.
     """
+    checks.batch("data", data, t)
+    checks.finite("data", data)
+    checks.in_range("t", schedule, t)
+    data = jnp.asarray(data)
     noise = noise_like(key, data)
     x = jax.vmap(perturb, in_axes=(None, 0, 0, time_axis(t)))(schedule, data, noise, jnp.asarray(t))
     return x, Denoised(data, noise)
@@ -31,7 +37,8 @@ def stable_target(
 
     The candidates are the batch and, if given, a pool of further data, shape (m, ...). The variance of
     the target falls with their number and a bias of order 1/number comes in: the conditional mean is the
-    exact one only in the limit. Xu et al. 2023, arXiv 2302.00670, eq. 6.
+    exact one only in the limit. Xu et al. 2023, arXiv 2302.00670, eq. 6. Raises as `denoising_target`, and
+    ValueError for a pool of other rows than data's.
     """
     if pool is not None and pool.shape[1:] != data.shape[1:]:
         raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")

@@ -34,11 +34,13 @@ def score_error(
     """E || score_hat(x_t, t) - score(x_t, t) ||^2 over x_t ~ p_t at each of times, any order.
 
     The score is -noise / sigma; multiply by sigma^2 for noise units. The same data and noise serve at
-    every level, so that the curve is smooth in t. Raises ValueError unless times is one-dimensional and
-    num_samples at least 2.
+    every level, so that the curve is smooth in t. Raises ValueError unless times is one-dimensional, in
+    the schedule's range and above zero noise, and num_samples at least 2.
     """
     checks.integer("num_samples", num_samples, 2)
     checks.shape("times", times, (None,))
+    checks.in_range("times", schedule, times)
+    checks.positive("sigma at each of times", jax.vmap(schedule.sigma)(jnp.asarray(times, float)))
     data_key, noise_key = jax.random.split(key)
     data = distribution.sample(data_key, num_samples)
     noise = noise_like(noise_key, data)

@@ -39,12 +39,14 @@ def stratified(key: Key, n: int) -> Array:
 
 def uniform(u: Array, *, t_min: Array | float = 0.0, t_max: Array | float = 1.0) -> TrainingTimes:
     """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max."""
+    _in_unit_interval(u)
     _ordered(t_min, t_max)
     return TrainingTimes(t_min + (t_max - t_min) * u, jnp.broadcast_to(t_max - t_min, u.shape))
 
 
 def log_normal(u: Array, *, mean: Array | float = -1.2, std: Array | float = 1.2) -> TrainingTimes:
     """log t ~ N(mean, std^2), EDM's law of sigma (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+    _in_unit_interval(u)
     checks.positive("std", std)
     normal = jax.scipy.special.ndtri(jnp.clip(u, jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg))
     t = jnp.exp(mean + std * normal)
@@ -60,6 +62,7 @@ def log_snr_uniform(
     constant (lambda_max - lambda_min) / 2. Both ends need sigma > 0 and alpha > 0.
     Raises ValueError unless t_min < t_max and both log-SNRs are finite.
     """
+    _in_unit_interval(u)
     high, low = _log_snr_ends(schedule, t_min, t_max)
     value = high + (low - high) * u
     t = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=t_min, t_max=t_max))(value)
@@ -73,12 +76,13 @@ def power_grid(
     """num_steps + 1 decreasing times from t_max to t_min, uniform in t^(1/rho).
 
     rho = 1 is uniform, 2 quadratic; 7, with the Karras schedule, is EDM's grid (arXiv 2206.00364, eq. 5).
-    Raises ValueError unless 0 <= t_min < t_max and rho > 0.
+    Raises ValueError unless 0 <= t_min < t_max < infinity and rho > 0.
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive("rho", rho)
     _ordered(t_min, t_max)
     checks.within("t_min", t_min, 0.0, float("inf"))
+    checks.finite("t_max", t_max)
     high, low = jnp.asarray(t_max, float) ** (1 / rho), jnp.asarray(t_min, float) ** (1 / rho)
     grid = jnp.linspace(high, low, num_steps + 1) ** rho
     return grid.at[0].set(t_max).at[-1].set(t_min)  # roots and powers do not round back to the ends
@@ -98,6 +102,11 @@ def log_snr_grid(
     return grid.at[0].set(t_max).at[-1].set(t_min)
 
 
+def _in_unit_interval(u: Array) -> None:
+    checks.floating("u", u)
+    checks.within("u", u, 0.0, 1.0)
+
+
 def _ordered(t_min: Array | float, t_max: Array | float) -> None:
     low, high = checks.known(t_min), checks.known(t_max)
     if low is not None and high is not None and not (low < high).all():
@@ -114,4 +123,5 @@ def _log_snr_ends(schedule: Schedule, t_min: Array | float, t_max: Array | float
                 f"the log-SNR at {name} = {t} is {known}, wanted a finite one: take a {name} inside the "
                 f"range of {schedule}, where both alpha and sigma are above zero."
             )
+        checks.in_range(name, schedule, t)
     return ends

@@ -1,0 +1,516 @@
+"""Bad input is refused before any work on the batch, by an error that says what was got and what was wanted.
+
+Here are the process, schedules, times, targets, losses, denoisers, samplers, likelihood, theory and quantized
+data. The bad inputs of other modules are in test_checkpoints.py, test_data.py, test_distributions.py,
+test_fitting.py, test_metrics.py, test_models.py, test_randomness.py and test_training.py, next to what they
+need to be made.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import (
+    denoisers,
+    fitting,
+    likelihood,
+    losses,
+    metrics,
+    parameterizations,
+    process,
+    quantized,
+    samplers,
+    schedules,
+    targets,
+    theory,
+    times,
+)
+from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.typing import Denoised
+
+KEY = jax.random.key(0)
+VP, FLOW, KARRAS = schedules.VariancePreserving(), schedules.RectifiedFlow(), schedules.Karras()
+X = jnp.ones((4, 3))
+INTEGERS = jnp.ones((4, 3), int)
+NAN = X.at[1, 2].set(jnp.nan)
+FALLING = jnp.asarray([0.9, 0.5, 0.1])
+U = jnp.full(5, 0.5)
+PLANE = Gaussian(jnp.zeros(2), 1.0)
+LEVELS = jnp.log(jnp.full((3, 4), 0.25))
+TABLE = schedules.from_betas(jnp.full(10, 0.1))
+
+
+def sample(denoise, x=X, grid=FALLING, schedule=VP):
+    return samplers.sample(KEY, samplers.heun(denoise, schedule), x, jnp.asarray(grid))
+
+
+def flow(denoise, x=X, grid=FALLING[::-1], schedule=VP, **options):
+    return likelihood.probability_flow(KEY, denoise, schedule, x, jnp.asarray(grid), **options)
+
+
+def regress(denoise, x=X, target=None, t=0.5, **options):
+    predict = lambda params, x, t: denoise(x, t).noise  # noqa: E731
+    return losses.regression_loss(predict, None, VP, x, target or Denoised(x, x), t, **options)
+
+
+def made(denoise, x=X, t=0.5, **options):
+    return denoisers.make_denoiser(lambda params, x, t: denoise(x, t).noise, None, VP, **options)(x, t)
+
+
+def answering(*shape):
+    return lambda params, x, t: jnp.zeros(shape)
+
+
+def level_denoiser(network, x=X):
+    predict = quantized.predictor(network, LEVELS)
+    return denoisers.make_denoiser(predict, None, VP, parameterization=quantized.parameterization)(x, 0.5)
+
+
+def quantized_target(pixels=INTEGERS, t=U[:4], levels=4):
+    return quantized.quantized_target(KEY, VP, pixels, t, levels=levels)
+
+
+# Each takes the denoiser that must not be called.
+CASES = [
+    # process and parameterizations
+    (
+        "perturb: noise of another shape",
+        lambda _: process.perturb(VP, X, X[:, :2], 0.5),
+        ValueError,
+        r"data and noise must have one shape, got \(4, 3\) and \(4, 2\)",
+    ),
+    (
+        "convert: prediction of another shape",
+        lambda _: parameterizations.convert(
+            VP, X[:2], X, 0.5, source=parameterizations.v, target=parameterizations.data
+        ),
+        ValueError,
+        r"prediction and x must have one shape, got \(2, 3\) and \(4, 3\)",
+    ),
+    ("edm: no spread", lambda _: parameterizations.edm(0.0), ValueError, "data_std must be positive"),
+    ("edm: negative", lambda _: parameterizations.edm(data_std=-0.5), ValueError, "got -0.5"),
+    ("min_snr: gamma 0", lambda _: parameterizations.min_snr(0.0), ValueError, "gamma must be positive"),
+    # schedules
+    ("vp: rate 0", lambda _: schedules.VariancePreserving(0.0), ValueError, "beta_min must be positive"),
+    (
+        "sub-vp: negative rate",
+        lambda _: schedules.SubVariancePreserving(0.1, -2.0),
+        ValueError,
+        r"beta_max must be positive and finite, got -2",
+    ),
+    ("ve: sigma 0", lambda _: schedules.VarianceExploding(0.0), ValueError, "sigma_min must be positive"),
+    (
+        "ve: infinite",
+        lambda _: schedules.VarianceExploding(sigma_max=np.inf),
+        ValueError,
+        "sigma_max must be positive and finite, got inf",
+    ),
+    ("cosine: shift", lambda _: schedules.Cosine(-1.0), ValueError, "shift must be positive"),
+    (
+        "betas of 1",
+        lambda _: schedules.from_betas(jnp.asarray([0.1, 1.0])),
+        ValueError,
+        "betas must lie strictly between 0 and 1, got 0.1 to 1",
+    ),
+    ("betas of 0", lambda _: schedules.from_betas(jnp.zeros(3)), ValueError, "betas must lie strictly"),
+    ("betas: table", lambda _: schedules.from_betas(U[:, None]), ValueError, r"betas must have shape \(any\)"),
+    # distributions, fitting and metrics, one each; the rest are in their own files
+    ("gaussian: negative", lambda _: Gaussian(np.zeros(2), -1.0), ValueError, "no negative eigenvalue"),
+    (
+        "mixture: negative",
+        lambda _: GaussianMixture([1.0], np.zeros((1, 2)), [[1.0, -1.0]]),
+        ValueError,
+        "no negative eigenvalue, got one of -1",
+    ),
+    (
+        "student: noise",
+        lambda _: StudentTMixture([1.0], np.zeros((1, 2)), [1.0], 3.0, -0.5),
+        ValueError,
+        "noise_variance must lie in",
+    ),
+    ("empirical: NaN", lambda _: Empirical(NAN), ValueError, r"points has 1 non-finite of 12 .* \(1, 2\)"),
+    (
+        "fit: covariance",
+        lambda _: fitting.fit_gaussian(X, covariance="diag"),
+        ValueError,
+        "covariance must be one of 'full', 'diagonal', 'isotropic'; got 'diag'",
+    ),
+    (
+        "fit: few points",
+        lambda _: fitting.fit_mixture(KEY, X, 5),
+        ValueError,
+        "got 4 rows for 5 components",
+    ),
+    (
+        "metric: other d",
+        lambda _: metrics.energy_distance(X, X[:, :2]),
+        ValueError,
+        r"one dimension, got shapes \(4, 3\) and \(4, 2\)",
+    ),
+    # times
+    ("stratified: none", lambda _: times.stratified(KEY, 0), ValueError, "n must be an integer of at least 1"),
+    ("uniform: u is a time", lambda _: times.uniform(80 * U), ValueError, r"u must lie in \[0, 1\], got \[40"),
+    (
+        "uniform: order",
+        lambda _: times.uniform(U, t_min=1.0, t_max=0.5),
+        ValueError,
+        "t_min must be below t_max, got t_min = 1.0 and t_max = 0.5",
+    ),
+    ("log_normal: std", lambda _: times.log_normal(U, std=0.0), ValueError, "std must be positive"),
+    ("log_normal: integers", lambda _: times.log_normal(jnp.arange(2)), TypeError, "u must be .* got int32"),
+    (
+        "log_snr_uniform: t = 1",
+        lambda _: times.log_snr_uniform(U, FLOW, t_min=0.1, t_max=1.0),
+        ValueError,
+        "the log-SNR at t_max = 1.0 is -inf, wanted a finite one",
+    ),
+    (
+        "log_snr_uniform: u",
+        lambda _: times.log_snr_uniform(-U, FLOW, t_min=0.1, t_max=0.9),
+        ValueError,
+        "u must lie in",
+    ),
+    (
+        "log_snr_grid: t = 0",
+        lambda _: times.log_snr_grid(FLOW, 8, t_max=0.9, t_min=0.0),
+        ValueError,
+        "the log-SNR at t_min = 0.0 is inf, wanted a finite one",
+    ),
+    (
+        "log_snr_grid: negative",
+        lambda _: times.log_snr_grid(VP, 8, t_min=-0.5),
+        ValueError,
+        "t_min = -0.5 is outside the range of VariancePreserving",
+    ),
+    (
+        "log_snr_grid: equal ends",
+        lambda _: times.log_snr_grid(FLOW, 8, t_max=0.5, t_min=0.5),
+        ValueError,
+        "t_min must be below t_max",
+    ),
+    (
+        "log_snr_grid: steps",
+        lambda _: times.log_snr_grid(VP, 2.5, t_min=0.1),
+        ValueError,
+        "num_steps must be an integer of at least 1, got 2.5",
+    ),
+    ("power_grid: rho", lambda _: times.power_grid(8, rho=-7.0), ValueError, "rho must be positive"),
+    ("power_grid: t_min", lambda _: times.power_grid(8, t_min=-1.0), ValueError, "t_min must lie in"),
+    ("power_grid: infinite", lambda _: times.power_grid(8, t_max=np.inf), ValueError, "t_max has 1 non-finite"),
+    # targets, losses and denoisers
+    (
+        "target: integers",
+        lambda _: targets.denoising_target(KEY, VP, INTEGERS, 0.5),
+        TypeError,
+        "data must be an array of floating-point numbers, got int32",
+    ),
+    (
+        "target: NaN",
+        lambda _: targets.denoising_target(KEY, VP, NAN, 0.5),
+        ValueError,
+        r"data has 1 non-finite of 12 values, the first at index \(1, 2\)",
+    ),
+    (
+        "target: t of other rows",
+        lambda _: targets.denoising_target(KEY, VP, X, U),
+        ValueError,
+        r"t must be a scalar or have shape \(4,\), one per row of data; got \(5,\)",
+    ),
+    (
+        "target: t out of range",
+        lambda _: targets.denoising_target(KEY, FLOW, X, jnp.asarray([0.1, 0.2, 1.2, 0.3])),
+        ValueError,
+        r"t\[2\] = 1.2 is outside the range of RectifiedFlow\(\): alpha = -0.2",
+    ),
+    (
+        "stable target: pool",
+        lambda _: targets.stable_target(KEY, VP, X, 0.5, pool=X[:, :2]),
+        ValueError,
+        r"pool must hold rows of shape \(3,\), got \(2,\)",
+    ),
+    (
+        "loss: target",
+        lambda d: regress(d, target=Denoised(X, X[:2])),
+        ValueError,
+        r"target.noise must have the shape of x, \(4, 3\), got \(2, 3\)",
+    ),
+    ("loss: integers", lambda d: regress(d, INTEGERS), TypeError, "x must be .* got int32; convert it"),
+    ("loss: t of other rows", lambda d: regress(d, t=U), ValueError, "t must be a scalar or have shape"),
+    (
+        "loss: reference",
+        lambda d: regress(d, reference=PLANE),
+        ValueError,
+        r"x must have shape \(any, 2\), got \(4, 3\)",
+    ),
+    (
+        "implicit loss: integers",
+        lambda d: losses.implicit_loss(d, VP, INTEGERS, 0.5),
+        TypeError,
+        "x must be an array of floating-point",
+    ),
+    (
+        "sliced loss: probes",
+        lambda d: losses.sliced_loss(KEY, d, VP, X, 0.5, num_probes=0),
+        ValueError,
+        "num_probes must be an integer of at least 1, got 0",
+    ),
+    ("denoiser: integers", lambda d: made(d, INTEGERS), TypeError, "x must be .* got int32"),
+    ("denoiser: scalar", lambda d: made(d, X[0, 0]), ValueError, r"x must have shape \(batch, ...\)"),
+    ("denoiser: t of other rows", lambda d: made(d, t=U), ValueError, r"one per row of x; got \(5,\)"),
+    ("denoiser: reference", lambda d: made(d, reference=PLANE), ValueError, r"x must have shape \(any, 2\)"),
+    (
+        "denoiser: the network's answer",
+        lambda _: denoisers.make_denoiser(answering(4, 1), None, VP)(X, 0.5),
+        ValueError,
+        r"predict must answer in the shape of x, \(4, 3\), but answered \(4, 1\)",
+    ),
+    # samplers
+    ("sample: integers", lambda d: sample(d, INTEGERS), TypeError, "x must be .* jnp.asarray"),
+    ("sample: a list", lambda d: sample(d, [[1.0]]), TypeError, "x must be an array .* got list"),
+    ("sample: NaN", lambda d: sample(d, NAN), ValueError, r"x has 1 non-finite .* \(1, 2\)"),
+    (
+        "sample: unordered",
+        lambda d: sample(d, grid=[0.9, 0.2, 0.5, 0.1]),
+        ValueError,
+        r"strictly decreasing, but times\[1\] = 0.2 is followed by 0.5",
+    ),
+    (
+        "sample: repeated",
+        lambda d: sample(d, grid=[0.9, 0.5, 0.5, 0.1]),
+        ValueError,
+        r"strictly decreasing, but times\[1\] = 0.5 is followed by 0.5",
+    ),
+    (
+        "sample: increasing",
+        lambda d: sample(d, grid=FALLING[::-1]),
+        ValueError,
+        r"from high to low noise, got 0.1 to 0.9; reverse them with times\[::-1\]",
+    ),
+    ("sample: one time", lambda d: sample(d, grid=[0.9]), ValueError, "at least 2 entries, got 1"),
+    ("sample: scalar times", lambda d: sample(d, grid=0.9), ValueError, r"times must have shape \(any\)"),
+    ("sample: NaN time", lambda d: sample(d, grid=[0.9, np.nan]), ValueError, "times has 1 non-finite"),
+    (
+        "sample: flow past 1",
+        lambda d: sample(d, grid=[1.2, 0.5], schedule=FLOW),
+        ValueError,
+        r"times\[0\] = 1.2 is outside the range of RectifiedFlow\(\): alpha = -0.2 and sigma = 1.2",
+    ),
+    # alpha and sigma are finite and positive at this one, but the noise falls there
+    ("sample: vp below 0", lambda d: sample(d, grid=[0.5, -0.1]), ValueError, r"times\[1\] = -0.1 is outside"),
+    (
+        "sample: past the table",
+        lambda d: sample(d, grid=[11.0, 5.0, 1.0], schedule=TABLE),
+        ValueError,
+        r"times\[0\] = 11 is outside the range of DiscreteVariancePreserving",
+    ),
+    ("ddim: eta", lambda d: samplers.ddim(d, VP, eta=1.1), ValueError, r"eta must lie in \[0, 1\], got 1.1"),
+    ("heun: churn", lambda d: samplers.heun(d, VP, churn=-0.1), ValueError, r"churn must lie in \[0, inf\]"),
+    ("heun: noise", lambda d: samplers.heun(d, VP, churn_noise=-1), ValueError, "churn_noise must lie in"),
+    (
+        "heun: churn_range",
+        lambda d: samplers.heun(d, VP, churn=0.1, churn_range=(2.0, 1.0)),
+        ValueError,
+        r"churn_range must be \(low, high\) .* got \(2.0, 1.0\)",
+    ),
+    (
+        "dpm: order",
+        lambda d: samplers.dpm_solver_pp(d, VP, order=4),
+        ValueError,
+        "order must be one of 1, 2, 3; got 4",
+    ),
+    (
+        "corrector: none",
+        lambda d: samplers.predictor_corrector(d, VP, num_corrections=0),
+        ValueError,
+        "num_corrections must be an integer of at least 1, got 0",
+    ),
+    (
+        "corrector: step",
+        lambda d: samplers.predictor_corrector(d, VP, signal_to_noise=0.0),
+        ValueError,
+        "signal_to_noise must be positive",
+    ),
+    (
+        "initial_noise: a time per row",
+        lambda _: samplers.initial_noise(KEY, VP, (4, 4), U[:4]),
+        ValueError,
+        r"t must have shape \(\), got \(4,\)",
+    ),
+    (
+        "initial_noise: out of range",
+        lambda _: samplers.initial_noise(KEY, KARRAS, (4, 3), -1.0),
+        ValueError,
+        r"t = -1 is outside the range of Karras\(\)",
+    ),
+    # likelihood
+    ("likelihood: integers", lambda d: flow(d, INTEGERS), TypeError, "x must be .* got int32"),
+    ("likelihood: NaN", lambda d: flow(d, NAN), ValueError, "x has 1 non-finite of 12"),
+    ("likelihood: decreasing", lambda d: flow(d, grid=FALLING), ValueError, "from low to high noise, got 0.9"),
+    (
+        "likelihood: unordered",
+        lambda d: flow(d, grid=[0.1, 0.5, 0.2]),
+        ValueError,
+        r"strictly increasing, but times\[1\] = 0.5 is followed by 0.2",
+    ),
+    (
+        "likelihood: t = 0",
+        lambda d: flow(d, grid=[0.0, 0.5, 1.0]),
+        ValueError,
+        r"the log-SNR at times\[0\] = 0 is inf, wanted a finite one",
+    ),
+    (
+        "likelihood: t = 1",
+        lambda d: flow(d, grid=[0.1, 0.5, 1.0], schedule=FLOW),
+        ValueError,
+        r"the log-SNR at times\[2\] = 1 is -inf, wanted a finite one",
+    ),
+    ("likelihood: probes", lambda d: flow(d, num_probes=0), ValueError, "num_probes must be an integer"),
+    (
+        "likelihood: start law",
+        lambda d: flow(d, start=PLANE),
+        ValueError,
+        r"x must have shape \(..., 2\), got \(4, 3\)",
+    ),
+    # theory
+    (
+        "score_error: one sample",
+        lambda d: theory.score_error(KEY, d, PLANE, VP, FALLING, num_samples=1),
+        ValueError,
+        "num_samples must be an integer of at least 2, got 1",
+    ),
+    (
+        "score_error: no noise",
+        lambda d: theory.score_error(KEY, d, PLANE, VP, jnp.asarray([0.5, 0.0])),
+        ValueError,
+        "sigma at each of times must be positive",
+    ),
+    (
+        "score_error: scalar time",
+        lambda d: theory.score_error(KEY, d, PLANE, VP, 0.5),
+        ValueError,
+        r"times must have shape \(any\), got \(\)",
+    ),
+    # quantized data
+    (
+        "levels: log_prior of a vector",
+        lambda _: quantized.predictor(answering(4, 3, 4), LEVELS[0]),
+        ValueError,
+        r"log_prior must have shape \(any, any\), got \(4,\)",
+    ),
+    (
+        "levels: impossible level",
+        lambda _: quantized.predictor(answering(4, 3, 4), LEVELS.at[1, 2].set(-jnp.inf)),
+        ValueError,
+        r"log_prior has 1 non-finite of 12 values, the first at index \(1, 2\)",
+    ),
+    (
+        "levels: x of another d",
+        lambda _: level_denoiser(answering(4, 3, 4), X[:, :1]),
+        ValueError,
+        r"x must have shape \(any, 3\), got \(4, 1\)",
+    ),
+    (
+        "levels: the network's answer",
+        lambda _: level_denoiser(answering(4, 3, 1)),
+        ValueError,
+        r"the network's answer must have shape \(4, 3, 4\), got \(4, 3, 1\)",
+    ),
+    ("levels: float pixels", lambda _: quantized_target(X), TypeError, "pixels must be an array of integers"),
+    ("levels: pixel", lambda _: quantized_target(5 * INTEGERS), ValueError, r"pixels must lie in \[0, 3\]"),
+    ("levels: t of other rows", lambda _: quantized_target(t=U), ValueError, r"t must have shape .* got \(5,\)"),
+    ("levels: scalar t", lambda _: quantized_target(t=0.5), ValueError, r"t must have shape .* got \(\)"),
+    (
+        "histogram: dequantized",
+        lambda _: quantized.log_histogram(X / 2, levels=4),
+        TypeError,
+        "pixels must be an array of integers, got float32",
+    ),
+    (
+        "histogram: pixel",
+        lambda _: quantized.log_histogram(INTEGERS - 2, levels=4),
+        ValueError,
+        r"pixels must lie in \[0, 3\]",
+    ),
+    (
+        "histogram: no rows",
+        lambda _: quantized.log_histogram(INTEGERS[:0], levels=4),
+        ValueError,
+        "pixels must hold at least one number",
+    ),
+    (
+        "histogram: smoothing",
+        lambda _: quantized.log_histogram(INTEGERS, levels=4, smoothing=0.0),
+        ValueError,
+        "smoothing must be positive",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "words"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_bad_input_is_refused_before_the_denoiser_is_called(call, error, words):
+    def denoise(x, t):
+        pytest.fail("the denoiser was called, or traced, on bad input")
+
+    with pytest.raises(error, match=words):
+        call(denoise)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        lambda x, t: sample(PLANE.denoiser(VP), x, t[::-1]),
+        lambda x, t: flow(PLANE.denoiser(VP), x, t, start=PLANE).value,
+        lambda x, t: targets.stable_target(KEY, VP, x, t[0], pool=x)[0],
+        lambda x, t: made(PLANE.denoiser(VP), x, t[0], reference=PLANE).data,
+        lambda x, t: theory.score_error(KEY, PLANE.denoiser(VP), PLANE, VP, t, num_samples=2).value,
+        lambda x, t: samplers.initial_noise(KEY, VP, x.shape, t[0]),
+        lambda x, t: times.log_snr_uniform(t, VP, t_min=t[0], t_max=t[1]).t,
+        lambda x, t: quantized.quantized_target(KEY, VP, x.astype(int), t, levels=4)[0],
+    ],
+    ids=["sample", "likelihood", "target", "denoiser", "theory", "noise", "times", "quantized"],
+)
+def test_values_are_not_looked_at_under_jit(run):
+    """A traced call has no values to check: it answers good input as the eager call does, and NaN with NaN."""
+    x, t = jnp.ones((3, 2)), jnp.asarray([0.1, 0.5, 0.9])
+    traced = jax.jit(run)
+    np.testing.assert_allclose(traced(x, t), run(x, t), rtol=1e-4, atol=1e-6)
+    assert np.isnan(traced(x, jnp.full(3, jnp.nan))).any()
+
+
+def test_shapes_are_looked_at_under_jit():
+    with pytest.raises(ValueError, match=r"times must have shape \(any\), got \(3, 1\)"):
+        jax.jit(lambda t: sample(PLANE.denoiser(VP), X, t))(FALLING[:, None])
+    with pytest.raises(TypeError, match="x must be an array of floating-point numbers, got int32"):
+        jax.jit(lambda x: sample(PLANE.denoiser(VP), x))(INTEGERS)
+
+
+def test_a_range_is_not_looked_at_where_the_schedule_is_traced():
+    """vmap over a schedule's own parameters, with times that are known."""
+
+    def run(beta_max):
+        return sample(PLANE.denoiser(VP), X[:, :2], schedule=schedules.VariancePreserving(0.1, beta_max))
+
+    assert jax.vmap(run)(jnp.asarray([5.0, 20.0])).shape == (2, 4, 2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "ends"),
+    [
+        (VP, (0.0, 1.0)),
+        (schedules.SubVariancePreserving(), (0.0, 1.0)),
+        (schedules.VarianceExploding(), (0.0, 1.0)),
+        (KARRAS, (0.0, 80.0)),
+        (schedules.Cosine(0.5), (0.0, 1.0)),
+        (FLOW, (0.0, 1.0)),
+        (schedules.OrnsteinUhlenbeck(), (0.0, 8.0)),
+        (schedules.LinearVariance(), (0.0, 1.0)),
+        (TABLE, (0.0, 10.0)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_whole_range_of_a_schedule_is_accepted(schedule, ends):
+    """Both ends, where slopes are infinite or an alpha or sigma is zero, and the points between."""
+    law = Gaussian(jnp.zeros(3), 1.0)
+    grid = jnp.linspace(*ends[::-1], 12)
+    assert np.isfinite(sample(law.denoiser(schedule), X, grid, schedule)).all()
