@@ -6,7 +6,7 @@
 
 Digits are scikit-learn's 1,797 images of 8 x 8 pixels in 17 levels, dequantized as (pixel + u) / 17. The
 figure of merit is the held-out log-density by the probability flow, in nats of x in [0, 1]^64 (higher is
-better). Expect EXPECTED.
+better). Expect 99 to 101 after the default 6,000 steps.
 What carries it is that the network answers with level probabilities, and that the density of a level is left
 to the closed form (`jaxdiff.quantized`); a histogram of each pixel alone, which knows the levels and nothing
 else, is printed beside it.
@@ -67,8 +67,8 @@ class Config:
     num_blocks: int = 3
     ema_decay: float = 0.998
     evaluation_rows: int = 360
-    evaluation_steps: int = 40
-    num_probes: int = 8
+    evaluation_steps: int = 32
+    num_probes: int = 4
     num_samples: int = 360
 
 
@@ -105,6 +105,9 @@ class Problem(NamedTuple):
     """Of the data's mean and covariance: noised, the law that the sampler starts from."""
     t_min: float
     t_max: float
+    """The range of training times; the sampler and the flow run from t_max as well."""
+    flow_t_min: float
+    """Where the flow's density is read off: the noise there blurs the edges of the levels."""
 
 
 def digits() -> Problem:
@@ -125,6 +128,7 @@ def digits() -> Problem:
         law=fit_gaussian((train + 0.5) / levels),
         t_min=0.01,  # a sixth of a level: below it the closed form does everything
         t_max=5.0,
+        flow_t_min=3e-4,
     )
 
 
@@ -156,6 +160,7 @@ def patches() -> Problem:
         law=law,
         t_min=0.003,
         t_max=80.0,
+        flow_t_min=1e-3,
     )
 
 
@@ -273,7 +278,9 @@ def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, A
     """Held-out log-density in nats of (pixels + u) / levels, bits per dimension, and standard errors."""
     flow_key, data_key = jax.random.split(jax.random.key(1))
     x = problem.encode(data_key, problem.test[: config.evaluation_rows])
-    grid = times.log_snr_grid(SCHEDULE, config.evaluation_steps, t_max=problem.t_max, t_min=1e-3)[::-1]
+    grid = times.log_snr_grid(
+        SCHEDULE, config.evaluation_steps, t_max=problem.t_max, t_min=problem.flow_t_min
+    )[::-1]
 
     @jax.jit
     def log_density(x: Array) -> Array:
@@ -344,21 +351,22 @@ def draw(problem: Problem, path: Array, out: pathlib.Path) -> None:
 
     real = problem.encode(jax.random.key(4), problem.test[:64])
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    figure, axes = plt.subplot_mosaic("ab;cc;dd", figsize=(9, 10), height_ratios=[4, 2, 2])
+    figure, axes = plt.subplot_mosaic(
+        "ab;cc;dd", figsize=(9, 9), height_ratios=[5, 2, 3], layout="constrained"
+    )
     limits = {"cmap": "gray_r", "vmin": float(real.min()), "vmax": float(real.max())}
     axes["a"].imshow(tiles(real, 8), **limits)
     axes["a"].set_title("held-out images")
     axes["b"].imshow(tiles(path[-1, :64], 8), **limits)
     axes["b"].set_title("generated images")
     axes["c"].plot([line["step"] for line in log], [line["loss"] for line in log], linewidth=1)
-    axes["c"].set(xlabel="step", ylabel="loss (noise units)", xscale="log", yscale="log")
+    axes["c"].set(xlabel="step", ylabel="loss (squared noise error)")
     frames = np.unique(np.linspace(0, len(path) - 1, 10).astype(int))
     strip = np.concatenate([tiles(path[i, :3], 1) for i in frames], axis=1)
     axes["d"].imshow(strip, **limits)
     axes["d"].set_title("three samples on their way from noise")
     for name in "abd":
         axes[name].axis("off")
-    figure.tight_layout()
     figure.savefig(out / "figure.png", dpi=120)
     plt.close(figure)
 

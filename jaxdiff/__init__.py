@@ -4,7 +4,7 @@ A schedule says how data are noised, a denoiser undoes it, and everything else t
 likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.models`.
 """
 
-from jaxdiff import data, metrics, parameterizations, quantized, times
+from jaxdiff import data, metrics, models, parameterizations, quantized, times
 from jaxdiff.checkpoints import Checkpoints, restore, save
 from jaxdiff.denoisers import guided, make_denoiser
 from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
@@ -86,6 +86,7 @@ __all__ = [
     "make_denoiser",
     "make_train_step",
     "metrics",
+    "models",
     "parameterizations",
     "perturb",
     "predictor_corrector",

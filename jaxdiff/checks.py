@@ -51,6 +51,15 @@ def within(name: str, x: Any, low: float, high: float) -> None:
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {_show(values)}.")
 
 
+def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
+    """Raise ValueError unless low < high, where both are known."""
+    below, above = known(low), known(high)
+    if below is not None and above is not None and not (below < above).all():
+        raise ValueError(
+            f"{low_name} must be below {high_name}, got {low_name} = {below} and {high_name} = {above}."
+        )
+
+
 def option(name: str, got: Any, wanted: Iterable[Any]) -> None:
     """Raise ValueError unless got is one of the wanted ones."""
     wanted = list(wanted)
@@ -90,7 +99,7 @@ def integers(name: str, x: Any) -> None:
 
 
 def batch(name: str, x: Any, t: Any = 0.0) -> None:
-    """Raise TypeError unless x has floats; ValueError unless it has rows, and t is a scalar or one for each."""
+    """Raise TypeError unless x holds floats, ValueError unless in rows, with a scalar t or one t for each."""
     floating(name, x)
     if not np.ndim(x):
         raise ValueError(f"{name} must have shape (batch, ...), got a scalar.")
@@ -101,7 +110,7 @@ def batch(name: str, x: Any, t: Any = 0.0) -> None:
 
 
 def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> None:
-    """Raise ValueError unless times is a grid in the schedule's range, strictly increasing (or decreasing)."""
+    """Raise ValueError unless times is a strictly increasing (or decreasing) grid in the schedule's range."""
     shape("times", times, (None,))
     if np.shape(times)[0] < low:
         raise ValueError(f"times must hold at least {low} entries, got {np.shape(times)[0]}.")
@@ -125,7 +134,7 @@ def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> 
 
 
 def in_range(name: str, schedule: Schedule, t: Any) -> None:
-    """Raise ValueError unless a known t, a scalar or (n,), lies in the schedule's range, as far as that shows.
+    """Raise ValueError unless a known t, a scalar or (n,), is in the schedule's range, as far as that shows.
 
     It shows in an alpha or sigma that is negative or not a number, or in noise that falls as t grows.
     """
@@ -142,14 +151,15 @@ def in_range(name: str, schedule: Schedule, t: Any) -> None:
     alpha, sigma, slope = (known(v) for v in jax.vmap(at_time)(jnp.asarray(np.ravel(values), float)))
     if alpha is None or sigma is None or slope is None:  # the schedule's own parameters are traced
         return
+    t = np.ravel(values)
     bad = ~((alpha >= 0) & (sigma >= 0) & (alpha + sigma > 0) & np.isfinite(alpha) & np.isfinite(sigma))
     bad |= slope < 0  # and not a NaN: a derivative need not exist at the ends of the range
     if bad.any():
         at = int(np.argmax(bad))
         where = f"{name}[{at}]" if np.ndim(values) else name
         raise ValueError(
-            f"{where} = {np.ravel(values)[at]:g} is outside the range of {schedule}: alpha = {alpha[at]:g} and "
-            f"sigma = {sigma[at]:g} there, wanted both finite and non-negative, and sigma / alpha to grow with t."
+            f"{where} = {t[at]:g} is outside the range of {schedule}: alpha = {alpha[at]:g} and sigma = "
+            f"{sigma[at]:g} there, wanted both finite and non-negative, and sigma / alpha to grow with t."
         )
 
 

@@ -13,6 +13,7 @@ Times are scalars and x has any shape; `jax.vmap` gives each example its own tim
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import checks
 from jaxdiff.typing import Array, Schedule, Time
 
 
@@ -20,6 +21,7 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     """x_t of eq. (1), of data's shape; the noise is standard normal."""
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
+    checks.shape("t", t, ())  # one of shape (d,) would broadcast along the wrong axis; vmap over examples
     return schedule.alpha(t) * data + schedule.sigma(t) * noise
 
 

@@ -76,6 +76,7 @@ class VarianceExploding:
     def __post_init__(self) -> None:
         checks.positive("sigma_min", self.sigma_min)
         checks.positive("sigma_max", self.sigma_max)
+        checks.ordered("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def alpha(self, t: Time) -> Array:
         return jnp.ones_like(jnp.asarray(t, float))
@@ -200,6 +201,7 @@ def from_betas(betas: Array) -> DiscreteVariancePreserving:
     """
     betas = jnp.asarray(betas, float)
     checks.shape("betas", betas, (None,))
+    checks.integer("the number of betas", len(betas), 1)
     values = checks.known(betas)
     if values is not None and not ((values > 0) & (values < 1)).all():
         raise ValueError(

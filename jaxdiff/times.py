@@ -40,7 +40,7 @@ def stratified(key: Key, n: int) -> Array:
 def uniform(u: Array, *, t_min: Array | float = 0.0, t_max: Array | float = 1.0) -> TrainingTimes:
     """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max."""
     _in_unit_interval(u)
-    _ordered(t_min, t_max)
+    checks.ordered("t_min", t_min, "t_max", t_max)
     return TrainingTimes(t_min + (t_max - t_min) * u, jnp.broadcast_to(t_max - t_min, u.shape))
 
 
@@ -80,7 +80,7 @@ def power_grid(
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive("rho", rho)
-    _ordered(t_min, t_max)
+    checks.ordered("t_min", t_min, "t_max", t_max)
     checks.within("t_min", t_min, 0.0, float("inf"))
     checks.finite("t_max", t_max)
     high, low = jnp.asarray(t_max, float) ** (1 / rho), jnp.asarray(t_min, float) ** (1 / rho)
@@ -107,14 +107,8 @@ def _in_unit_interval(u: Array) -> None:
     checks.within("u", u, 0.0, 1.0)
 
 
-def _ordered(t_min: Array | float, t_max: Array | float) -> None:
-    low, high = checks.known(t_min), checks.known(t_max)
-    if low is not None and high is not None and not (low < high).all():
-        raise ValueError(f"t_min must be below t_max, got t_min = {low} and t_max = {high}.")
-
-
 def _log_snr_ends(schedule: Schedule, t_min: Array | float, t_max: Array | float) -> tuple[Array, Array]:
-    _ordered(t_min, t_max)
+    checks.ordered("t_min", t_min, "t_max", t_max)
     ends = log_snr(schedule, t_min), log_snr(schedule, t_max)
     for name, t, value in (("t_min", t_min, ends[0]), ("t_max", t_max, ends[1])):
         known = checks.known(value)
