@@ -3,9 +3,9 @@
     python -m benchmarks.sampler_overhead
 
 The ratio (time of a jitted `sample`) / (number of denoiser calls x time of one jitted denoiser call), for
-every sampler, in one run: rounds of one sampling run and of as many single calls alternate, and the median of
-the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most 1.05
-and less than 1 where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
+every sampler, in one run: rounds of one sampling run and of as many single calls alternate, and the median
+of the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most
+1.05, and less where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
 """
 
 import argparse

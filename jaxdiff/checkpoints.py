@@ -18,6 +18,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from types import TracebackType
@@ -268,6 +269,7 @@ def _restore_step(directory: pathlib.Path, step: int, like: Any, config: dict[st
             return about._replace(state=reader.restore(path / "state", args=arguments))
         except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
             damage = _first_line(error)
+            time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
     raise _DamagedError(damage)
 
 
