@@ -94,7 +94,9 @@ class Problem(NamedTuple):
     levels: int
     scale: float
     """The model's x is (pixels + u) / (levels * scale), up to a shift: its density gains d log(scale)."""
+    num_features: int
     num_outputs: int
+    """Of the network, for each pixel."""
     encode: Callable[[Key, Array], Array]
     target: Callable[[Key, Array, Array], tuple[Array, Denoised]]
     predictor: Callable[[Callable[..., Any]], Predictor]
@@ -120,6 +122,7 @@ def digits() -> Problem:
         test=test,
         levels=levels,
         scale=1.0,
+        num_features=1,
         num_outputs=levels,
         encode=encode,
         target=lambda key, pixels, t: quantized.quantized_target(key, SCHEDULE, pixels, t, levels=levels),
@@ -147,15 +150,28 @@ def patches() -> Problem:
         return denoising_target(noise_key, SCHEDULE, encode(encode_key, pixels), t)
 
     law = fit_gaussian(encode(jax.random.key(0), train))
+    denoise = law.denoiser(SCHEDULE)
+
+    def predictor(network: Callable[..., Any]) -> Predictor:
+        """Beside x the network is shown the Gaussian's noise: differences of pixels, at their own scale."""
+
+        def predict(params: Params, x: Array, t: Array) -> Any:
+            sigma = jnp.exp(4 * t)  # `edm` shows x / hypot(1, sigma) and log(sigma) / 4
+            whitened = denoise(x * jnp.hypot(1.0, sigma)[:, None], sigma).noise
+            return network(params, jnp.stack([x, whitened], axis=-1), t)[..., 0]
+
+        return predict
+
     return Problem(
         train=train,
         test=jax.random.permutation(jax.random.key(0), test),  # a part is evaluated, of both photographs
         levels=levels,
         scale=std,
+        num_features=2,
         num_outputs=1,
         encode=encode,
         target=target,
-        predictor=lambda network: lambda params, x, t: network(params, x[..., None], t)[..., 0],
+        predictor=predictor,
         parameterization=parameterizations.edm(),
         reference=law,
         law=law,
@@ -224,8 +240,8 @@ def fit(
     decay = training.warm_up_ema(config.ema_decay)
 
     def init() -> training.TrainState:
-        shape = jnp.zeros((1, problem.train.shape[1], 1))
-        return training.init_state(network.init(init_key, shape, jnp.zeros(1)), optimizer, ema_decay=decay)
+        features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+        return training.init_state(network.init(init_key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
 
     def loss(params: Params, key: Key, pixels: Array) -> Array:
         time_key, target_key, dropout_key = jax.random.split(key, 3)
