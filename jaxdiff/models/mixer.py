@@ -37,7 +37,8 @@ class Mixer(nn.Module):
         h = nn.Dense(self.channels, name="in")(x) + position[None]
         for i in range(self.num_blocks):
             # Tokens become rows of a matrix by transposition: one large product, fast forward and backward.
-            across = _Mix(tokens, 1.0, self.dropout, name=f"tokens_{i}")
+            # A bias over tokens would be one number for all channels of a token, which every norm takes out.
+            across = _Mix(tokens, 1.0, self.dropout, use_bias=False, name=f"tokens_{i}")
             h = h + across(Film(name=f"film_tokens_{i}")(_norm(h), condition).swapaxes(1, 2), train).swapaxes(
                 1, 2
             )
@@ -54,13 +55,15 @@ class _Mix(nn.Module):
     size: int
     expansion: float
     dropout: float
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, train: bool) -> Array:
         h = x.reshape(-1, x.shape[-1])  # products of matrices: many times faster on CPU than batched ones
         h = nn.silu(nn.Dense(int(self.size * self.expansion), name="dense_1")(h))
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        h = nn.Dense(self.size, kernel_init=nn.initializers.zeros_init(), name="dense_2")(h)
+        zeros = nn.initializers.zeros_init()
+        h = nn.Dense(self.size, use_bias=self.use_bias, kernel_init=zeros, name="dense_2")(h)
         return h.reshape(x.shape)
 
 
