@@ -109,11 +109,11 @@ def batch(name: str, x: Any, t: Any = 0.0) -> None:
         )
 
 
-def times(schedule: Schedule, times: Any, *, increasing: bool, low: int = 2) -> None:
+def times(schedule: Schedule, times: Any, *, increasing: bool) -> None:
     """Raise ValueError unless times is a strictly increasing (or decreasing) grid in the schedule's range."""
     shape("times", times, (None,))
-    if np.shape(times)[0] < low:
-        raise ValueError(f"times must hold at least {low} entries, got {np.shape(times)[0]}.")
+    if np.shape(times)[0] < 2:
+        raise ValueError(f"times must hold at least 2 entries, got {np.shape(times)[0]}.")
     values = known(times)
     if values is None:
         return

@@ -76,9 +76,7 @@ def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:
     integers and ValueError for a pixel out of range.
     """
     checks.integer("levels", levels, 1)
-    dtype = getattr(pixels, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"pixels must be an array of integers, got {dtype or type(pixels).__name__}.")
+    checks.integers("pixels", pixels)
     if not np.ndim(pixels):
         raise ValueError("pixels must have shape (n, ...), got a scalar.")
     checks.within("pixels", pixels, 0, levels - 1)

@@ -104,9 +104,14 @@ def edm(data_std: Array | float = 1.0) -> Parameterization:
         return schedule.sigma(t) / (data_std * s), -schedule.alpha(t) * data_std / s
 
     def inputs(schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
-        return x / std(schedule, t).astype(x.dtype), -jnp.clip(log_snr(schedule, t), -24.0, 24.0) / 8
+        return x / std(schedule, t).astype(x.dtype), noise_level(schedule, t)
 
     return Parameterization(row, inputs)
+
+
+def noise_level(schedule: Schedule, t: Time) -> Array:
+    """EDM's log(sigma / alpha) / 4, clipped to [-3, 3] where it would be infinite; a scalar."""
+    return -jnp.clip(log_snr(schedule, t), -24.0, 24.0) / 8
 
 
 def read(row: Row, schedule: Schedule, estimate: Denoised, t: Time) -> Array:

@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.data import dequantize
-from jaxdiff.parameterizations import Parameterization, noise
-from jaxdiff.process import log_snr, perturb
+from jaxdiff.parameterizations import Parameterization, noise, noise_level
+from jaxdiff.process import perturb
 from jaxdiff.randomness import noise_like
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
 
@@ -33,7 +33,7 @@ _TINY = 1e-12  # the share of the nearest edge, which takes over where every cel
 
 
 def _inputs(schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
-    return x / schedule.alpha(t), -jnp.clip(log_snr(schedule, t), -24.0, 24.0) / 8
+    return x / schedule.alpha(t), noise_level(schedule, t)
 
 
 parameterization = Parameterization(noise.row, _inputs)
