@@ -2,6 +2,7 @@
 
     python -m experiments.quickstart                       # handwritten digits, a few minutes on two cores
     python -m experiments.quickstart --dataset patches     # 8 x 8 patches of photographs
+    python -m experiments.quickstart --bootstrap 0.9       # targets that reuse the network's own average
     python -m experiments.quickstart --resume              # go on after an interruption
 
 Digits are scikit-learn's 1,797 images of 8 x 8 pixels in 17 levels, dequantized as (pixel + u) / 17. The
@@ -34,7 +35,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import data, metrics, parameterizations, quantized, samplers, times, training
+from jaxdiff import bootstrap, data, metrics, parameterizations, quantized, samplers, times, training
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.distributions import Gaussian
@@ -66,6 +67,8 @@ class Config:
     channels: int = 32
     num_blocks: int = 3
     ema_decay: float = 0.998
+    bootstrap: float = 0.0  # how much of the target comes from the average at an earlier time
+    warm_up: int = 500  # steps before the average is listened to
     evaluation_rows: int = 360
     evaluation_steps: int = 32
     num_probes: int = 4
@@ -198,13 +201,7 @@ def main(config: Config, out: pathlib.Path, *, resume: bool = False) -> dict[str
         _check_directory(checkpoints, out, resume)
         problem = PROBLEMS[config.dataset]()
         network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
-    denoise = make_denoiser(
-        problem.predictor(network.apply),
-        training.averaged(state),
-        SCHEDULE,
-        parameterization=problem.parameterization,
-        reference=problem.reference,
-    )
+    denoise = denoiser(problem, network, training.averaged(state))
     trained = time.monotonic()
     print("evaluating the held-out log-density", file=sys.stderr)
     figures = {"config": dataclasses.asdict(config), "parameters": _size(state.params)}
@@ -250,11 +247,15 @@ def fit(
         features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
         return training.init_state(network.init(init_key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
 
-    def loss(params: Params, key: Key, pixels: Array) -> Array:
+    def loss(params: Params, average: Params, step: Array, key: Key, pixels: Array) -> Array:
         time_key, target_key, dropout_key = jax.random.split(key, 3)
         u = times.stratified(time_key, len(pixels))
         t = times.log_snr_uniform(u, SCHEDULE, t_min=problem.t_min, t_max=problem.t_max).t
-        x, target = problem.target(target_key, pixels, t)
+        if config.bootstrap:
+            mix = config.bootstrap * (step >= config.warm_up)
+            x, target = bootstrapped(problem, target_key, denoiser(problem, network, average), pixels, t, mix)
+        else:
+            x, target = problem.target(target_key, pixels, t)
         noisy = functools.partial(network.apply, train=True, rngs={"dropout": dropout_key})
         # Uniform in log-SNR and measured in noise, this is the likelihood weighting.
         return regression_loss(
@@ -272,7 +273,7 @@ def fit(
     restored = checkpoints.restore(jax.eval_shape(init))
     state = jax.jit(init)() if restored is None else restored.state
     first_step = int(state.step)
-    step = training.make_train_step(loss, optimizer, ema_decay=decay)
+    step = bootstrap.make_joint_step(loss, optimizer, ema_decay=decay)
     draw_batch = jax.tree_util.Partial(
         lambda pixels, key: data.batch(key, pixels, config.batch_size), problem.train
     )
@@ -296,6 +297,31 @@ def fit(
         print(f"Stopped and saved at step {int(state.step)}; go on with --resume.", file=sys.stderr)
         raise SystemExit(training.EXIT_INTERRUPTED)
     return network, state
+
+
+def denoiser(problem: Problem, network: Mixer, params: Params) -> Denoiser:
+    """What the network makes of a noisy image, without dropout."""
+    return make_denoiser(
+        problem.predictor(network.apply),
+        params,
+        SCHEDULE,
+        parameterization=problem.parameterization,
+        reference=problem.reference,
+    )
+
+
+def bootstrapped(
+    problem: Problem, key: Key, teacher: Denoiser, pixels: Array, t: Array, mix: Array
+) -> tuple[Array, Denoised]:
+    """x_t and its target, mixed with the teacher's estimate at half the noise of t."""
+    encode_key, key = jax.random.split(key)
+    s = jax.vmap(lambda t: bootstrap.earlier_time(SCHEDULE, t, 0.5, t_min=problem.t_min))(t)
+    rho = jax.vmap(lambda s, t: bootstrap.noise_correlation(SCHEDULE, s, t))(s, t)
+    # Where s meets t_min the two levels draw together, and the teacher would only repeat the network.
+    mix = mix * (1 - rho**2) / 0.75
+    return bootstrap.bootstrapped_target(
+        key, teacher, SCHEDULE, problem.encode(encode_key, pixels), s, t, mix=jnp.clip(mix, 0.0, 1.0)
+    )
 
 
 def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, Any]:
@@ -421,13 +447,24 @@ def command_line(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--steps", type=int, default=Config.steps, help="training steps (default %(default)s)"
     )
+    parser.add_argument(
+        "--bootstrap",
+        type=float,
+        default=Config.bootstrap,
+        metavar="MIX",
+        help="part of the target, in [0, 1], from the network's average at an earlier time (default none)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
     parser.add_argument("--out", type=pathlib.Path, help="directory (default results/quickstart-<dataset>)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
     flags = parser.parse_args(arguments)
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}.")
-    config = dataclasses.replace(CONFIGS[flags.dataset], steps=flags.steps, seed=flags.seed)
+    if not 0 <= flags.bootstrap <= 1:
+        parser.error(f"--bootstrap must lie in [0, 1], got {flags.bootstrap}.")
+    config = dataclasses.replace(
+        CONFIGS[flags.dataset], steps=flags.steps, seed=flags.seed, bootstrap=flags.bootstrap
+    )
     out = flags.out or pathlib.Path("results") / f"quickstart-{flags.dataset}"
     try:
         figures = main(config, out, resume=flags.resume)

@@ -4,7 +4,18 @@ A schedule says how data are noised, a denoiser undoes it, and everything else t
 likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.models`.
 """
 
-from jaxdiff import data, metrics, models, parameterizations, quantized, times
+from jaxdiff import (
+    bootstrap,
+    data,
+    metrics,
+    models,
+    parameterizations,
+    quantized,
+    random_features,
+    theory,
+    times,
+)
+from jaxdiff.bootstrap import bootstrapped_target
 from jaxdiff.checkpoints import Checkpoints, restore, save
 from jaxdiff.denoisers import guided, make_denoiser
 from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
@@ -66,6 +77,8 @@ __all__ = [
     "VariancePreserving",
     "ancestral",
     "averaged",
+    "bootstrap",
+    "bootstrapped_target",
     "bridge",
     "convert",
     "data",
@@ -92,6 +105,7 @@ __all__ = [
     "predictor_corrector",
     "probability_flow",
     "quantized",
+    "random_features",
     "regression_loss",
     "restore",
     "sample",
@@ -101,6 +115,7 @@ __all__ = [
     "sde",
     "sliced_loss",
     "stable_target",
+    "theory",
     "times",
     "train",
     "transition",

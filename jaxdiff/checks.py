@@ -60,6 +60,14 @@ def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
         )
 
 
+def increasing(name: str, x: Any) -> None:
+    """Raise ValueError unless x is one-dimensional and, where known, finite and strictly increasing."""
+    shape(name, x, (None,))
+    values = known(x)
+    if values is not None and not (np.isfinite(values).all() and (np.diff(values) > 0).all()):
+        raise ValueError(f"{name} must increase strictly, got {_show(values)}; sort them.")
+
+
 def option(name: str, got: Any, wanted: Iterable[Any]) -> None:
     """Raise ValueError unless got is one of the wanted ones."""
     wanted = list(wanted)

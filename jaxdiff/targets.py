@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxdiff import checks
 from jaxdiff.denoisers import time_axis
+from jaxdiff.distributions import Empirical
 from jaxdiff.process import perturb
 from jaxdiff.randomness import noise_like
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
@@ -42,14 +43,8 @@ def stable_target(
     """
     if pool is not None and pool.shape[1:] != data.shape[1:]:
         raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")
-    x, _ = denoising_target(key, schedule, data, t)
-    candidates = data if pool is None else jnp.concatenate([data, pool])
-
-    def average(x: Array, t: Array) -> Denoised:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        implied_noise = (x[None] - alpha * candidates) / sigma
-        distance = jnp.sum(implied_noise**2, axis=tuple(range(1, implied_noise.ndim)))
-        weight = jax.nn.softmax(-0.5 * distance)
-        return Denoised(jnp.tensordot(weight, candidates, 1), jnp.tensordot(weight, implied_noise, 1))
-
-    return x, jax.vmap(average, in_axes=(0, time_axis(t)))(x, jnp.asarray(t))
+    x, exact = denoising_target(key, schedule, data, t)
+    candidates = exact.data if pool is None else jnp.concatenate([exact.data, pool])
+    # What is left of the data once x_t is seen is what the finite set of candidates denoises to.
+    field = Empirical(candidates.reshape(len(candidates), -1)).denoiser(schedule)
+    return x, jax.tree.map(lambda part: part.reshape(x.shape), field(x.reshape(len(x), -1), t))

@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import pytest
 from oracles import gaussian_denoiser
 
-from benchmarks import sampler_overhead
+from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead
 from jaxdiff import Karras, sample
+from jaxdiff.models import ResidualMLP
 from jaxdiff.times import power_grid
 
 
@@ -28,3 +29,22 @@ def test_it_runs_small(capsys):
     assert set(results) == set(sampler_overhead.SAMPLERS)
     assert all(r["ratio"] > 0 for r in results.values())
     assert "heun" in capsys.readouterr().out
+
+
+def test_the_cost_of_a_bootstrapped_step_runs_small(capsys):
+    network = ResidualMLP(width=8, num_blocks=1)
+    figures = bootstrapping_step.main(network, (8,), dimension=2, block=1, rounds=2)
+    low, high = figures[8]["quartiles"]
+    assert 0 < low <= figures[8]["ratio"] <= high
+    assert "batch     8" in capsys.readouterr().out
+
+
+def test_the_sweep_and_the_loops_compute_the_same_cells(capsys):
+    def cell(key, law, dimension, s, t):
+        return jnp.sum(law.means**2) * (t - s) + dimension + jax.random.uniform(key)
+
+    figures = bootstrapping_sweep.main(cell, num_laws=3, num_pairs=2, dimensions=(1, 4), rounds=2)
+    assert figures["cells"] == 3 * 2 * 2
+    assert figures["apart"] < 1e-5
+    assert set(figures["ways"]) == {"one call", "loop, padded", "loop, own size"}
+    assert "compilation" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import quickstart
+from jaxdiff import Checkpoints
 
 CONFIG = quickstart.smoke()
 
@@ -62,6 +63,7 @@ def test_nothing_to_resume(tmp_path):
         (["--dataset", "cats"], "invalid choice: 'cats'"),
         (["--step_size", "3"], "unrecognized arguments"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--bootstrap", "1.5"], r"--bootstrap must lie in [0, 1], got 1.5"),
         (["--out", __file__], "is a file"),
     ],
 )
@@ -70,6 +72,35 @@ def test_bad_flags_end_in_one_line(flags, message, capsys):
         quickstart.command_line(flags)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_bootstrapped_targets_keep_the_conditional_mean():
+    """For the patches' Gaussian with its own denoiser as teacher, E[(target - N) x] = 0, and less is left."""
+    import jax
+    import jax.numpy as jnp
+
+    problem = quickstart.patches()
+    law, schedule = problem.law, quickstart.SCHEDULE
+    problem = problem._replace(encode=lambda key, pixels: law.sample(key, len(pixels)))
+    t = jnp.geomspace(0.01, 10.0, 4000)
+    teacher = law.denoiser(schedule)
+    left = []
+    for mix in (0.0, 0.9):
+        x, y = quickstart.bootstrapped(problem, jax.random.key(0), teacher, jnp.zeros((4000, 64)), t, mix)
+        difference = np.asarray(y.noise - teacher(x, t).noise, np.float64)
+        for moment in (difference.mean(1), (difference * np.asarray(x)).mean(1)):
+            assert abs(moment.mean()) < 4 * moment.std() / math.sqrt(len(moment))
+        left.append((difference**2).mean())
+    # at half the noise mmse(t) - mmse(s) is left, and (1 - 0.9)^2 of mmse(s)
+    assert left[1] < 0.8 * left[0]
+
+
+def test_the_main_job_trains_on_bootstrapped_targets(tmp_path):
+    config = dataclasses.replace(CONFIG, bootstrap=0.9, warm_up=5, steps=10)
+    with Checkpoints(tmp_path / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
+        quickstart.fit(config, quickstart.digits(), checkpoints, tmp_path / "metrics.jsonl")
+    log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert log[-1]["step"] == 10
 
 
 def test_the_histogram_is_the_floor_of_an_untrained_network():

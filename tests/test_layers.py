@@ -14,7 +14,8 @@ LAYERS = [
     {"process", "divergence", "data", "metrics", "training"},
     {"parameterizations", "times", "distributions", "samplers", "likelihood", "theory", "checkpoints"},
     {"fitting", "denoisers", "quantized"},
-    {"targets", "losses"},
+    {"targets", "losses", "random_features"},
+    {"bootstrap"},
 ]
 PACKAGE = pathlib.Path(jaxdiff.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

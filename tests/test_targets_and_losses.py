@@ -7,7 +7,7 @@ import pytest
 from oracles import CASES, NAMES, gaussian_denoiser, interior
 
 from jaxdiff import losses, parameterizations, targets
-from jaxdiff.distributions import Empirical, GaussianMixture
+from jaxdiff.distributions import GaussianMixture
 from jaxdiff.typing import Denoised
 
 MIXTURE = GaussianMixture(
@@ -43,16 +43,23 @@ def test_the_denoising_target_has_the_exact_denoiser_as_its_conditional_mean():
         assert abs(mean) < 4 * error
 
 
-def test_the_stable_target_is_the_denoiser_of_its_candidates(float64):
-    """With the batch and the pool as candidates it is the optimal denoiser of that finite set."""
-    schedule = CASES["vp"].schedule
+@pytest.mark.parametrize("shape", [(3,), (2, 2, 1)], ids=["vectors", "images"])
+def test_the_stable_target_is_the_posterior_mean_over_its_candidates(shape, float64):
+    case = CASES["vp"]
     rng = np.random.default_rng(2)
-    data, pool = jnp.asarray(rng.standard_normal((5, 3))), jnp.asarray(rng.standard_normal((7, 3)))
-    t = jnp.asarray([0.05, 0.2, 0.4, 0.7, 0.9])
-    x, got = targets.stable_target(jax.random.key(0), schedule, data, t, pool=pool)
-    wanted = Empirical(jnp.concatenate([data, pool])).denoiser(schedule)(x, t)
-    np.testing.assert_allclose(got.data, wanted.data, rtol=1e-8)
-    np.testing.assert_allclose(got.noise, wanted.noise, rtol=1e-8)
+    data, pool = rng.standard_normal((5, *shape)), rng.standard_normal((7, *shape))
+    t = np.asarray([0.05, 0.2, 0.4, 0.7, 0.9])
+    x, got = targets.stable_target(
+        jax.random.key(0), case.schedule, jnp.asarray(data), jnp.asarray(t), pool=jnp.asarray(pool)
+    )
+    candidates = np.concatenate([data, pool]).reshape(12, -1)
+    alpha, sigma = case.alpha(t)[:, None, None], case.sigma(t)[:, None, None]
+    noise = (np.asarray(x).reshape(5, 1, -1) - alpha * candidates[None]) / sigma
+    weight = np.exp(-0.5 * (noise**2).sum(2))
+    weight /= weight.sum(1, keepdims=True)
+    np.testing.assert_allclose(got.data, (weight @ candidates).reshape(x.shape), rtol=1e-8)
+    wanted = (weight[..., None] * noise).sum(1).reshape(x.shape)
+    np.testing.assert_allclose(got.noise, wanted, rtol=1e-8)
 
 
 def test_the_stable_target_has_less_variance():

@@ -1,0 +1,1 @@
+"""Time bootstrapping, measured: see `experiments.bootstrapping.__main__`."""

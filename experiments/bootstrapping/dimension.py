@@ -1,0 +1,238 @@
+"""What joint learning costs in 2 and in 512 dimensions: nothing more. (E6, and the table of K.)"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.bootstrapping.laws import sphere_law
+from jaxdiff import theory
+from jaxdiff.distributions import GaussianMixture, Spectrum
+from jaxdiff.schedules import OrnsteinUhlenbeck
+from jaxdiff.typing import Array, Denoised, Denoiser, Key, Time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEDULE = OrnsteinUhlenbeck()
+CLASSES = ("one plane", "all directions")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the part depends on."""
+
+    dimensions: tuple[int, ...] = (2, 8, 32, 128, 512)
+    sizes: tuple[int, ...] = (25, 100, 400)
+    """Numbers of paths that are learnt from."""
+    times: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.2, 2.0)
+    class_size: int = 40
+    radii: tuple[float, float] = (5e-4, 2.0)  # the range of |mean - true mean|: always something to confuse
+    variance: float = 0.25  # of the components, whose means are at distance 2 from zero
+    repeats: int = 256  # a standard error of a tenth of the mean
+    test_paths: int = 500
+    laws: int = 32  # for K, each with its own direction of the error
+    law_paths: int = 256
+    law_levels: int = 40
+    law_step: float = 0.05
+
+
+def smoke() -> Config:
+    """The same at a size for tests."""
+    return Config(dimensions=(2, 64), repeats=64, test_paths=200, laws=6, law_paths=128)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Errors, their trends in the dimension, and K, with standard errors over repetitions."""
+    errors, constants = [], []
+    for d in config.dimensions:
+        learn, at_d = functools.partial(_learn, config, d), functools.partial(_constants, config, d)
+        values = _repeat(learn, jax.random.split(jax.random.key(d), config.repeats), 256 // d)
+        for c, name in enumerate(CLASSES):
+            for m, size in enumerate(config.sizes):
+                row = {"class": name, "paths": size, "dimension": d}
+                errors.append(row | {"error": _mean(values[:, c, m])})
+        values = _repeat(at_d, jax.random.split(jax.random.key(d + 1), config.laws), 32 // d)
+        constants.append({"dimension": d} | {name: _mean(value) for name, value in values.items()})
+    return {
+        "config": dataclasses.asdict(config),
+        "errors": errors,
+        "trends": [
+            _trend(
+                [e for e in errors if (e["class"], e["paths"]) == (name, size) and e["dimension"] >= least]
+            )
+            for name in CLASSES
+            for size in config.sizes
+            for least in config.dimensions[:2]
+            if least < config.dimensions[-1]
+        ],
+        "constants": constants,
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Errors and their trends, and K, against the dimension."""
+
+    def show(value: dict[str, float], digits: int) -> str:
+        return f"{value['mean']:.{digits}f} +- {value['standard_error']:.{digits}f}"
+
+    config = figures["config"]
+    cells = [(name, size) for name in CLASSES for size in config["sizes"]]
+    lines = ["sum_j g_j E|f - s|^2 of the minimizer"]
+    lines.append("class           paths" + "".join(f"{f'd = {d}':>20}" for d in config["dimensions"]))
+    for name, size in cells:
+        own = [row for row in figures["errors"] if (row["class"], row["paths"]) == (name, size)]
+        lines.append(f"{name:15} {size:5}" + "".join(f"{show(row['error'], 5):>20}" for row in own))
+    lines.append("\np of error ~ d^p, and the error in the largest d over that in the smallest")
+    starts = sorted({row["from_dimension"] for row in figures["trends"]})
+    lines.append("class           paths" + "".join(f"{f'p from d = {d}':>20}{'ratio':>16}" for d in starts))
+    for name, size in cells:
+        own = [row for row in figures["trends"] if (row["class"], row["paths"]) == (name, size)]
+        shown = "".join(f"{show(row['power'], 3):>20}{show(row['ratio'], 2):>16}" for row in own)
+        lines.append(f"{name:15} {size:5}{shown}")
+    lines.append("\nK = E H^2 / sum_j g_j E|f - s|^2 of two errors, beside the noise sum_j g_j E|v_j|^2")
+    lines.append(f"   d{'one direction':>20}{'all coordinates':>20}{'noise':>20}")
+    for row in figures["constants"]:
+        values = show(row["one_direction"], 4), show(row["all_coordinates"], 4), show(row["noise"], 2)
+        lines.append(f"{row['dimension']:4}" + "".join(f"{value:>20}" for value in values))
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """The minimizers' error against the dimension, a line for each class and number of paths."""
+    for name, line in zip(CLASSES, ("--", "-"), strict=True):
+        for m, size in enumerate(figures["config"]["sizes"]):
+            own = [row for row in figures["errors"] if (row["class"], row["paths"]) == (name, size)]
+            axes.errorbar(
+                [row["dimension"] for row in own],
+                [row["error"]["mean"] for row in own],
+                [2 * row["error"]["standard_error"] for row in own],
+                linestyle=line,
+                color=f"C{m}",
+                marker="o",
+                markersize=4,
+                label=f"{name}, {size} paths",
+            )
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set(
+        xlabel="dimension d", ylabel="Σ g E |f − s|² (not divided by d)", title="Joint learning, |H| = 40"
+    )
+    axes.legend(fontsize="x-small", ncols=2)
+
+
+def _repeat(experiment: Callable[[Key], Any], keys: Array, at_once: int) -> Any:
+    """What the experiment gives for every key, in float64 NumPy, by one compiled call."""
+    size = min(len(keys), max(1, at_once))  # as many at once as caches like
+    call = jax.jit(lambda keys: jax.lax.map(experiment, keys, batch_size=size))
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), call(keys))
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
+
+
+def _two_modes(config: Config, mean: Array) -> GaussianMixture:
+    variances = Spectrum(jnp.full((2, 1), config.variance))
+    return GaussianMixture(jnp.full(2, 0.5), jnp.stack([mean, -mean]), variances)
+
+
+def _learn(config: Config, d: int, key: Key) -> Array:
+    """sum_j g_j E |f - s|^2 of the minimizers, shape (classes, sizes)."""
+    law_key, angle_key, data_key, path_key = jax.random.split(key, 4)
+    times = jnp.asarray(config.times)
+    weights = jnp.diff(times, prepend=0.0)
+    others, size = config.class_size - 1, max(config.sizes)
+    directions = jax.vmap(_unit)(jax.random.normal(law_key, (others + 3, d)))
+    mean, first, everywhere = 2 * directions[0], directions[1], directions[3:]
+    second = _unit(directions[2] - (directions[2] @ first) * first)
+    angle = jax.random.uniform(angle_key, (others, 1), maxval=2 * jnp.pi)
+    plane = jnp.cos(angle) * first[None] + jnp.sin(angle) * second[None]
+    truth = _two_modes(config, mean)
+    exact = truth.denoiser(SCHEDULE)
+    data = truth.sample(data_key, size + config.test_paths)
+    path = theory.forward_path(path_key, SCHEDULE, data, times)
+
+    def family(mean: Array) -> Denoiser:
+        return _two_modes(config, mean).denoiser(SCHEDULE)
+
+    def learn(directions: Array) -> Array:
+        away = jnp.geomspace(*config.radii, others)[:, None] * directions
+        means = mean[None] + jnp.concatenate([jnp.zeros_like(mean)[None], away])
+        best, _ = theory.minimize_risk(
+            family,
+            means,
+            SCHEDULE,
+            data[:size],
+            path[:, :size],
+            times,
+            weights,
+            sizes=jnp.asarray(config.sizes),
+        )
+
+        def error(mean: Array) -> Array:
+            test = data[size:], path[:, size:], times, weights
+            return theory.martingale_terms(family(mean), exact, SCHEDULE, *test).squared_error.mean()
+
+        return jax.lax.map(error, means[best])
+
+    return jax.lax.map(learn, jnp.stack([plane, everywhere]))
+
+
+def _constants(config: Config, d: int, key: Key) -> dict[str, Array]:
+    """K of two errors of the score, tanh(<u, x>) u and tanh(x), and sum_j g_j E |v_j|^2; scalars."""
+    law_key, direction_key, data_key, path_key = jax.random.split(key, 4)
+    times = config.law_step * jnp.arange(1.0, config.law_levels + 1)
+    weights = jnp.full_like(times, config.law_step)
+    law = sphere_law(law_key, d, variance=0.25)
+    data = law.sample(data_key, config.law_paths)
+    path = theory.forward_path(path_key, SCHEDULE, data, times)
+    direction = _unit(jax.random.normal(direction_key, (d,)))
+    exact = law.denoiser(SCHEDULE)
+
+    rate = jax.vmap(lambda t: SCHEDULE.alpha(t) / SCHEDULE.sigma(t) ** 2)(times)
+
+    def of(everywhere: Array) -> tuple[Array, Array]:
+        def wrong(x: Array, t: Time) -> Denoised:
+            known = exact(x, t)
+            along = jnp.tanh(x @ direction)[:, None] * direction[None]
+            error = jnp.where(everywhere, jnp.tanh(x), along)
+            return Denoised(
+                known.data, known.noise - SCHEDULE.sigma(t) * error
+            )  # the noise alone is looked at
+
+        terms = theory.martingale_terms(wrong, exact, SCHEDULE, data, path, times, weights)
+        left = jnp.cumsum(terms.innovations, axis=0)  # x_0 - D_j
+        noise = jnp.sum(weights * rate**2 * jnp.sum(left**2, axis=2).mean(1))
+        return theory.martingale_constant(terms), noise
+
+    constant, noise = jax.lax.map(of, jnp.arange(2))
+    return {"one_direction": constant[0], "all_coordinates": constant[1], "noise": noise[0]}
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.linalg.norm(x)
+
+
+def _trend(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """p of error ~ d^p by weighted least squares in the logarithms, and the last error over the first."""
+    x = np.log([row["dimension"] for row in rows])
+    y = np.log([row["error"]["mean"] for row in rows])
+    spread = np.asarray([row["error"]["standard_error"] / row["error"]["mean"] for row in rows])
+    centered = x - np.average(x, weights=spread**-2)
+    information = np.sum((centered / spread) ** 2)
+    ratio = np.exp(y[-1] - y[0])
+    return {
+        "class": rows[0]["class"],
+        "paths": rows[0]["paths"],
+        "from_dimension": rows[0]["dimension"],
+        "power": {
+            "mean": float(np.sum(centered * y / spread**2) / information),
+            "standard_error": float(information**-0.5),
+        },
+        "ratio": {"mean": float(ratio), "standard_error": float(ratio * np.hypot(spread[0], spread[-1]))},
+    }
