@@ -65,7 +65,7 @@ from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Schedule, Tim
 
 def noise_correlation(schedule: Schedule, s: Time, t: Time) -> Array:
     """rho of eq. (2) for scalar times s <= t: the correlation of the noises of one path at s and t."""
-    return jnp.exp(0.5 * (log_snr(schedule, t) - log_snr(schedule, s)))
+    return _correlation(schedule, s, t)[0]
 
 
 def earlier_time(schedule: Schedule, t: Time, correlation: Array | float, *, t_min: Time) -> Array:
@@ -240,15 +240,17 @@ def _left(explained: Array, mix: Array | float) -> Array:
 
 def _correlation(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
     """rho and 1 - rho^2, which keeps its digits as s -> t."""
-    difference = log_snr(schedule, t) - log_snr(schedule, s)
+    # One time twice has rho = 1 where the log-SNR is infinite, too.
+    difference = jnp.where(s == t, 0.0, log_snr(schedule, t) - log_snr(schedule, s))
     return jnp.exp(0.5 * difference), -jnp.expm1(difference)
 
 
 def _check_earlier(s: Time, t: Time) -> None:
     wanted = jnp.shape(t)
-    if jnp.shape(s) != wanted and jnp.shape(s)[1:] != wanted:
+    if jnp.shape(s) != wanted and (jnp.shape(s)[1:] != wanted or not jnp.shape(s)[0]):
         raise ValueError(
-            f"s must have the shape of t, {wanted}, or one more leading axis of draws; got {jnp.shape(s)}."
+            f"s must have the shape of t, {wanted}, or one more leading axis of at least one draw; got "
+            f"{jnp.shape(s)}."
         )
     earlier, later = checks.known(s), checks.known(t)
     if earlier is not None and later is not None and (earlier > later).any():

@@ -1,4 +1,42 @@
-"""What joint learning costs in 2 and in 512 dimensions: nothing more. (E6, and the table of K.)"""
+"""E6: what joint learning costs as the dimension grows, and the constant that stands where it might.
+
+Data: two modes, (N(mu, I/4) + N(-mu, I/4)) / 2 with |mu| = 2 in a random direction of R^d, under the
+Ornstein-Uhlenbeck process. A class of 40 scores, those of the same law with other means at geometric
+distances from 5e-4 to 2, the truth among them; one score is chosen for all six times by the risk of m paths
+(`jaxdiff.theory.minimize_risk`), and judged by
+
+    sum_j g_j E|f(x_j, t_j) - s(x_j, t_j)|^2,     g_j = t_j - t_{j-1},                                  (1)
+
+which is not divided by d: a candidate at a given distance has nearly the same error (1) in every dimension.
+Two classes:
+
+    one plane         all means lie in one plane through mu, random in R^d: as rich in every dimension
+    all directions    each mean lies in a direction of its own. In R^2 that is one plane again; in more
+                      dimensions the candidates' noises are nearly independent, and the class is richer, up
+                      to what the logarithm of its size allows
+
+Beside it the constant K = E H^2 / E sum_j g_j |zeta_j|^2 of `jaxdiff.theory`, on 40 times 0.05 apart, a mean
+over random laws (`laws.sphere_law`, variance 1/4): for an error of the score in one random direction u,
+zeta = tanh(<u, x>) u, and in all coordinates, zeta = tanh(x). And the noise sum_j g_j E|v_j|^2, of which H
+sees the part along zeta.
+
+Expect the error to fall as 1 / m, and in d as d^p with p = 0 within two standard errors for one plane; for
+all directions a step from d = 2 to 8 and nothing beyond; K to fall, and the noise to grow like d.
+
+MEASURED, 256 repetitions and 32 laws (one core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 260 s):
+
+    error (1)                    d = 2        8        32       128      512     p from d = 2    p from d = 8
+    one plane        m = 25     .0235    .0271    .0241    .0244    .0281    .022 +- .022    .014 +- .035
+                     m = 400    .0019    .0015    .0020    .0019    .0019    .014 +- .022    .042 +- .030
+    all directions   m = 25     .0262    .0409    .0371    .0375    .0453    .064 +- .022    .017 +- .029
+                     m = 400    .0016    .0022    .0027    .0026    .0025    .085 +- .023    .032 +- .032
+    K, one direction             .312     .174     .138     .121     .118
+    K, all coordinates           .293     .182     .137     .120     .117
+    noise                        2.67     7.85     27.8      107      425
+
+with standard errors of a tenth of the errors, and of 1 to 4 % of K. From d = 2 to 512 the error at m = 25
+grows 1.19 +- 0.16 times for one plane, and 1.73 +- 0.24 times for all directions.
+"""
 
 import dataclasses
 import functools
