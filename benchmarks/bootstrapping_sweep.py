@@ -12,8 +12,6 @@ their formulas for one law at one pair of neighbouring levels. 32 laws x 16 pair
 Arguments of the loops are made beforehand, and nothing waits for the device until the loop's end. Rounds of
 the three alternate, so that a busy machine slows all of them; times are medians, and so are the ratios to one
 call. Compilation is timed apart.
-
-MEASURED_PLACEHOLDER
 """
 
 import argparse
