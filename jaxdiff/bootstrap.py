@@ -200,7 +200,7 @@ def make_joint_step(
 
 
 def optimal_gate(correlation: Array, explained: Array, *, mix: Array | float = 1.0) -> Array:
-    """g* of eq. (8), from rho and q_s (see `explained_noise`): the gate of least variance, a scalar."""
+    """g* of eq. (8), from rho and q_s: the gate of least variance, a scalar."""
     left = _left(explained, mix)
     return correlation**2 / (correlation**2 + (1 - correlation**2) * left)
 
