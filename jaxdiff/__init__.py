@@ -7,6 +7,7 @@ likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.mode
 from jaxdiff import (
     bootstrap,
     data,
+    discrete,
     metrics,
     models,
     parameterizations,
@@ -17,11 +18,20 @@ from jaxdiff import (
 )
 from jaxdiff.bootstrap import bootstrapped_target
 from jaxdiff.checkpoints import Checkpoints, restore, save
+from jaxdiff.classifier import ClassLogits, class_logits
 from jaxdiff.denoisers import guided, make_denoiser
+from jaxdiff.density import (
+    TimeDensity,
+    density_formula,
+    log_density_increment,
+    noise_level_curve,
+    pilot_time_density,
+)
+from jaxdiff.discrete import discretized_formula
 from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
 from jaxdiff.fitting import fit_gaussian, fit_mixture
-from jaxdiff.likelihood import LogDensity, probability_flow
-from jaxdiff.losses import implicit_loss, regression_loss, sliced_loss
+from jaxdiff.likelihood import LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
 from jaxdiff.parameterizations import convert
 from jaxdiff.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
 from jaxdiff.samplers import (
@@ -51,9 +61,11 @@ from jaxdiff.targets import denoising_target, stable_target
 from jaxdiff.theory import LevelError, score_error
 from jaxdiff.training import TrainState, averaged, init_state, make_train_step, train, warm_up_ema
 from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule
+from jaxdiff.variational import elbo
 
 __all__ = [
     "Checkpoints",
+    "ClassLogits",
     "Cosine",
     "Denoised",
     "Denoiser",
@@ -72,19 +84,26 @@ __all__ = [
     "Schedule",
     "StudentTMixture",
     "SubVariancePreserving",
+    "TimeDensity",
     "TrainState",
     "VarianceExploding",
     "VariancePreserving",
+    "adaptive_probability_flow",
     "ancestral",
     "averaged",
     "bootstrap",
     "bootstrapped_target",
     "bridge",
+    "class_logits",
     "convert",
     "data",
     "ddim",
     "denoising_target",
+    "density_formula",
+    "discrete",
+    "discretized_formula",
     "dpm_solver_pp",
+    "elbo",
     "euler_maruyama",
     "fit_gaussian",
     "fit_mixture",
@@ -95,13 +114,16 @@ __all__ = [
     "init_state",
     "initial_noise",
     "inverse_log_snr",
+    "log_density_increment",
     "log_snr",
     "make_denoiser",
     "make_train_step",
     "metrics",
     "models",
+    "noise_level_curve",
     "parameterizations",
     "perturb",
+    "pilot_time_density",
     "predictor_corrector",
     "probability_flow",
     "quantized",
@@ -112,6 +134,7 @@ __all__ = [
     "sample_path",
     "save",
     "score_error",
+    "score_regularizer",
     "sde",
     "sliced_loss",
     "stable_target",

@@ -85,7 +85,8 @@ def shape(name: str, x: Any, wanted: tuple[int | None, ...]) -> None:
     """Raise ValueError unless x has the wanted shape, None standing for any length."""
     got = np.shape(x)
     if len(got) != len(wanted) or any(w is not None and g != w for g, w in zip(got, wanted, strict=False)):
-        want = "(" + ", ".join("any" if w is None else str(w) for w in wanted) + ")"
+        lengths = ["any" if w is None else str(w) for w in wanted]
+        want = "(" + ", ".join(lengths) + ("," if len(wanted) == 1 else "") + ")"
         raise ValueError(f"{name} must have shape {want}, got {got}.")
 
 

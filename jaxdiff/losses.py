@@ -1,4 +1,4 @@
-"""The regression that every target goes through, and the two losses that need no target.
+"""The regression that every target goes through, and the losses that need no target.
 
 All return one loss for each example, shape (batch,), a squared Euclidean norm (a sum over the entries of
 x): with the likelihood weight they are nats. Average them as the training asks.
@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from jaxdiff import checks, divergence, parameterizations
 from jaxdiff.denoisers import network_output, skip_denoised, time_axis
 from jaxdiff.parameterizations import Parameterization, Row
-from jaxdiff.randomness import signs_like
+from jaxdiff.process import perturb
+from jaxdiff.randomness import noise_like, signs_like
 from jaxdiff.typing import Array, Denoised, Denoiser, Distribution, Key, Params, Predictor, Schedule, Time
 
 
@@ -85,6 +86,47 @@ def sliced_loss(
     probes = signs_like(key, x, num_probes)
     noise, traces = divergence.hutchinson(lambda x: denoise(x, t).noise, x, probes)
     return _implicit(schedule, noise, traces.mean(0), t, weight)
+
+
+def score_regularizer(
+    key: Key,
+    denoise: Denoiser,
+    schedule: Schedule,
+    x: Array,
+    t: Time,
+    *,
+    weight: Row = parameterizations.likelihood,
+) -> Array:
+    """|| noise - N(alpha x + sigma noise, t) ||^2 of generated x, shape (batch,), in the weight's row.
+
+    x has shape (batch, ...), t is scalar or (batch,); N is that of a denoiser trained before. The value is
+    the mean over a fresh noise and its negative, two evaluations a row: around a mode, where N is linear, the
+    gradient in x is then free of the noise. It is what a generator pays for leaving the law p that was
+    denoised: with the default weight, times from t_min to t_max of any law in `jaxdiff.times`, and p_t the
+    law p noised, the density formula (eq. (2) of `jaxdiff.density`) gives
+
+        E[times.weight * score_regularizer(key, denoise, schedule, x, times.t)]
+            = d log(sigma(t_max) / sigma(t_min)) + E[log p_t_max(X_t_max) - log p_t_min(X_t_min) | x],
+
+    which is -log p(x) and a constant as the range widens. Differentiable in x, through the denoiser; the
+    gradient is then minus the score of p in the mean. Another weight, the usual `parameterizations.noise.row`
+    say, gives a number that is only correlated with -log p.
+
+    Xia et al. 2024, arXiv 2311.18208; as a likelihood, Li & Yan 2024, arXiv 2408.16765, section 4.2. Raises
+    TypeError for integer x, and ValueError for times that are neither scalar nor one for each row.
+    """
+    checks.batch("x", x, t)
+    noise, t, each = noise_like(key, x), jnp.asarray(t), time_axis(t)
+
+    def squared_error(noise: Array) -> Array:
+        x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t), in_axes=(0, 0, each))(x, noise, t)
+        return jax.vmap(lambda error: jnp.sum(error**2))(noise - denoise(x_t, t).noise)
+
+    def scale(t: Array) -> Array:
+        return parameterizations.error_scale(schedule, t, source=parameterizations.noise.row, target=weight)
+
+    scales = jax.vmap(scale)(t) if t.ndim else scale(t)
+    return scales**2 * 0.5 * (squared_error(noise) + squared_error(-noise))
 
 
 def _implicit(schedule: Schedule, noise: Array, trace: Array, t: Time, weight: Row) -> Array:

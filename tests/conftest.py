@@ -6,7 +6,11 @@ import pathlib
 os.environ.setdefault(
     "NPROC", "16"
 )  # a larger CPU thread pool; without it 8 simulated devices on 2 cores deadlock
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Most of a run is compilation, and optimization a good part of that; nothing here runs long enough to gain.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 import jax
 import pytest

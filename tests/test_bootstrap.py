@@ -604,7 +604,7 @@ def test_bad_targets(changes, error, message):
         ([0.3, 0.2, 0.5], 0.5, "levels must increase strictly.*sort them"),
         ([0.2, 0.2], 0.5, "levels must increase strictly"),
         ([0.2, jnp.nan], 0.5, "levels must increase strictly"),
-        (0.2, 0.5, r"levels must have shape \(any\), got \(\)"),
+        (0.2, 0.5, r"levels must have shape \(any,\), got \(\)"),
         ([0.2, 0.3], 1.5, r"mix must lie in \[0, 1\], got 1\.5"),
     ],
 )

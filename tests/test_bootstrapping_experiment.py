@@ -1,76 +1,16 @@
-"""The command `python -m experiments.bootstrapping`, and its part E5."""
+"""Parts E3 to E5 of the bootstrapping experiment."""
 
 import dataclasses
 import json
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bootstrapping import __main__ as command
 from experiments.bootstrapping import joint_network, level_networks, random_features
 from jaxdiff.distributions import Gaussian
 from jaxdiff.theory import score_error
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    sizes: tuple[int, ...] = (2, 3)
-
-
-def part(calls):
-    """A part that notes its runs."""
-
-    def run(config):
-        calls.append(config)
-        return {"config": dataclasses.asdict(config), "product": int(np.prod(config.sizes))}
-
-    return types.SimpleNamespace(
-        run=run,
-        table=lambda figures: f"product {figures['product']}",
-        draw=lambda figures, axes: axes.plot([0, figures["product"]]),
-    )
-
-
-def test_every_part_has_the_interface_and_is_named_in_the_help():
-    for name, (module, config) in command.PARTS.items():
-        assert type(module.smoke()) is type(config)
-        assert f"| {name} " in command.__doc__
-        assert module.__name__.rsplit(".", 1)[1] in command.__doc__
-
-
-def test_parts_that_are_done_are_kept(tmp_path, capsys):
-    first, second = [], []
-    parts = {"A": (part(first), Config()), "B": (part(second), Config((5,)))}
-    command.main({"A": parts["A"]}, tmp_path)
-    with pytest.raises(FileExistsError, match="holds the results of A; go on with --resume"):
-        command.main(parts, tmp_path)
-    figures = command.main(parts, tmp_path, resume=True)
-    assert (first, second) == ([Config()], [Config((5,))])
-    assert (figures["A"]["product"], figures["B"]["product"]) == (6, 5)
-    assert json.loads((tmp_path / "figures.json").read_text())["B"]["product"] == 5
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert "product 6" in capsys.readouterr().out
-
-
-def test_another_config_is_not_resumed(tmp_path):
-    parts = {"A": (part([]), Config())}
-    command.main(parts, tmp_path)
-    with pytest.raises(ValueError, match=r"another config, got .*\[2, 3\].*wanted .*\[4\]"):
-        command.main({"A": (part([]), Config((4,)))}, tmp_path, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [(["--parts", "E9"], "invalid choice: 'E9'"), (["--seeds", "3"], "unrecognized arguments")],
-)
-def test_bad_flags_end_in_one_line(flags, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        command.command_line(flags)
-    assert exit_.value.code == 2
-    assert message in capsys.readouterr().err
 
 
 def test_the_summary_is_of_ratios_over_seeds():

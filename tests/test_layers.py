@@ -10,11 +10,11 @@ import jaxdiff
 LAYERS = [
     {"typing"},
     {"checks", "pytrees"},
-    {"randomness", "schedules", "models"},
+    {"randomness", "schedules", "models", "low_discrepancy"},
     {"process", "divergence", "data", "metrics", "training"},
     {"parameterizations", "times", "distributions", "samplers", "likelihood", "theory", "checkpoints"},
-    {"fitting", "denoisers", "quantized"},
-    {"targets", "losses", "random_features"},
+    {"fitting", "denoisers", "quantized", "density", "variational"},
+    {"targets", "losses", "random_features", "classifier", "discrete"},
     {"bootstrap"},
 ]
 PACKAGE = pathlib.Path(jaxdiff.__file__).parent

@@ -8,7 +8,7 @@ from oracles import CASES, NAMES, log_snr_times
 from scipy import stats
 
 from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.likelihood import probability_flow
+from jaxdiff.likelihood import adaptive_probability_flow, probability_flow
 from jaxdiff.typing import Denoised
 
 
@@ -158,3 +158,62 @@ def test_images_go_through_as_they_are(float64):
     got = probability_flow(jax.random.key(1), denoise, case.schedule, x, jnp.asarray(grid("karras", 60)))
     wanted = stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x)).sum((1, 2, 3))
     np.testing.assert_allclose(got.value, wanted, atol=5e-3)
+
+
+# --- adaptive steps ----------------------------------------------------------------------------------------
+
+
+def adaptive(name, x, law, **options):
+    case = CASES[name]
+    t_min, t_max = grid(name, 1)
+    start = law.perturbed(case.schedule, t_max)
+    run = functools.partial(adaptive_probability_flow, t_min=t_min, t_max=t_max, start=start, **options)
+    return jax.jit(run, static_argnums=(1,))(jax.random.key(1), law.denoiser(case.schedule), case.schedule, x)
+
+
+@pytest.mark.parametrize("name", ["vp", "karras", "rectified_flow"])
+def test_the_error_follows_the_tolerance(name, float64):
+    """Points of the law and points far from it, where the flow is stiff; fewer calls at a looser tolerance."""
+    law, log_prob = laws(4)["mixture"]
+    x = law.sample(jax.random.key(0), 8) * jnp.repeat(jnp.asarray([1.0, 3.0]), 4)[:, None]
+    error, calls = {}, {}
+    for tolerance in (1e-3, 1e-6):
+        got = adaptive(name, x, law, tolerance=tolerance)
+        error[tolerance] = np.abs(got.value - log_prob(np.asarray(x))).max()
+        calls[tolerance] = np.asarray(got.num_evaluations)
+    assert error[1e-6] < 1e-3
+    assert error[1e-3] < 1.0
+    assert error[1e-6] < 0.1 * error[1e-3]
+    assert (calls[1e-3] < calls[1e-6]).all()
+    assert calls[1e-6].max() < 1200
+
+
+def test_each_row_steps_alone(float64):
+    law, _ = laws(3)["mixture"]
+    x = law.sample(jax.random.key(0), 5) * jnp.asarray([1.0, 1, 1, 1, 9])[:, None]
+    together, alone = (adaptive("vp", rows, law, num_probes=2, sketch_size=1) for rows in (x, x[:2]))
+    np.testing.assert_allclose(together.value[:2], alone.value, rtol=1e-9)
+    np.testing.assert_array_equal(together.num_evaluations[:2], alone.num_evaluations)
+
+
+def test_rows_that_run_out_of_steps_have_no_answer(float64):
+    law, _ = laws(2)["mixture"]
+    x = law.sample(jax.random.key(0), 3)
+    got = adaptive("vp", x, law, tolerance=1e-7, max_steps=5)
+    assert np.isnan(got.value).all()
+    np.testing.assert_array_equal(got.num_evaluations, 31)
+
+
+def test_the_derivative_is_the_score(float64):
+    law, _ = laws(2)["mixture"]
+    x = law.sample(jax.random.key(0), 4)
+    gradient = jax.grad(lambda x: adaptive("vp", x, law, tolerance=1e-7, max_steps=200).value.sum())(x)
+    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(law.log_prob))(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_sketch_needs_probes_and_room():
+    law, _ = laws(2)["gaussian"]
+    x = law.sample(jax.random.key(0), 2)
+    for options in ({"sketch_size": 1}, {"sketch_size": 3, "num_probes": 1}):
+        with pytest.raises(ValueError, match="sketch_size must be at most the 2 entries"):
+            adaptive("vp", x, law, **options)

@@ -266,7 +266,7 @@ def test_bad_samples_are_refused(metric):
         (lambda x, y: metrics.frechet_distance(x[:1], y), "x_features must hold at least 2 points, got 1"),
         (lambda x, y: metrics.mmd(x, y, bandwidth=0.0), "bandwidth must be positive"),
         (lambda x, y: metrics.mmd(0 * x, 0 * y), "median distance between points, must be positive"),
-        (lambda x, y: metrics.wasserstein_1d(x, y[:, 0]), r"x must have shape \(any\)"),
+        (lambda x, y: metrics.wasserstein_1d(x, y[:, 0]), r"x must have shape \(any,\)"),
         (
             lambda x, y: metrics.wasserstein_1d(x[:, 0], y[:, 0], p=0.5),
             "p must be a finite number",

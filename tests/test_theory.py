@@ -386,7 +386,7 @@ def test_the_minimizer_is_the_truth_once_there_are_enough_paths():
         ({"data": jnp.ones(4)}, r"data must have shape \(any, any\), got \(4,\)"),
         ({"path": jnp.ones((3, 4, 2))}, r"path must have shape \(2, 4, 2\), got \(3, 4, 2\)"),
         ({"times": jnp.asarray([0.5, 0.1])}, "times must increase strictly"),
-        ({"weights": jnp.ones(3)}, r"weights must have shape \(2\), got \(3,\)"),
+        ({"weights": jnp.ones(3)}, r"weights must have shape \(2,\), got \(3,\)"),
     ],
 )
 def test_a_path_that_does_not_fit_is_refused(changes, message):

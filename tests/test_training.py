@@ -320,8 +320,16 @@ def test_stop_ends_the_dispatch_saves_and_returns(uninterrupted):
     assert_same_bits(train(KEY, state, STEP, draw, num_steps=100), uninterrupted)
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_becomes_a_question_and_handlers_return(number):
+def test_a_signal_becomes_a_question_and_handlers_return(number, interruptible):
     before = signal.getsignal(number)
     with training.interruption() as stop:
         assert not stop()

@@ -8,8 +8,9 @@
 t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(sigma / alpha) / 4.
 """
 
+from jaxdiff.models.masked_autoregressive import MaskedAutoregressive
 from jaxdiff.models.mixer import Mixer
 from jaxdiff.models.mlp import ResidualMLP
 from jaxdiff.models.unet import UNet
 
-__all__ = ["Mixer", "ResidualMLP", "UNet"]
+__all__ = ["MaskedAutoregressive", "Mixer", "ResidualMLP", "UNet"]

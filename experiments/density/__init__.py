@@ -1,0 +1,1 @@
+"""The score-based density formula, measured: `python -m experiments.density`."""

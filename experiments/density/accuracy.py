@@ -1,0 +1,284 @@
+"""Log-densities with the exact score: error against evaluations, for the formula and the probability flow.
+
+Data: mixtures in d = 2, 10, 50 and 200 dimensions (`laws.mixture`); eight points from the law, and for d = 50
+the same points plus N(0, I), where log p is -200 and less. What is known of the law by the estimators is its
+exact denoiser and 2,000 samples, to which references are fitted:
+
+    formula, isotropic / Gaussian / mixture     `density_formula` with that reference
+    formula, Gaussian, pilot                    with a time density from a pilot, whose cost is left out
+    flow, exact                                 Runge-Kutta of order 4, exact trace
+    flow, k probes                              10 such steps, Hutchinson's trace
+    flow, Hutch++                               the same, 8 of 25 tangents in a sketch and 8 more on it
+    flow, adaptive                              order 5, exact trace, steps by tolerance
+    diffrax, adaptive                           the same flow by diffrax (Kidger 2021), Dormand & Prince 5(4)
+
+Evaluations are calls of the denoiser for a point, a tangent counting as one. For each: the root mean square
+error over points and keys, the bias with its standard error, how often value +- 1.96 standard errors holds
+the truth, and the wall time of a point when eight are done at once.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.density.laws import mixture
+from jaxdiff import density, times
+from jaxdiff.distributions import GaussianMixture
+from jaxdiff.fitting import fit_gaussian, fit_mixture
+from jaxdiff.likelihood import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.schedules import LinearVariance
+from jaxdiff.typing import Array, Distribution, Key
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEDULE = LinearVariance()
+LEVELS = (11.0, -9.0)  # log-SNR between which the flow runs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes; the pilot and the references see other samples than those that are judged."""
+
+    dimensions: tuple[int, ...] = (2, 10, 50, 200)
+    shifted: tuple[int, ...] = (50,)  # dimensions with points far from the law too
+    evaluations: tuple[int, ...] = (64, 256, 1024)
+    probes: tuple[int, ...] = (1, 4, 16, 25)  # 25: 10 steps of 4 calls and 25 tangents, 1,040 evaluations
+    exact_steps: tuple[int, ...] = (5, 10, 20)
+    shifted_steps: tuple[int, ...] = (20, 40, 160, 640)
+    tolerances: tuple[float, ...] = (1e-2, 1e-4)
+    replicates: int = 40
+    num_points: int = 8
+    num_training: int = 2000
+
+
+def smoke() -> Config:
+    """One small dimension, few keys."""
+    return Config(
+        dimensions=(3,),
+        shifted=(),
+        evaluations=(64,),
+        probes=(4,),
+        exact_steps=(10,),
+        shifted_steps=(20,),
+        tolerances=(1e-2,),
+        replicates=20,
+        num_training=200,
+    )
+
+
+class Task(NamedTuple):
+    """A law, points with their log-densities, and what was fitted to samples of the law."""
+
+    law: GaussianMixture
+    x: Array
+    truth: np.ndarray
+    training: Array
+    references: dict[str, Distribution]
+
+
+class Estimator(NamedTuple):
+    """A way to the log-densities of the task's points, and how it is listed."""
+
+    name: str
+    setting: str
+    evaluations: int | None
+    """None where each point chooses."""
+    random: bool
+    run: Callable[[Key], LogDensity | AdaptiveLogDensity]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """A row for each estimator on each task."""
+    rows = []
+    for d in config.dimensions:
+        for shifted in (False, True)[: 1 + (d in config.shifted)]:
+            task = _task(config, d, shifted)
+            print(f"accuracy: d = {d}, points {'off' if shifted else 'of'} the law", file=sys.stderr)
+            for estimator in (*_formulas(config, task), *_flows(config, task, shifted)):
+                row = _measure(config, task, estimator)
+                rows.append({"dimension": d, "points": "shifted" if shifted else "data", **row})
+    return {"config": dataclasses.asdict(config), "rows": rows}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A block for each task."""
+    lines, task = [], None
+    for row in figures["rows"]:
+        if task != (row["dimension"], row["points"]):
+            task = (row["dimension"], row["points"])
+            lines.append(f"d = {task[0]}, points {'off' if task[1] == 'shifted' else 'of'} the law")
+            lines.append(
+                f"  {'':23s}{'':>14s}{'evaluations':>12s}{'rmse':>9s}{'bias':>19s}{'covered':>9s}{'ms':>9s}"
+            )
+        covered = f"{row['coverage']:9.3f}" if "coverage" in row else " " * 9
+        bias = f"{row['bias']:+.4f}"
+        bias += f" +- {row['bias_standard_error']:.4f}" if "bias_standard_error" in row else ""
+        lines.append(
+            f"  {row['method']:23s}{row['setting']:>14s}{row['evaluations']:12.0f}{row['rmse']:9.4f}"
+            f"{bias:>19s}{covered}{row['milliseconds']:9.2f}"
+        )
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """Error against evaluations in the largest dimension that has shifted points too."""
+    d = max(figures["config"]["shifted"] or figures["config"]["dimensions"])
+    rows = [r for r in figures["rows"] if r["dimension"] == d and r["points"] == "data"]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == name]
+        style = "o-" if name.startswith("formula") else "s--"
+        axes.loglog(
+            [r["evaluations"] for r in own], [r["rmse"] for r in own], style, label=name, markersize=4
+        )
+    axes.set(xlabel="evaluations", ylabel="root mean square error, nats", title=f"log-density, d = {d}")
+    axes.legend(fontsize=6)
+
+
+def _task(config: Config, d: int, shifted: bool) -> Task:
+    law = mixture(d)
+    point_key, training_key, shift_key, fit_key = jax.random.split(jax.random.key(7), 4)
+    x = law.sample(point_key, config.num_points)
+    if shifted:
+        x = x + jax.random.normal(shift_key, x.shape)
+    training = law.sample(training_key, config.num_training)
+    references: dict[str, Distribution] = {
+        "isotropic": fit_gaussian(training, covariance="isotropic"),
+        "Gaussian": fit_gaussian(training),
+        # The floor is for d = 200, where the smallest component has as many samples as dimensions.
+        "mixture": fit_mixture(fit_key, training, len(law.weights), floor=1e-2),
+    }
+    truth = np.asarray(law.log_prob(x), np.float64)
+    return Task(law, x, truth, training, references)
+
+
+def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
+    denoise = task.law.denoiser(SCHEDULE)
+    gaussian = task.references["Gaussian"]
+
+    def pilot(key: Key) -> density.TimeDensity:
+        x = task.training[:32]
+        return density.pilot_time_density(key, denoise, SCHEDULE, x, num_evaluations=512, reference=gaussian)
+
+    for name, reference, time_density in (
+        *((name, reference, None) for name, reference in task.references.items()),
+        ("Gaussian, pilot", gaussian, jax.jit(pilot)(jax.random.key(9))),
+    ):
+        for n in config.evaluations:
+            call = functools.partial(
+                density.density_formula,
+                denoise=denoise,
+                schedule=SCHEDULE,
+                x=task.x,
+                num_evaluations=n,
+                reference=reference,
+                time_density=time_density,
+            )
+            yield Estimator(f"formula, {name}", "", n, True, call)
+
+
+def _flows(config: Config, task: Task, shifted: bool) -> Iterator[Estimator]:
+    d = task.x.shape[1]
+    t_min, t_max = (float(jax.nn.sigmoid(-level)) for level in LEVELS)
+    shared = {
+        "denoise": task.law.denoiser(SCHEDULE),
+        "schedule": SCHEDULE,
+        "x": task.x,
+        "start": task.references["Gaussian"].perturbed(SCHEDULE, t_max),
+    }
+    flow = functools.partial(probability_flow, **shared)
+
+    def grid(num_steps: int) -> Array:
+        return times.log_snr_grid(SCHEDULE, num_steps, t_max=t_max, t_min=t_min)[::-1]
+
+    for steps in config.shifted_steps if shifted else config.exact_steps:
+        call = functools.partial(flow, times=grid(steps))
+        yield Estimator("flow, exact", f"{steps} steps", 4 * steps * (1 + d), False, call)
+    for probes in config.probes:
+        call = functools.partial(flow, times=grid(10), num_probes=probes)
+        yield Estimator("flow, Hutchinson", f"{probes} probes", 40 * (1 + probes), True, call)
+    sketch = min(8, d)
+    tangents = max(config.probes)
+    if tangents > 2 * sketch:
+        call = functools.partial(flow, times=grid(10), num_probes=tangents - 2 * sketch, sketch_size=sketch)
+        yield Estimator("flow, Hutch++", f"{tangents} tangents", 40 * (1 + tangents), True, call)
+    for tolerance in config.tolerances:
+        call = functools.partial(
+            adaptive_probability_flow, **shared, t_min=t_min, t_max=t_max, tolerance=tolerance, max_steps=4096
+        )
+        yield Estimator("flow, adaptive", f"{tolerance:g}", None, False, call)
+        if importlib.util.find_spec("diffrax"):
+            peer = functools.partial(_diffrax, task=task, start=shared["start"], tolerance=tolerance)
+            yield Estimator("diffrax, adaptive", f"{tolerance:g}", None, False, peer)
+
+
+def _diffrax(key: Key, *, task: Task, start: Distribution, tolerance: float) -> AdaptiveLogDensity:
+    """The same flow and exact trace, each point alone under `jax.vmap`, by diffrax's adaptive solver."""
+    import diffrax
+
+    denoise = task.law.denoiser(SCHEDULE)
+
+    def field(level: Any, state: tuple[Array, Array], _: Any) -> tuple[Array, Array]:
+        cos, sin = jnp.sqrt(jax.nn.sigmoid(level)), jnp.sqrt(jax.nn.sigmoid(-level))
+
+        def velocity(z: Array) -> Array:
+            estimate = denoise(z[None], sin**2)
+            return -0.5 * sin * cos * (cos * estimate.noise - sin * estimate.data)[0]
+
+        slope, push = jax.linearize(velocity, state[0])
+        return slope, jnp.trace(jax.vmap(push)(jnp.eye(len(slope), dtype=slope.dtype)))
+
+    scale = jnp.sqrt(jax.nn.sigmoid(LEVELS[0]))
+
+    def one(x: Array) -> tuple[Array, Array]:
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(field),
+            diffrax.Dopri5(),
+            t0=LEVELS[0],
+            t1=LEVELS[1],
+            dt0=(LEVELS[1] - LEVELS[0]) / 32,
+            y0=(scale * x, jnp.zeros((), x.dtype)),
+            stepsize_controller=diffrax.PIDController(rtol=tolerance, atol=tolerance),
+            max_steps=4096,
+        )
+        assert solution.ys is not None
+        z, gained = (part[-1] for part in solution.ys)
+        return start.log_prob(z) + x.size * jnp.log(scale) + gained, 6 * solution.stats["num_steps"] + 1
+
+    value, calls = jax.vmap(one)(task.x)
+    return AdaptiveLogDensity(value, jnp.zeros_like(value), calls)
+
+
+def _measure(config: Config, task: Task, estimator: Estimator) -> dict[str, Any]:
+    replicates = config.replicates if estimator.random else 1
+    keys = jax.random.split(jax.random.key(1), replicates)
+    compiled = jax.jit(lambda keys: jax.lax.map(estimator.run, keys)).lower(keys).compile()
+    began = time.monotonic()
+    answer = jax.tree.map(lambda part: np.asarray(part, np.float64), jax.block_until_ready(compiled(keys)))
+    seconds = time.monotonic() - began
+    off = answer.value - task.truth[None]
+    evaluations = estimator.evaluations
+    if evaluations is None:
+        evaluations = float(answer.num_evaluations.mean() * (1 + task.x.shape[1]))
+    row = {
+        "method": estimator.name,
+        "setting": estimator.setting,
+        "evaluations": evaluations,
+        "rmse": float(np.sqrt((off**2).mean())),
+        "bias": float(off.mean()),
+        "milliseconds": 1e3 * seconds / off.size,
+    }
+    if estimator.random:
+        # Keys are independent; the points of a key are not the same law, but each has its own noise.
+        row["bias_standard_error"] = float(off.mean(1).std(ddof=1) / np.sqrt(replicates))
+    if estimator.name.startswith("formula"):
+        row["coverage"] = float((np.abs(off) < 1.96 * answer.standard_error).mean())
+    return row

@@ -1,0 +1,436 @@
+"""Autoregressive: the diffusion loss of autoregressive models is a likelihood, with the right weights.
+
+An autoregressive model over continuous tokens (Li et al. 2024, arXiv 2406.11838) learns the law of a token x
+given z, what a network made of the tokens before it, by a regression onto the noise. With the density formula
+(`jaxdiff.density`)
+
+    E[-log p(x | z)]  <=  (1/2) int E|eps - N(x_t, t; z)|^2 dlambda + const,                         (1)
+
+an equality where N is the denoiser of a law. So with times uniform in log-SNR the loss is maximum likelihood,
+up to what (1) leaves, and with times uniform under a schedule it is another criterion. Two measurements:
+
+*The minimizer.* Data of four modes, N(+-0.8, 0.05) and N(+-1.6, 0.05) with equal weights, and the family
+(N(m, s2) + N(-m, s2)) / 2, which does not hold them. The mean of the regression is, up to a constant,
+
+    (1/2) int w(lambda) E|N - N_theta|^2 dlambda,                                                    (2)
+
+with w = 1 the divergence KL(data || theta), and with w in proportion to |dt / dlambda| the loss of uniform
+times. It is minimized by Newton's method, beside the likelihood itself, both by quadrature in float64.
+
+*Digits.* scikit-learn's 8 x 8 digits, dequantized as in `experiments.quickstart`, in sixteen tokens of 2 x 2
+pixels, in reading order. A `MaskedAutoregressive` learns them under both weights, with the same keys; its
+denoising network answers with level probabilities (`jaxdiff.quantized`). The held-out log-density is that of
+the chain rule. Its terms need no formula each: given the z of all tokens, which come from clean ones, the
+error of an image is the sum of its tokens', and so is the formula.
+
+Expect the minimizer with formula weights to be the likelihood's, and (2) there to be the divergence; with
+uniform times another one. About learning the theory says less: its criterion is better, in the limit of much
+training, which is not where this experiment stops.
+
+MEASURED (one core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 265 s of processor time):
+
+    minimizer of            m         s2        s2 - likelihood's    KL(data || .)
+    likelihood              1.19932   .211637                        .118915
+    (2), formula weights    1.19932   .211637   2e-11                .118915, and so is (2)
+    uniform, cosine         1.19753   .215174   3.5e-3               .118988
+    uniform, linear rate    1.19746   .215380   3.7e-3               .118996
+    uniform, lin. variance  1.19647   .217723   6.1e-3               .119124
+
+    nats of digits          formula weights   uniform weights   formula - uniform, paired
+    held out                96.30 +- 0.62     97.82 +- 0.63     -1.52 +- 0.12 over images, 0.18 over 3 seeds
+    training                99.96 +- 0.65     101.97 +- 0.67    -2.01 +- 0.10 over images, 0.16 over 3 seeds
+
+So at 600 steps uniform weights do better, with each seed. They do so on the training images too, so that
+generalization alone is not the reason.
+"""
+
+import dataclasses
+import functools
+import math
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import data, parameterizations, quantized, times, training
+from jaxdiff.denoisers import make_denoiser
+from jaxdiff.density import TimeDensity, density_formula
+from jaxdiff.distributions import Gaussian, GaussianMixture
+from jaxdiff.fitting import fit_gaussian
+from jaxdiff.losses import regression_loss
+from jaxdiff.models import MaskedAutoregressive
+from jaxdiff.process import inverse_log_snr
+from jaxdiff.schedules import Cosine, LinearVariance, VariancePreserving
+from jaxdiff.typing import Array, Key, Params, Predictor, Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+WEIGHTS = ("formula", "uniform")
+JUDGED = ("held out", "training")
+Apply: TypeAlias = Callable[..., Any]
+"""A `MaskedAutoregressive`'s."""
+
+SCHEDULES: dict[str, Schedule] = {
+    "cosine": Cosine(),
+    "linear rate (DDPM)": VariancePreserving(),
+    "linear variance": LinearVariance(),
+}
+"""Under which the times of the minimizers are uniform."""
+
+LEVELS, SIDE, PATCH = 17, 8, 2
+STD = 0.355  # of the dequantized digits
+SCHEDULE = Cosine(shift=1 / STD)  # the noise at t = 1/2 is as large as the data
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the part depends on. Not searched: one run was seen, on the validation part."""
+
+    steps: int = 600
+    seeds: int = 3
+    batch_size: int = 32
+    draws: int = 4  # of a time and noise for each token: they cost less than z
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.3  # on matrices, times the learning rate
+    ema_decay: float = 0.99
+    t_min: float = 0.017  # a sixth of a level: below it the closed form does everything
+    t_max: float = 0.97
+    width: int = 64  # of both networks
+    num_blocks: int = 3
+    denoiser_blocks: int = 2
+    evaluation_rows: int = 360
+    num_evaluations: int = 80  # an image: their noise is half of what the images' own spread makes
+    validation: bool = False  # learn from the first 1,200 training images, judge on others of them
+
+
+def smoke() -> Config:
+    """The same at a size for tests."""
+    return Config(
+        steps=30,
+        seeds=2,
+        batch_size=16,
+        draws=2,
+        width=16,
+        num_blocks=1,
+        denoiser_blocks=1,
+        evaluation_rows=16,
+        num_evaluations=160,
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """The minimizers, and the held-out log-densities of the digits."""
+    with jax.enable_x64(True):
+        rows = minimizers()
+    return {"config": dataclasses.asdict(config), "minimizers": rows, "digits": digits(config)}
+
+
+def minimizers() -> list[dict[str, Any]]:
+    """(m, s2) of the likelihood, and of (2) for each weight, with the divergence that they leave in nats."""
+    thetas, divergences, integral = (np.asarray(value, np.float64) for value in jax.jit(_minimize)())
+    rows = []
+    for name, (m, s2), value in zip(("likelihood", "formula", *SCHEDULES), thetas, divergences, strict=True):
+        row = {"criterion": name, "m": float(m), "s2": float(s2), "divergence": float(value)}
+        # Only with formula weights is the value of (2) in nats.
+        rows.append(row | {"integral": float(integral) if name == "formula" else None})
+    return rows
+
+
+def _minimize() -> tuple[Array, Array, Array]:
+    """Minimizers (5, 2), KL(data || .) at each (5,), and the value of (2) with formula weights at its own."""
+    law = GaussianMixture(jnp.full(4, 0.25), jnp.array([[-1.6], [-0.8], [0.8], [1.6]]), jnp.full(4, 0.05))
+    schedule, high, low = SCHEDULES["cosine"], 22.0, -10.0  # all but 1e-8 of the integral
+    u, x = (jnp.arange(128) + 0.5) / 128, jnp.linspace(-8, 8, 321)[:, None]
+
+    def grid(schedule: Schedule) -> times.TrainingTimes:
+        t_min, t_max = (inverse_log_snr(schedule, level, t_min=0.0, t_max=1.0) for level in (high, low))
+        return times.log_snr_uniform(u, schedule, t_min=t_min, t_max=t_max)
+
+    weights = jnp.stack([jnp.full_like(u, high - low)] + [grid(s).weight for s in SCHEDULES.values()])
+    t, step = grid(schedule).t, x[1, 0] - x[0, 0]
+    mass = step * jnp.exp(jax.vmap(lambda t: law.perturbed(schedule, t).log_prob(x))(t))
+    exact = jax.vmap(lambda t: law.denoiser(schedule)(x, t).noise)(t)
+
+    def family(theta: Array) -> GaussianMixture:
+        m, s2 = theta
+        return GaussianMixture(jnp.full(2, 0.5), jnp.stack([m, -m])[:, None], jnp.stack([s2, s2]))
+
+    def divergence(theta: Array) -> Array:
+        ratio = law.log_prob(x) - family(theta).log_prob(x)
+        return step * jnp.sum(jnp.exp(law.log_prob(x)) * ratio)
+
+    def risk(theta: Array, weight: Array) -> Array:
+        error = jax.vmap(lambda t: family(theta).denoiser(schedule)(x, t).noise)(t) - exact
+        return 0.5 * jnp.mean(weight * jnp.sum(mass * error[..., 0] ** 2, axis=1))
+
+    def minimize(objective: Callable[[Array], Array]) -> Array:
+        def newton(_: int, theta: Array) -> Array:
+            return theta - jnp.linalg.solve(jax.hessian(objective)(theta), jax.grad(objective)(theta))
+
+        return jax.lax.fori_loop(0, 8, newton, jnp.array([1.2, 0.2]))
+
+    found = jax.vmap(lambda weight: minimize(lambda theta: risk(theta, weight)))(weights)
+    thetas = jnp.concatenate([minimize(divergence)[None], found])
+    return thetas, jax.vmap(divergence)(thetas), risk(found[0], weights[0])
+
+
+def digits(config: Config) -> dict[str, Any]:
+    """Learn with both weights and all seeds; nats of (pixels + u) / 17, and paired differences."""
+    train, held_out = _split(config)
+    log_prior, reference = jax.jit(_independent_and_gaussian)(train)
+    network = MaskedAutoregressive(
+        PATCH**2 * LEVELS,
+        width=config.width,
+        num_blocks=config.num_blocks,
+        denoiser_width=config.width,
+        denoiser_blocks=config.denoiser_blocks,
+    )
+    start, fit = _learner(config, network, log_prior, train)
+    judge = jax.jit(functools.partial(log_density, config, network.apply, log_prior, reference))
+    judged = [
+        (pixels, _dequantized(jax.random.key(1), pixels)) for pixels in (held_out, train[: len(held_out)])
+    ]
+    values = np.zeros((2, len(JUDGED), len(WEIGHTS), config.seeds, len(held_out)))
+    for seed in range(config.seeds):
+        start_key, key = jax.random.split(jax.random.key(seed))
+        for w, weights in enumerate(WEIGHTS):
+            print(f"digits, {weights} weights, seed {seed}", file=sys.stderr)
+            params = fit(key, start(start_key), weights)
+            for i, (pixels, x) in enumerate(judged):
+                values[:, i, w, seed] = judge(params, pixels, x)
+    nats, size = values[0], train[0].size
+    rows = []
+    for i, images in enumerate(JUDGED):
+        for w, weights in enumerate(WEIGHTS):
+            bits = float(data.bits_per_dimension(nats[i, w].mean(), size, levels=LEVELS))
+            row = {"images": images, "weights": weights, "bits_per_dimension": bits}
+            rows.append(row | {"seeds": [_mean(own) for own in nats[i, w]]} | _mean(nats[i, w].mean(0)))
+    difference = nats[:, 0] - nats[:, 1]
+    untrained = training.averaged(start(jax.random.key(0)))
+    return {
+        "parameters": sum(p.size for p in jax.tree.leaves(untrained)),
+        "gaussian_nats": float(reference.log_prob(judged[0][1].reshape(len(held_out), size)).mean()),
+        "untrained": _untrained(log_prior, held_out, *judge(untrained, *judged[0])),
+        "rows": rows,
+        "differences": [  # formula - uniform, paired, over images and, less surely, over seeds
+            {"images": images, "over_seeds": _mean(own.mean(1))} | _mean(own.mean(0))
+            for images, own in zip(JUDGED, difference, strict=True)
+        ],
+    }
+
+
+def _independent_and_gaussian(train: Array) -> tuple[Array, Gaussian]:
+    """Logarithms of the frequencies of each pixel's levels, (16, 4, 17), and the Gaussian of the images."""
+    log_prior = jax.vmap(lambda pixels: quantized.log_histogram(pixels, levels=LEVELS), in_axes=1)(train)
+    return log_prior, fit_gaussian(_dequantized(jax.random.key(0), train).reshape(len(train), -1))
+
+
+def _untrained(log_prior: Array, pixels: Array, value: Array, error: Array) -> dict[str, float]:
+    """Networks that answer zero leave independent pixels: their log-density, exact and by the formula."""
+    own = np.take_along_axis(np.asarray(log_prior)[None], np.asarray(pixels)[..., None], axis=-1)
+    exact = float(own.sum() / len(pixels) + pixels[0].size * math.log(LEVELS))
+    standard_error = float(jnp.sqrt(jnp.sum(error**2)) / len(pixels))
+    return {"exact": exact, "formula": float(value.mean()), "standard_error": standard_error}
+
+
+def _split(config: Config) -> tuple[Array, Array]:
+    """Tokens to learn from and tokens to judge by, (n, 16, 4)."""
+    split = data.digits()
+    train, held_out = split.train, split.test
+    if config.validation:
+        train, held_out = train[:1200], train[1200:]
+    return _tokens(train), _tokens(held_out[: config.evaluation_rows])
+
+
+def _tokens(pixels: np.ndarray) -> Array:
+    """(n, 64) -> (n, 16, 4): patches in reading order."""
+    across = SIDE // PATCH
+    images = jnp.asarray(pixels, jnp.int32).reshape(-1, across, PATCH, across, PATCH)
+    return images.swapaxes(2, 3).reshape(-1, across**2, PATCH**2)
+
+
+def _dequantized(key: Key, pixels: Array) -> Array:
+    return data.dequantize(key, pixels, levels=LEVELS)
+
+
+def _shown(pixels: Array) -> Array:
+    """Of tokens, to the network that makes z: levels, for u says nothing of other tokens."""
+    return (pixels - 5) / 6
+
+
+def _reading_order(tokens: Array) -> Array:
+    return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape[:2])
+
+
+def _predictor(apply: Apply, z: Array, log_prior: Array) -> Predictor:
+    """Of one token of every image, from its z (rows, width) and its pixels' log_prior (4, 17)."""
+
+    def answer(params: Params, features: Array, t: Array) -> Any:
+        logits = apply(params, z, features[..., 0], t, method="denoise")
+        return logits.reshape(-1, PATCH**2, LEVELS)
+
+    return quantized.predictor(answer, log_prior)
+
+
+def _learner(
+    config: Config, network: MaskedAutoregressive, log_prior: Array, train: Array
+) -> tuple[Callable[[Key], training.TrainState], Callable[[Key, training.TrainState, str], Params]]:
+    """``start(key)``, a state, and ``fit(key, state, weights)``, the average of the parameters learnt.
+
+    The weights are data: one compiled program serves both.
+    """
+    apply: Apply = network.apply
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            optax.warmup_cosine_decay_schedule(
+                0.0, config.learning_rate, min(100, config.steps // 2), config.steps
+            ),
+            b2=0.99,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )
+    decay = training.warm_up_ema(config.ema_decay)
+
+    def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
+        time_key, order_key, target_key = jax.random.split(key, 3)
+        pixels, is_formula = batch
+        z = apply(params, _shown(pixels), _reading_order(pixels), method="condition")
+        z, drawn = (jnp.repeat(part, config.draws, axis=0) for part in (z, pixels))
+        u = jax.random.permutation(order_key, times.stratified(time_key, len(drawn)))
+        ends = {"t_min": config.t_min, "t_max": config.t_max}
+        t = jnp.where(is_formula, times.log_snr_uniform(u, SCHEDULE, **ends).t, times.uniform(u, **ends).t)
+
+        def token(key: Key, z: Array, log_prior: Array, pixels: Array) -> Array:
+            x, target = quantized.quantized_target(key, SCHEDULE, pixels, t, levels=LEVELS)
+            return regression_loss(
+                _predictor(apply, z, log_prior),
+                params,
+                SCHEDULE,
+                x,
+                target,
+                t,
+                parameterization=quantized.parameterization,
+                weight=parameterizations.noise.row,
+            )
+
+        keys = jax.random.split(target_key, len(log_prior))
+        losses = jax.vmap(token, in_axes=(0, 1, 0, 1))(keys, z, log_prior, drawn)
+        return losses.sum(0).mean()
+
+    step = training.make_train_step(loss, optimizer, ema_decay=decay)
+
+    def draw(source: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
+        return data.batch(key, source[0], config.batch_size), source[1]
+
+    @jax.jit
+    def start(key: Key) -> training.TrainState:
+        x = jnp.zeros(train[:1].shape)
+        params = network.init(key, x, _reading_order(x), x, jnp.zeros(1))
+        return training.init_state(params, optimizer, ema_decay=decay)
+
+    def fit(key: Key, state: training.TrainState, weights: str) -> Params:
+        source = jax.tree_util.Partial(draw, (train, jnp.asarray(weights == "formula")))
+        with training.Progress(config.steps) as progress:
+            state = training.train(key, state, step, source, num_steps=config.steps, report=progress)
+        return training.averaged(state)
+
+    return start, fit
+
+
+def log_density(
+    config: Config,
+    apply: Apply,
+    log_prior: Array,
+    reference: Gaussian,
+    params: Params,
+    pixels: Array,
+    x: Array,
+) -> tuple[Array, Array]:
+    """Nats of x by the chain rule in reading order, and their standard errors, (n,); pixels are x before."""
+    z = apply(params, _shown(pixels), _reading_order(pixels), method="condition")
+
+    def one(key: Key, z: Array, x: Array) -> tuple[Array, Array]:
+        def predict(params: Params, x_t: Array, t: Array) -> Array:
+            def token(z: Array, log_prior: Array, x_t: Array) -> Array:
+                rows = jnp.broadcast_to(z, (len(x_t), *z.shape))
+                return _predictor(apply, rows, log_prior)(params, x_t, t)
+
+            return jax.vmap(token, in_axes=(0, 0, 1), out_axes=1)(z, log_prior, x_t)
+
+        value, error = density_formula(
+            key,
+            make_denoiser(predict, params, SCHEDULE, parameterization=quantized.parameterization),
+            SCHEDULE,
+            x[None],
+            num_evaluations=config.num_evaluations,
+            reference=reference,
+            t_min=5e-4,  # the edges of a level are sharp for all but one in a hundred values
+            t_max=config.t_max,
+            time_density=TimeDensity(STD),
+            rows_per_call=8,  # of each image: all of them are in a call
+        )
+        return value[0], error[0]
+
+    return jax.vmap(one)(jax.random.split(jax.random.key(2), len(x)), z, x)
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    return {
+        "mean": float(values.mean()),
+        "standard_error": float(values.std(ddof=1) / math.sqrt(len(values))),
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Minimizers beside the likelihood's, and the digits' held-out nats."""
+    best = figures["minimizers"][0]
+    lines = [
+        "criterion                 m         s2     s2 - MLE       m - MLE   KL(data || .)   value of (2)"
+    ]
+    for row in figures["minimizers"]:
+        value = "" if row["integral"] is None else f"{row['integral']:15.8f}"
+        lines.append(
+            f"{row['criterion']:20} {row['m']:.5f}  {row['s2']:9.6f} {row['s2'] - best['s2']:+12.1e} "
+            f"{row['m'] - best['m']:+13.1e} {row['divergence']:15.8f}{value}"
+        )
+    found = figures["digits"]
+    lines.append(f"\nnats of digits, {figures['config']['seeds']} seeds      mean over seeds     each seed")
+    for row in found["rows"]:
+        each = "  ".join(f"{own['mean']:.2f}" for own in row["seeds"])
+        lines.append(f"{row['images']:9} {row['weights']:18} {_show(row):>16}     {each}")
+    for row in found["differences"]:
+        spread = row["over_seeds"]["standard_error"]
+        lines.append(f"{row['images']:9} formula - uniform  {_show(row):>16}     +- {spread:.2f} over seeds")
+    known = found["untrained"]
+    shown = f"{known['formula']:.2f} +- {known['standard_error']:.2f}, exact {known['exact']:.2f}"
+    lines.append(f"before training   {shown}")
+    held_out = "  ".join(f"{row['weights']} {row['bits_per_dimension']:.4f}" for row in found["rows"][:2])
+    lines.append(f"held out, bits per dimension: {held_out}; a Gaussian's nats: {found['gaussian_nats']:.2f}")
+    return "\n".join(lines)
+
+
+def _show(value: dict[str, float]) -> str:
+    return f"{value['mean']:.2f} +- {value['standard_error']:.2f}"
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """Held-out nats of each seed, with both weights."""
+    for i, row in enumerate(figures["digits"]["rows"][: len(WEIGHTS)]):
+        axes.errorbar(
+            [seed + 0.1 * i for seed in range(len(row["seeds"]))],
+            [own["mean"] for own in row["seeds"]],
+            [own["standard_error"] for own in row["seeds"]],
+            fmt="o",
+            capsize=3,
+            label=f"{row['weights']} weights",
+        )
+    axes.set_xticks(range(figures["config"]["seeds"]))
+    axes.set(xlabel="seed", ylabel="held-out nats", title="Digits, masked autoregressive")
+    axes.legend()

@@ -1,0 +1,76 @@
+"""Experiments that are made of parts: running, keeping, resuming, and the command line."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+
+from experiments import parts
+from experiments.bootstrapping import __main__ as bootstrapping
+from experiments.density import __main__ as density
+
+COMMANDS = [bootstrapping, density]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    sizes: tuple[int, ...] = (2, 3)
+
+
+def part(calls):
+    """A part that notes its runs."""
+
+    def run(config):
+        calls.append(config)
+        return {"config": dataclasses.asdict(config), "product": int(np.prod(config.sizes))}
+
+    return types.SimpleNamespace(
+        run=run,
+        table=lambda figures: f"product {figures['product']}",
+        draw=lambda figures, axes: axes.plot([0, figures["product"]]),
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda module: module.__name__.split(".")[1])
+def test_every_part_has_the_interface_and_is_named_in_the_help(command):
+    for name, (module, config) in command.PARTS.items():
+        assert type(module.smoke()) is type(config)
+        assert callable(module.run)
+        assert callable(module.table)
+        assert callable(module.draw)
+        assert f"| {name} " in command.__doc__
+        assert module.__name__.rsplit(".", 1)[1] in command.__doc__
+
+
+def test_parts_that_are_done_are_kept(tmp_path, capsys):
+    first, second = [], []
+    both = {"A": (part(first), Config()), "B": (part(second), Config((5,)))}
+    parts.main({"A": both["A"]}, tmp_path)
+    with pytest.raises(FileExistsError, match="holds the results of A; go on with --resume"):
+        parts.main(both, tmp_path)
+    figures = parts.main(both, tmp_path, resume=True)
+    assert (first, second) == ([Config()], [Config((5,))])
+    assert (figures["A"]["product"], figures["B"]["product"]) == (6, 5)
+    assert json.loads((tmp_path / "figures.json").read_text())["B"]["product"] == 5
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert "product 6" in capsys.readouterr().out
+
+
+def test_another_config_is_not_resumed(tmp_path):
+    both = {"A": (part([]), Config())}
+    parts.main(both, tmp_path)
+    with pytest.raises(ValueError, match=r"another config, got .*\[2, 3\].*wanted .*\[4\]"):
+        parts.main({"A": (part([]), Config((4,)))}, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--parts", "E9"], "invalid choice: 'E9'"), (["--seeds", "3"], "unrecognized arguments")],
+)
+def test_bad_flags_end_in_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parts.command_line("name", "what it does", {"A": (part([]), Config())}, flags)
+    assert exit_.value.code == 2
+    assert message in capsys.readouterr().err
