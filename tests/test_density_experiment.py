@@ -62,5 +62,6 @@ def test_the_formula_and_the_bound_of_a_model_agree():
         assert len(figures["values"][name]) == 6
     both = np.hypot(rows["formula"]["standard_error"], rows["elbo"]["standard_error"])
     # the chain's steps lose something: the bound is below, and by a little of some seventy nats
-    assert -3 < rows["elbo"]["less_formula"] < 4 * both
+    assert -3 - 4 * both < rows["elbo"]["less_formula"] < 4 * both
+    assert both < 1
     assert "over images" in digits.table(figures)

@@ -15,6 +15,30 @@ exact denoiser and 2,000 samples, to which references are fitted:
 Evaluations are calls of the denoiser for a point, a tangent counting as one. For each: the root mean square
 error over points and keys, the bias with its standard error, how often value +- 1.96 standard errors holds
 the truth, and the wall time of a point when eight are done at once.
+
+MEASURED (one busy core of a shared AMD EPYC, jax 0.12.0.1, diffrax 0.7.2, 2026-11-22; 25 min, most of it to
+compile). Root mean square error in nats, by evaluations:
+
+    of the law                   d = 2    10       50       200        d = 50, off the law
+    formula, isotropic   1,024   .056     .106     .220     .65        .56
+    formula, Gaussian    1,024   .056     .095     .180     .61        .54
+    formula, mixture     1,024   .006     .014     .048     .52        .49
+    formula, Gaussian      256   .15      .25      .62      1.3        1.7
+    flow, 25 probes      1,040   .092     .40      .97      1.9        65
+    flow, Hutch++        1,040   .026     .27      1.8      3.2        65
+    flow, exact, 20 steps        .002     .010     .011     .84        58
+      in evaluations             240      880      4,080    16,080     4,080
+    flow, adaptive, 1e-4         .001     .002     .014     .035       .055
+      in evaluations             268      910      4,794    16,934     13,744
+    diffrax, adaptive, 1e-4      .003     .008     .057     .149       .43
+      in evaluations             232      795      4,297    16,482     13,018
+
+So at a thousand evaluations in 50 dimensions the formula's error is 5 times less than that of the flow's
+probes, and 20 times with a mixture for reference; off the law, where the flow is stiff, steps by tolerance
+are right as well and 640 even ones too (.11), 160 are not (17). An exact trace is best where it can be
+afforded. Intervals hold the truth in 90 to 99 % of cases; in 82 to 89 % with 64 evaluations off the law, and
+in 86 % with 64 and the mixture in 200 dimensions, whose covariances are of as few samples as dimensions.
+Hutch++ spends on directions what it could on signs, and loses where no few directions stand out.
 """
 
 import dataclasses
