@@ -1,6 +1,7 @@
 """Independent references: float64 NumPy formulas written from the definitions, never from the library."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import schedules
+from jaxdiff.pytrees import pytree
 from jaxdiff.typing import Denoised
 
 
@@ -191,3 +193,18 @@ def log_snr_times(case: Case, num_steps: int) -> np.ndarray:
 def float32_tolerance(x: jax.Array) -> float:
     """A few units in the last place of x's dtype, relative."""
     return 8 * float(jnp.finfo(x.dtype).eps)
+
+
+@pytree
+@dataclass(frozen=True)
+class Chosen:
+    """One of the schedules by its number, so that all of them are one compiled call."""
+
+    number: Any
+    schedules: Any
+
+    def alpha(self, t):
+        return jax.lax.switch(self.number, [s.alpha for s in self.schedules], t)
+
+    def sigma(self, t):
+        return jax.lax.switch(self.number, [s.sigma for s in self.schedules], t)

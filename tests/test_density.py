@@ -1,17 +1,14 @@
 import functools
-from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import CASES, NAMES, gaussian_denoiser
+from oracles import CASES, NAMES, Chosen, gaussian_denoiser
 
 from jaxdiff import density, low_discrepancy
 from jaxdiff.density import TimeDensity, density_formula, log_density_increment, noise_level_curve
 from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, Spectrum
-from jaxdiff.pytrees import pytree
 from jaxdiff.schedules import Karras, LinearVariance, OrnsteinUhlenbeck, RectifiedFlow, VariancePreserving
 
 SCHEDULE = LinearVariance()
@@ -59,21 +56,6 @@ def gaussian(d):
 
 
 # --- the identities, by quadrature -------------------------------------------------------------------------
-
-
-@pytree
-@dataclass(frozen=True)
-class Chosen:
-    """One of the schedules by its number, so that all of them are one compiled call."""
-
-    number: Any
-    schedules: Any
-
-    def alpha(self, t):
-        return jax.lax.switch(self.number, [s.alpha for s in self.schedules], t)
-
-    def sigma(self, t):
-        return jax.lax.switch(self.number, [s.sigma for s in self.schedules], t)
 
 
 def gauss_hermite(n, d):
