@@ -16,9 +16,6 @@ from jaxdiff.pytrees import pytree
 from jaxdiff.targets import denoising_target
 from jaxdiff.typing import Denoised
 
-# One worker runs them all, so that the sweep of the variances is made once.
-pytestmark = pytest.mark.xdist_group("bootstrap")
-
 MIXTURE = GaussianMixture(
     jnp.asarray([0.3, 0.7]), jnp.asarray([[1.0, 0.0], [-1.0, 0.5]]), jnp.asarray([0.1, 0.2])
 )

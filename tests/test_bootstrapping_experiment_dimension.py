@@ -6,9 +6,6 @@ import pytest
 
 from experiments.bootstrapping import dimension
 
-# One worker runs them all, so that the experiment is run once.
-pytestmark = pytest.mark.xdist_group("bootstrapping_dimension")
-
 
 @pytest.fixture(scope="module")
 def figures():

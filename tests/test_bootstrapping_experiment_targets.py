@@ -14,9 +14,6 @@ from experiments.bootstrapping.laws import random_law
 
 matplotlib.use("Agg")
 
-# One worker runs them all, so that each part is run once.
-pytestmark = pytest.mark.xdist_group("bootstrapping_targets")
-
 
 @pytest.fixture(scope="module")
 def variances():

@@ -52,7 +52,6 @@ def test_the_law_is_turned():
     assert np.abs(basis).max() < 0.99
 
 
-@pytest.mark.xdist_group("quickstart")
 def test_the_formula_and_the_bound_of_a_model_agree():
     """An untrained model is nearly a closed-form law: the formula, many paths of a fine chain, and the flow."""
     figures = digits.run(digits.smoke())

@@ -9,9 +9,6 @@ from scipy import optimize
 from experiments.density import autoregressive
 from jaxdiff import data
 
-# One worker runs them all, so that the experiment is run once.
-pytestmark = pytest.mark.xdist_group("density_autoregressive")
-
 
 @pytest.fixture(scope="module")
 def figures():

@@ -6,9 +6,6 @@ import pytest
 
 from experiments.density import classifier
 
-# One worker runs them all, so that the experiment is run once.
-pytestmark = pytest.mark.xdist_group("density_classifier")
-
 
 @pytest.fixture(scope="module")
 def figures():

@@ -7,9 +7,6 @@ import pytest
 
 from experiments.density import discretization, elbo_validity
 
-# One worker runs them all, so that each part is run once.
-pytestmark = pytest.mark.xdist_group("density_discretization")
-
 
 @pytest.fixture(scope="module")
 def errors():

@@ -9,9 +9,6 @@ import pytest
 
 from experiments.density import gan
 
-# One worker runs them all, so that the experiment is run once.
-pytestmark = pytest.mark.xdist_group("density_gan")
-
 
 @pytest.fixture(scope="module")
 def figures():

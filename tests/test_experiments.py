@@ -11,10 +11,6 @@ from jaxdiff import Checkpoints
 CONFIG = quickstart.smoke()
 
 
-# One worker runs them all, so that each data set is trained on once.
-pytestmark = pytest.mark.xdist_group("quickstart")
-
-
 @pytest.fixture(scope="module", params=sorted(quickstart.PROBLEMS))
 def run(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)

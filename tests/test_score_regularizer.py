@@ -12,9 +12,6 @@ from jaxdiff.distributions import Gaussian, GaussianMixture
 from jaxdiff.losses import score_regularizer
 from jaxdiff.schedules import Karras
 
-# One worker runs them all, so that the regularizer is compiled once.
-pytestmark = pytest.mark.xdist_group("score_regularizer")
-
 MEAN, VARIANCES, X = np.asarray([0.5, -1.0]), np.asarray([0.3, 2.0]), np.asarray([1.4, 0.2])
 ROWS = 10_000
 

@@ -13,9 +13,6 @@ from jaxdiff.schedules import OrnsteinUhlenbeck, VariancePreserving
 from jaxdiff.theory import score_error
 from jaxdiff.typing import Denoised
 
-# One worker runs them all, so that the paths are made once.
-pytestmark = pytest.mark.xdist_group("theory")
-
 
 def test_error_of_a_wrong_gaussian_is_its_closed_form():
     """Scores of N(0, 1) and N(.5, 1.5): the mean squared difference is a quadratic form, in d = 4 coordinates."""
