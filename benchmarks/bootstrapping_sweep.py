@@ -12,6 +12,10 @@ their formulas for one law at one pair of neighbouring levels. 32 laws x 16 pair
 Arguments of the loops are made beforehand, and nothing waits for the device until the loop's end. Rounds of
 the three alternate, so that a busy machine slows all of them; times are medians, and so are the ratios to one
 call. Compilation is timed apart.
+
+MEASURED (two cores of an AMD EPYC, CPU, jax 0.12.0.1, 2026-11-22): 2,560 cells in 4.4 s in one call, which is
+1.00 of the padded loop's time, with the same results to the bit; five own sizes take 0.60 of it and 30 s to
+compile against 12.5. On a CPU a cell of 64 samples fills the machine: one call gains simplicity, not time.
 """
 
 import argparse
