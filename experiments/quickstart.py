@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments.optimizers import adamw
 from jaxdiff import bootstrap, data, metrics, parameterizations, quantized, samplers, times, training
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.denoisers import make_denoiser
@@ -226,21 +226,7 @@ def fit(
     )
     init_key, key = jax.random.split(jax.random.key(config.seed))
     # Decay holds the matrices back, not biases and positions of pixels that are the same in every image.
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0,
-                config.learning_rate,
-                min(200, config.steps // 2),
-                config.steps,
-                0.003 * config.learning_rate,
-            ),
-            b2=0.99,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+    optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, last=0.003)
     decay = training.warm_up_ema(config.ema_decay)
 
     def init() -> training.TrainState:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from jaxdiff.typing import Schedule
+from jaxdiff.typing import Schedule, StartLaw
 
 
 def known(x: Any) -> np.ndarray | None:
@@ -116,6 +116,11 @@ def batch(name: str, x: Any, t: Any = 0.0) -> None:
         raise ValueError(
             f"t must be a scalar or have shape ({x.shape[0]},), one per row of {name}; got {np.shape(t)}."
         )
+
+
+def law(name: str, law: StartLaw, x: Any) -> None:
+    """Raise ValueError unless the log-density of a law takes x, in rows, and has one number for each."""
+    shape(f"{name}.log_prob(x)", jax.eval_shape(law.log_prob, x), np.shape(x)[:1])
 
 
 def times(schedule: Schedule, times: Any, *, increasing: bool) -> None:

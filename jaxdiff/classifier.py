@@ -86,14 +86,7 @@ def class_logits(
 
     def integrand_of(label: Array) -> low_discrepancy.Integrand:
         return level_integrand(
-            denoiser_of(label),
-            schedule,
-            law_of(label),
-            t_min,
-            t_max,
-            (True, True),
-            time_density,
-            lambda x, noise: jnp.zeros_like(x[:, 0]),
+            denoiser_of(label), schedule, law_of(label), t_min, t_max, (True, True), time_density
         )
 
     known = (
@@ -134,7 +127,7 @@ def _eliminate(
     least = min(full.shape[2] for _, full in done)
     return ClassLogits(
         value=known - jnp.take_along_axis(known, winner, axis=1) + total / sizes,
-        standard_error=jnp.sqrt(square) / sizes * low_discrepancy.student_factor(2 * least / 3),
+        standard_error=jnp.sqrt(square) / sizes * low_discrepancy.strata_factor(least),
     )
 
 
@@ -161,7 +154,7 @@ def _cells(
                 strata=strata,
                 replicates=2,
                 pairs=pairs,
-                rows_per_call=min(each, max(1, rows_per_call // k)),
+                rows_per_call=max(1, rows_per_call // k),
             )[0]
 
         return jax.vmap(of_class)(labels)

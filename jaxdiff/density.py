@@ -113,7 +113,7 @@ def density_formula(
     if start is None:
         check_no_data_left(schedule, t_max, time_density)
     else:
-        _check_law("start", start, x)
+        checks.law("start", start, _flat(x))
     base = reference.log_prob(_flat(x)) if extrapolate else 0.0
 
     def ends(x: Array, noise: Array) -> Array:
@@ -185,12 +185,7 @@ def pilot_time_density(
     checks.integer("num_bins", num_bins, 1)
     checks.integer("num_evaluations", num_evaluations, 4 * num_bins)
 
-    def ends(x: Array, noise: Array) -> Array:
-        return jnp.zeros_like(x[:, 0])
-
-    integrand = level_integrand(
-        denoise, schedule, reference, t_min, t_max, (True, True), TimeDensity(scale), ends
-    )
+    integrand = level_integrand(denoise, schedule, reference, t_min, t_max, (True, True), TimeDensity(scale))
     pairs = num_evaluations // (4 * num_bins)
     cells = low_discrepancy.cell_means(
         key, x, integrand, strata=num_bins, replicates=2, pairs=pairs, rows_per_call=rows_per_call
@@ -249,12 +244,13 @@ def level_integrand(
     t_max: Time,
     open_ends: tuple[bool, bool],
     time_density: TimeDensity,
-    ends: Callable[[Array, Array], Array],
+    ends: Callable[[Array, Array], Array] | None = None,
 ) -> Integrand:
-    """A function of v in (0, 1) and noise whose mean is the integral of (3), from t_max to t_min, plus ends'.
+    """A function of v in (0, 1) and noise whose mean is the integral of (3), from t_max to t_min.
 
-    Where an end (t_min, t_max) is open the integral goes on to clean data or to pure noise, with the value of
-    (4) at the end decaying at the rates that it has in the limits.
+    ends, of x and noise in flat rows, is added. Where an end (t_min, t_max) is open the integral goes on to
+    clean data or to pure noise, with the value of (4) at the end decaying at the rates that it has in the
+    limits.
     """
     log_scale = 2 * jnp.log(jnp.asarray(time_density.scale, float))
     high, low = log_snr(schedule, t_min), log_snr(schedule, t_max)
@@ -282,7 +278,8 @@ def level_integrand(
         decay = jnp.exp(-jnp.maximum(level - high, 0) - jnp.maximum(low - level, 0))
         weight = slope * 2 / (u * remaining) * decay
         difference = _half_difference(denoise, schedule, reference, x, noise, t)
-        return weight * difference + ends(_flat(x), _flat(noise))
+        value = weight * difference
+        return value if ends is None else value + ends(_flat(x), _flat(noise))
 
     return integrand
 
@@ -324,12 +321,8 @@ def check_input(
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     if reference is None:
         return x, Gaussian(jnp.zeros_like(x[0]).reshape(-1), jnp.ones((), x.dtype))
-    _check_law("reference", reference.perturbed(schedule, t_max), x)
+    checks.law("reference", reference.perturbed(schedule, t_max), _flat(x))
     return x, reference
-
-
-def _check_law(name: str, law: Distribution, x: Array) -> None:
-    checks.shape(f"{name}.log_prob(x)", jax.eval_shape(law.log_prob, _flat(x)), x.shape[:1])
 
 
 def check_no_data_left(schedule: Schedule, t_max: Time, time_density: TimeDensity) -> None:

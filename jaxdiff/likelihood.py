@@ -165,7 +165,7 @@ def adaptive_probability_flow(
     def attempt(state: _Adaptive) -> _Adaptive:
         last = state.step <= low - state.level  # both are negative: log-SNR falls
         h = jnp.where(last, low - state.level, state.step)
-        nodes = jnp.asarray(_STAGES.sum(1), x.dtype)
+        nodes = jnp.asarray(_STAGES[1:].sum(1), x.dtype)
         times = jax.vmap(to_time)(jnp.maximum(state.level[None] + nodes[:, None] * h[None], low))
 
         def stage(slopes: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
@@ -175,7 +175,7 @@ def adaptive_probability_flow(
             return jax.tree.map(lambda all_, one: all_.at[number].set(one), slopes, new), z
 
         slopes = jax.tree.map(lambda one: jnp.zeros((7, *one.shape), one.dtype).at[0].set(one), state.slope)
-        stages = (jnp.arange(1, 7), jnp.asarray(_STAGES[1:], x.dtype), times[1:])
+        stages = (jnp.arange(1, 7), jnp.asarray(_STAGES[1:], x.dtype), times)
         slopes, path = jax.lax.scan(stage, slopes, stages)
         off, off_gained = (_combine(jnp.asarray(_ERROR, x.dtype), part) for part in slopes)
         off = jnp.sqrt(jnp.mean(off.reshape(rows, -1) ** 2, axis=1))
@@ -188,9 +188,7 @@ def adaptive_probability_flow(
         return _Adaptive(
             z=jnp.where(by_row(done), path[-1], state.z),
             gained=jnp.where(done[None], gained, state.gained),
-            level=jnp.where(
-                done, jnp.where(state.step <= low - state.level, low, state.level + h), state.level
-            ),
+            level=jnp.where(done, jnp.where(last, low, state.level + h), state.level),
             step=jnp.where(moving, factor * h, state.step),
             slope=(
                 jnp.where(by_row(done), slopes[0][-1], state.slope[0]),
@@ -230,7 +228,7 @@ def _velocity(
 ) -> Velocity:
     """Eq. (1) for rows like x, after the checks that can be made before any work."""
     if start is not None:  # found here rather than after the integration
-        checks.shape("start.log_prob(x)", jax.eval_shape(start.log_prob, x), x.shape[:1])
+        checks.law("start", start, x)
     size = x[0].size
     checks.integer("sketch_size", sketch_size, 0)
     if sketch_size > size or (sketch_size and num_probes is None):

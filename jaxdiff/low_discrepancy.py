@@ -52,7 +52,7 @@ def mean(
         key, x, integrand, strata=strata, replicates=2, pairs=pairs, rows_per_call=rows_per_call
     )
     error = jnp.sqrt(jnp.sum((cells[..., 0] - cells[..., 1]) ** 2, axis=-1)) / (2 * strata)
-    return cells.mean((1, 2)), error * student_factor(2 * strata / 3)
+    return cells.mean((1, 2)), error * strata_factor(strata)
 
 
 def layout(num_evaluations: int, d: int) -> tuple[int, int]:
@@ -113,6 +113,11 @@ def student_factor(freedom: float) -> float:
     second = (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
     third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
     return 1 + (first + second + third) / z
+
+
+def strata_factor(strata: int) -> float:
+    """Student's factor for the error (2) from so many strata."""
+    return student_factor(2 * strata / 3)
 
 
 def orthogonal_noise(key: Key, n: int, d: int, dtype: DTypeLike = float) -> Array:

@@ -49,8 +49,8 @@ Denoiser: TypeAlias = Callable[[Array, Time], Denoised]
 """``denoise(x, t)``: x of shape (batch, ...), t scalar or of shape (batch,)."""
 
 
-class Distribution(Protocol):
-    """A law on vectors with everything in closed form; an oracle, a start law or a reference."""
+class StartLaw(Protocol):
+    """A law that sampling can start from: draws of it, and its density."""
 
     def sample(self, key: Key, n: int) -> Array:
         """Draw n points, shape (n, d); point i depends on (key, i) only."""
@@ -59,6 +59,10 @@ class Distribution(Protocol):
     def log_prob(self, x: Array) -> Array:
         """Log-density in nats of x, shape (..., d) -> (...)."""
         ...
+
+
+class Distribution(StartLaw, Protocol):
+    """A law on vectors with everything in closed form; an oracle, a start law or a reference."""
 
     def perturbed(self, schedule: Schedule, t: Time) -> "Distribution":
         """The law of ``alpha(t) data + sigma(t) noise``."""

@@ -81,7 +81,7 @@ def elbo(
     spectrum = Gaussian(jnp.zeros(d, x.dtype), data_covariance).covariance
     if start is None:
         start = Gaussian(jnp.zeros(d, x.dtype), schedule.sigma(times[-1]) ** 2)
-    checks.shape("start.log_prob(x)", jax.eval_shape(start.log_prob, x.reshape(x.shape[0], d)), (x.shape[0],))
+    checks.law("start", start, x.reshape(x.shape[0], d))
     gains, ratios = kernels(levels, spectrum.values)
 
     def bounds(numbers: Array) -> Array:

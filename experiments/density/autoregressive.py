@@ -54,8 +54,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments.optimizers import adamw
 from jaxdiff import data, parameterizations, quantized, times, training
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.density import TimeDensity, density_formula
@@ -285,17 +285,7 @@ def _learner(
     The weights are data: one compiled program serves both.
     """
     apply: Apply = network.apply
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0, config.learning_rate, min(100, config.steps // 2), config.steps
-            ),
-            b2=0.99,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+    optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, warm_up=100)
     decay = training.warm_up_ema(config.ema_decay)
 
     def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
@@ -374,7 +364,6 @@ def log_density(
             t_min=5e-4,  # the edges of a level are sharp for all but one in a hundred values
             t_max=config.t_max,
             time_density=TimeDensity(STD),
-            rows_per_call=8,  # of each image: all of them are in a call
         )
         return value[0], error[0]
 

@@ -55,8 +55,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from experiments.optimizers import adamw
 from jaxdiff import data, low_discrepancy, parameterizations, times, training
 from jaxdiff.classifier import class_logits
 from jaxdiff.denoisers import make_denoiser
@@ -292,17 +292,7 @@ def fit(config: Config, pixels: Array, labels: Array, laws: Gaussian) -> Denoise
     )
     parameterization = parameterizations.edm(STD)
     init_key, key = jax.random.split(jax.random.key(1))
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(
-            optax.warmup_cosine_decay_schedule(
-                0.0, config.learning_rate, min(200, config.steps // 2), config.steps
-            ),
-            b2=0.99,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        ),
-    )
+    optimizer = adamw(config.learning_rate, config.steps, config.weight_decay)
 
     def predictor_of(label: Array, **options: Any) -> Predictor:
         def predict(params: Params, x: Array, t: Array) -> Any:
