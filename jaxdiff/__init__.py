@@ -8,6 +8,7 @@ from jaxdiff import (
     bootstrap,
     data,
     discrete,
+    initialization,
     metrics,
     models,
     parameterizations,
@@ -17,6 +18,15 @@ from jaxdiff import (
     times,
 )
 from jaxdiff.bootstrap import bootstrapped_target
+from jaxdiff.budget import (
+    KLBudget,
+    ScoreCurvature,
+    discretization_error,
+    initialization_error,
+    kl_budget,
+    optimal_grid,
+    score_curvature,
+)
 from jaxdiff.checkpoints import Checkpoints, restore, save
 from jaxdiff.classifier import ClassLogits, class_logits
 from jaxdiff.denoisers import guided, make_denoiser
@@ -29,7 +39,10 @@ from jaxdiff.density import (
 )
 from jaxdiff.discrete import discretized_formula
 from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
-from jaxdiff.fitting import fit_gaussian, fit_mixture
+from jaxdiff.fitting import fit_gaussian, fit_mixture, fit_student_mixture
+from jaxdiff.flows import Flow, fit_flow
+from jaxdiff.horizon import Horizon, choose_horizon, dip_score
+from jaxdiff.initialization import Family, fit_start
 from jaxdiff.likelihood import LogDensity, adaptive_probability_flow, probability_flow
 from jaxdiff.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
 from jaxdiff.parameterizations import convert
@@ -60,7 +73,7 @@ from jaxdiff.schedules import (
 from jaxdiff.targets import denoising_target, stable_target
 from jaxdiff.theory import LevelError, score_error
 from jaxdiff.training import TrainState, averaged, init_state, make_train_step, train, warm_up_ema
-from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule
+from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule, StartLaw
 from jaxdiff.variational import elbo
 
 __all__ = [
@@ -71,8 +84,12 @@ __all__ = [
     "Denoiser",
     "Distribution",
     "Empirical",
+    "Family",
+    "Flow",
     "Gaussian",
     "GaussianMixture",
+    "Horizon",
+    "KLBudget",
     "Karras",
     "LevelError",
     "LinearVariance",
@@ -82,6 +99,8 @@ __all__ = [
     "RectifiedFlow",
     "Sampler",
     "Schedule",
+    "ScoreCurvature",
+    "StartLaw",
     "StudentTMixture",
     "SubVariancePreserving",
     "TimeDensity",
@@ -94,26 +113,35 @@ __all__ = [
     "bootstrap",
     "bootstrapped_target",
     "bridge",
+    "choose_horizon",
     "class_logits",
     "convert",
     "data",
     "ddim",
     "denoising_target",
     "density_formula",
+    "dip_score",
     "discrete",
+    "discretization_error",
     "discretized_formula",
     "dpm_solver_pp",
     "elbo",
     "euler_maruyama",
+    "fit_flow",
     "fit_gaussian",
     "fit_mixture",
+    "fit_start",
+    "fit_student_mixture",
     "from_betas",
     "guided",
     "heun",
     "implicit_loss",
     "init_state",
     "initial_noise",
+    "initialization",
+    "initialization_error",
     "inverse_log_snr",
+    "kl_budget",
     "log_density_increment",
     "log_snr",
     "make_denoiser",
@@ -121,6 +149,7 @@ __all__ = [
     "metrics",
     "models",
     "noise_level_curve",
+    "optimal_grid",
     "parameterizations",
     "perturb",
     "pilot_time_density",
@@ -133,6 +162,7 @@ __all__ = [
     "sample",
     "sample_path",
     "save",
+    "score_curvature",
     "score_error",
     "score_regularizer",
     "sde",

@@ -160,6 +160,21 @@ class GaussianMixture:
         )
 
 
+class ScaleDraw(NamedTuple):
+    """What rows x of a `StudentTMixture` tell, for each component k, of a scale w and the noiseless part."""
+
+    share: Array
+    """P(k | x), shape (n, K)."""
+    weight: Array
+    """A draw of w given x and k, shape (n, K)."""
+    mean: Array
+    """E[noiseless part | x, k, w] - m_k in the eigenbasis of S_k, shape (n, K, d)."""
+    variance: Array
+    """Its variances in the same basis, shape (n, K, d)."""
+    gap: Array
+    """E[w - 1 - log w | x, k], shape (n, K)."""
+
+
 @pytree
 @dataclass(frozen=True, init=False, eq=False)
 class StudentTMixture:
@@ -241,6 +256,32 @@ class StudentTMixture:
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return _denoiser(self._components(), schedule)
+
+    def draw_scales(self, key: Key, x: Array) -> ScaleDraw:
+        """A draw of each component's scale for rows x, shape (n, d); row i depends on (key, i) only."""
+        checks.shape("x", x, (None, self.means.shape[1]))
+        components = self._components()
+        y = jax.vmap(lambda nu: _log_scales(nu, x.shape[1])[0])(self.degrees_of_freedom)
+
+        def one(row: tuple[Array, Array]) -> ScaleDraw:
+            number, x = row
+            u = _project(components, x, 1.0)
+            log_joint = _log_joint(components, u, components.values)
+            posterior = jax.nn.softmax(log_joint, axis=1)
+            keys = jax.random.split(jax.random.fold_in(key, number), len(u))
+            chosen = jax.vmap(_choose)(keys, posterior)[:, None]
+            variances = jnp.take_along_axis(components.values, chosen[..., None], axis=1)[:, 0]
+            kept = 1 - self.noise_variance / variances
+            return ScaleDraw(
+                share=jax.nn.softmax(jax.nn.logsumexp(log_joint, axis=1)),
+                weight=jnp.exp(-jnp.take_along_axis(y, chosen, axis=1)[:, 0]),
+                mean=kept * u,
+                variance=jnp.broadcast_to(kept * self.noise_variance, u.shape),
+                gap=jnp.sum(posterior * (jnp.expm1(-y) + y), axis=1),
+            )
+
+        rows = max(1, _CHUNK // components.values.size)
+        return jax.lax.map(one, (jnp.arange(len(x)), x), batch_size=rows)
 
     def _components(self) -> "_Components":
         d = self.means.shape[-1]

@@ -12,10 +12,20 @@ LAYERS = [
     {"checks", "pytrees"},
     {"randomness", "schedules", "models", "low_discrepancy"},
     {"process", "divergence", "data", "metrics", "training"},
-    {"parameterizations", "times", "distributions", "samplers", "likelihood", "theory", "checkpoints"},
+    {
+        "parameterizations",
+        "times",
+        "distributions",
+        "samplers",
+        "likelihood",
+        "theory",
+        "budget",
+        "checkpoints",
+    },
     {"fitting", "denoisers", "quantized", "density", "variational"},
-    {"targets", "losses", "random_features", "classifier", "discrete"},
-    {"bootstrap"},
+    {"targets", "losses", "random_features", "classifier", "discrete", "flows"},
+    {"bootstrap", "initialization"},
+    {"horizon"},
 ]
 PACKAGE = pathlib.Path(jaxdiff.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")

@@ -11,6 +11,8 @@ t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(s
 from jaxdiff.models.masked_autoregressive import MaskedAutoregressive
 from jaxdiff.models.mixer import Mixer
 from jaxdiff.models.mlp import ResidualMLP
+from jaxdiff.models.patch_flow import PatchFlow
+from jaxdiff.models.spline_coupling import SplineCoupling
 from jaxdiff.models.unet import UNet
 
-__all__ = ["MaskedAutoregressive", "Mixer", "ResidualMLP", "UNet"]
+__all__ = ["MaskedAutoregressive", "Mixer", "PatchFlow", "ResidualMLP", "SplineCoupling", "UNet"]
