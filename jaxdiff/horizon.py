@@ -102,8 +102,9 @@ def choose_horizon(
     horizons: times to try, in t_min < t < t_end, any order; the family is fitted at each to all but a part
         held_out of the rows.
     t_min, t_end: the range of times that denoise may be asked. Steps end at t_min.
-    reference: needed for a family whose laws have no denoiser, as flows: a family of laws that have one. Then
-        E_init is the reference's, less the mean of log p_start - log p_reference on rows held out.
+    reference: a family of laws with a denoiser. E_init is then the reference's, less the mean of
+        log p_start - log p_reference on rows held out. Needed for laws that have no denoiser, as flows, and
+        better with a learned denoiser, whose errors enter by the reference alone: initialization.gaussian().
 
     Raises ValueError for data of another shape or not finite, horizons out of range (it says which range the
     model has), a held_out that leaves too few rows, and for a family without denoiser or reference.

@@ -256,6 +256,68 @@ def test_the_three_errors_are_the_divergence_of_the_paths():
     assert 0 < ends < float(budget.total.value)
 
 
+def line_score(y, v):
+    """The score of LINE noised to variance v, in float64 NumPy; y any shape, v broadcasting with it."""
+    means, weights = np.arange(-2.0, 3), np.asarray(LINE.weights, np.float64)
+    away = y[..., None] - means
+    spread = np.asarray(v)[..., None] + 0.04
+    logits = np.log(weights) - away**2 / (2 * spread)
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.sum(shares / shares.sum(-1, keepdims=True) * -away / spread, axis=-1)
+
+
+def test_the_budget_of_a_mixture_is_that_of_its_paths():
+    """Girsanov's integral along simulated Brownian paths; and it bounds the divergence at the end of the chain.
+
+    The end's density goes through the chain's own kernels on a grid of the line.
+    """
+    factor, times = 0.9, grid(2.0, 8, 7.0)
+    start = jd.Gaussian(jnp.array([0.3]), 6.0)
+    budget = jd.kl_budget(
+        jax.random.key(0), scaled(LINE.denoiser(KARRAS), factor), LINE, KARRAS, start, times, num_samples=8000
+    )
+    v = np.asarray(times, np.float64)[::-1] ** 2
+    rng = np.random.default_rng(0)
+    n, inner = 4000, 40
+    weights = np.asarray(LINE.weights, np.float64)
+    data = rng.choice(np.arange(-2.0, 3), n, p=weights / weights.sum()) + 0.2 * rng.standard_normal(n)
+    y, integral = data + np.sqrt(v[0]) * rng.standard_normal(n), np.zeros(n)
+    for low, high in zip(v[:-1], v[1:], strict=True):
+        fine = np.geomspace(low, high, inner + 1)
+        steps = np.diff(fine)
+        path = y + np.concatenate(
+            [np.zeros((1, n)), np.cumsum(np.sqrt(steps)[:, None] * rng.standard_normal((inner, n)), 0)]
+        )
+        gap = (line_score(path, fine[:, None]) - factor * line_score(path[-1], high)[None]) ** 2
+        integral += 0.5 * np.sum(steps[:, None] * 0.5 * (gap[1:] + gap[:-1]), axis=0)
+        y = path[-1]
+    paths = integral.mean()
+    steps_only = budget.training.value + budget.discretization.value
+    error = np.hypot(
+        integral.std() / n**0.5,
+        np.hypot(budget.training.standard_error, budget.discretization.standard_error),
+    )
+    assert error < 0.05 * paths
+    assert abs(float(steps_only) - paths) < 3 * error + 0.01 * paths  # the trapezoids of 40 steps
+
+    x = np.linspace(-14, 14, 4001)
+    density = np.exp(-((x - 0.3) ** 2) / 12) / np.sqrt(12 * np.pi)
+    for high, low in zip(v[:0:-1], v[-2::-1], strict=True):
+        mean, step = x + (high - low) * factor * line_score(x, high), high - low
+        kernel = np.exp(-((x[:, None] - mean[None]) ** 2) / (2 * step)) / np.sqrt(2 * np.pi * step)
+        density = kernel @ density * (x[1] - x[0])
+    spread = 0.04 + v[0]
+    truth = sum(
+        w * np.exp(-((x - m) ** 2) / (2 * spread)) / np.sqrt(2 * np.pi * spread)
+        for w, m in zip(weights, range(-2, 3), strict=True)
+    )
+    seen = truth > 1e-12
+    ends = np.sum((truth * np.log(np.where(seen, truth, 1) / np.where(seen, density, 1)))[seen]) * (
+        x[1] - x[0]
+    )
+    assert 0.01 < ends < float(budget.total.value)
+
+
 def test_it_is_one_call_over_horizons_and_numbers_of_steps():
     """A grid padded by its last time costs what the shorter one does."""
     denoise, key = LINE.denoiser(KARRAS), jax.random.key(0)

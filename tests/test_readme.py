@@ -38,3 +38,12 @@ def test_score_errors_in_one_call():
     assert (errors[..., -1] < errors[..., 0]).all()  # noise makes every law a Gaussian
     one = names["error"](jax.random.split(jax.random.key(1), 4)[2], 10.0)
     np.testing.assert_allclose(errors[1, 2], one, rtol=1e-4)
+
+
+def test_a_late_start(capsys):
+    names = run(next(b for b in BLOCKS if "choose_horizon" in b))
+    assert "<- least total" in capsys.readouterr().out
+    truth = names["truth"].sample(jax.random.key(1), 2000)
+    distance = jd.metrics.energy_distance(names["samples"], truth)
+    assert abs(distance.value) < 4 * distance.standard_error + 0.002
+    assert float(names["choice"].times[0]) < 80 / 10

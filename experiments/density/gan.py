@@ -30,7 +30,19 @@ has samples, but a quarter of the modes fall under a quarter of their share. Tha
 of the rest be saved was the aim, and it was not reached: of some twenty settings tried on seed 100 (critics
 from smooth to sharp, 600 to 3,000 steps of a half, strengths .02 to .1) those with a sharp critic keep 25
 modes without the regularizer and lose 3 or 4 with it, and the share off the modes went from .087 to .076, or
-from .057 to .127. Why is not known. Digits: the settings were not searched.
+from .057 to .127. Why is not known.
+
+Digits, 360 samples of each of three generators, beside as many training images; the settings were not
+searched:
+
+    strength    energy distance    Frechet    far from any image    images missed    nats by the model
+    images      .0007              .17        .05                   .05              58.6
+    0           .0012              .23        .25                   .12              34.1
+    0.01        .0078              .26        .14                   .09              47.0
+    0.05        .0434              .52        .03                   .10              58.1
+
+The regularizer does what it says, and samples come to be as likely as images are, at the cost of their
+spread.
 """
 
 import dataclasses

@@ -1,0 +1,1 @@
+"""Initialization-aware sampling, measured: `python -m experiments.initialization`."""

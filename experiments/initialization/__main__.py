@@ -1,0 +1,34 @@
+"""Initialization-aware sampling, measured: short runs from a learned start, and what they cost.
+
+    python -m experiments.initialization                            # everything
+    python -m experiments.initialization --parts mixture tails      # some parts
+    python -m experiments.initialization --resume                   # the parts that an interrupted run left
+
+    | part         | question                                                              | module       |
+    |--------------|-----------------------------------------------------------------------|--------------|
+    | exact        | what a start costs, and the tails it leaves, by quadrature            | closed_forms |
+    | mixture      | samples of 25 modes from short runs, in 2, 40 and 100 dimensions      | mixture      |
+    | tails        | quantiles of heavy-tailed data, in 2 and 100 dimensions               | tails        |
+    | surface      | a learned start against rows of data and noise                        | surface      |
+    | horizon      | which horizon, and which grid                                         | horizon      |
+    | images       | digits by the main job's model, in a fraction of its denoiser calls   | images       |
+
+Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
+figures.json with all of them, and figure.png. Method: Fassina, Cardoso, Le Corff & Romary 2026, arXiv
+2603.00772; the tasks, sizes and figures are this library's own, none of them the paper's.
+"""
+
+from experiments import parts
+from experiments.initialization import closed_forms, horizon, images, mixture, surface, tails
+
+PARTS: parts.Parts = {
+    "exact": (closed_forms, closed_forms.Config()),
+    "mixture": (mixture, mixture.Config()),
+    "tails": (tails, tails.Config()),
+    "surface": (surface, surface.Config()),
+    "horizon": (horizon, horizon.Config()),
+    "images": (images, images.Config()),
+}
+
+if __name__ == "__main__":
+    parts.command_line("initialization", __doc__, PARTS)

@@ -1,0 +1,519 @@
+"""Real images: how near to the data a trained model may start, from what law, and in how few calls.
+
+The model is that of `experiments.quickstart`, frozen. Its long run is the quickstart's: 40 Heun steps from
+its largest noise, sigma = 5, and the denoised end, 81 calls of the network, from the Gaussian of the data
+noised. Short runs start at sigma_T, on EDM's grid to the same end, from laws fitted to the training images:
+
+    plain, isotropic, gaussian    N(0, sigma_T^2 I); mean and mean variance matched; all moments matched
+    mixture, diagonal or full     ten Gaussians, by expectation-maximization
+    patch flow                    an autoregressive flow over patches, at one horizon: it takes a minute
+    empirical                     training images with noise: no law to learn, but a memory
+
+All starts draw from the same random numbers. For sets of 200 samples, against the test images: the energy
+distance and the Frechet distance of pixels, and both less those of the long run, set by set, with standard
+errors over sets. The differences are what "equal or better" is about; the luck of the test images, some .003
+of energy distance, is in all of them. Beside them the same of training images, the floor, and *copies*: how
+many samples are nearer to a training image than to any test image, of as many of each.
+
+Of each start: the seconds of its fit, compilation included; the divergence E_init by the model's score
+(`initialization_error`), which takes that score for the truth; and the gain, the mean log-density of noised
+test images less that of the Gaussian start, which asks no model. Of each grid: E_disc of Euler and Maruyama's
+chain, not of the samplers here. The chosen start, horizon and number of steps were fixed on a fifth of the
+training images, held back from the starts' fits, with other seeds.
+
+Expect the Gaussian start at sigma_T = 1 nearly to equal the long run in 19 calls, and the mixture of full
+covariances to do so from .25, the data's own spread, in 9 calls or 5; noise alone ruins the samples at all of
+these horizons.
+
+MEASURED on digits (one busy core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 370 s of its time), Heun:
+
+                                      less the long run
+    start              sigma_T  calls  energy distance     Frechet            copies  fit, s  gain, nats
+    gaussian           5        81      .0000               .000              .57
+    gaussian           5        19     -.0005 +- .0002      .016 +- .001      .57
+    gaussian           5         9      .0181 +- .0005      .224 +- .003      .55
+    plain              1        19      .286  +- .002       .860 +- .007      .51       0    -5.38 +- .08
+    gaussian           1        19     -.0003 +- .0003      .003 +- .001      .57       0     0
+    gaussian           .5        9      .0017 +- .0005      .030 +- .002      .55       0     0
+    gaussian           .25       9      .0065 +- .0006      .022 +- .003      .56       0     0
+    mixture, diagonal  .25       9      .0014 +- .0021      .065 +- .015      .56      13      .46 +- .14
+    mixture, full      .25       9     -.0032 +- .0016     -.037 +- .005      .56      58     1.79 +- .11
+    mixture, full      .25       5     -.0039 +- .0017     -.019 +- .004      .56      58     1.79 +- .11
+    patch flow         .25       9      .0042 +- .0042      .005 +- .016      .54     102      .84 +- .05
+    empirical          .25       9     -.0010 +- .0023     -.028 +- .012      .65       0     2.39 +- .17
+    training images                    -.0060 +- .0024     -.069 +- .008
+
+The energy distance of the long run is .0020 +- .0018 and its Frechet distance .283 +- .006. The chosen start,
+the full mixture with nine calls, is at least as good in a ninth of the calls; a classifier tells it from test
+images in .518 +- .022 of the cases, the long run in .551 +- .022 and training images in .471 +- .022. Its fit
+is mostly compilation (10 s for another horizon); 2,551 images pay for it in calls saved, at .32 ms a call.
+It costs where it is not needed: at sigma_T = 1 its 21,449 parameters lose .54 +- .02 nats to the Gaussian. By
+its copies it is no memory; the empirical start is one. Much of the saving is any coarser grid's: from
+sigma = 5, 19 calls lose .016 of Frechet distance, and 9 calls are too few.
+
+E_init by the model's score is not to be trusted where it is needed: at .25 it puts the full mixture .33 nats
+below the Gaussian (3.28 and 3.61), where the gain says 1.79, and at .5 it puts the empirical start no lower
+than the Gaussian (.59 and .60), where the gain says .72. E_disc is 55 nats for the chosen grid, 193 for as
+many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun's samples are far better.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import quickstart
+from experiments.quickstart import SCHEDULE, Problem
+from jaxdiff import metrics, samplers, times, training
+from jaxdiff.budget import discretization_error, initialization_error, score_curvature
+from jaxdiff.checkpoints import Checkpoints
+from jaxdiff.distributions import Empirical
+from jaxdiff.initialization import (
+    Family,
+    fit_start,
+    flow,
+    gaussian,
+    gaussian_mixture,
+    isotropic,
+    plain,
+    sampling_error,
+)
+from jaxdiff.models import PatchFlow
+from jaxdiff.process import perturb
+from jaxdiff.randomness import noise_like
+from jaxdiff.typing import Array, Denoiser, Key, Schedule, StartLaw, Time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SAMPLERS = {"heun": samplers.heun, "ddim": samplers.ddim}
+RHO, T_MIN = 7, 2e-3  # of the quickstart's own grid
+_NOISES = 8  # of each test image, for the gain
+_FLOW = "patch flow"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A trained model, and where it is asked to start."""
+
+    model: quickstart.Config
+    run: str  # where the trained model is; "" for a passing one
+    trained_if_missing: bool
+    horizons: tuple[float, ...]
+    flow_horizon: float | None
+    chosen: tuple[str, float, int]  # start, horizon and Heun steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the part depends on."""
+
+    cases: tuple[Case, ...] = (
+        Case(
+            quickstart.CONFIGS["digits"],
+            "results/quickstart-digits",
+            trained_if_missing=True,
+            horizons=(0.25, 0.5, 1.0),
+            flow_horizon=0.25,
+            chosen=("mixture, full", 0.25, 4),
+        ),
+        Case(
+            quickstart.CONFIGS["patches"],
+            "results/quickstart-patches",
+            trained_if_missing=False,
+            horizons=(1.0, 2.0, 4.0),
+            flow_horizon=None,
+            chosen=("gaussian", 2.0, 9),
+        ),
+    )
+    seed: int = 0
+    starts: tuple[str, ...] = (
+        "plain",
+        "isotropic",
+        "gaussian",
+        "mixture, diagonal",
+        "mixture, full",
+        "patch flow",
+        "empirical",
+    )
+    sets: int = 5
+    rows: int = 200
+    test_rows: int = 360
+    long_steps: int = 40
+    steps: tuple[int, ...] = (2, 4, 9)  # the last is a quarter of the long run's calls
+    ddim_steps: tuple[int, ...] = (8,)  # the calls of four Heun steps
+    components: int = 10
+    iterations: int = 30
+    flow_width: int = 32
+    flow_blocks: int = 4
+    flow_steps: int = 800
+    levels: int = 48  # of the pilot for E_disc
+    classifier_steps: int = 1000  # none in the smoke run: compiling it is a sixth of its time
+
+
+def smoke() -> Config:
+    """A model of twenty steps, one horizon; and one model that is not there."""
+    return Config(
+        cases=(
+            Case(quickstart.smoke(), "", True, (0.5,), None, ("gaussian", 0.5, 2)),
+            Case(
+                quickstart.CONFIGS["patches"], "no-such-directory", False, (1.0,), None, ("gaussian", 1.0, 2)
+            ),
+        ),
+        starts=("plain", "gaussian"),
+        sets=4,
+        rows=64,
+        test_rows=96,
+        long_steps=8,
+        steps=(2,),
+        ddim_steps=(),
+        levels=12,
+        classifier_steps=0,
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """The figures of each model, and a line for each that is not there."""
+    measured, missing = [], []
+    for case in config.cases:
+        name = case.model.dataset
+        if case.trained_if_missing or (pathlib.Path(case.run) / "checkpoints").is_dir():
+            problem, denoise = _trained(case)
+            measured.append({"dataset": name, **measure(config, case, problem, denoise)})
+        else:
+            missing.append(
+                f"{name}: not measured, since {case.run} holds no trained model; "
+                f"python -m experiments.quickstart --dataset {name} makes one."
+            )
+    return {"config": dataclasses.asdict(config), "cases": measured, "missing": missing}
+
+
+def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> dict[str, Any]:
+    """The figures of one model."""
+    encode_key, fit_key, draw_key, sample_key, noise_key, last_key = jax.random.split(
+        jax.random.key(config.seed), 6
+    )
+    data = problem.encode(encode_key, jax.random.permutation(encode_key, problem.train))
+    test = problem.encode(jax.random.fold_in(encode_key, 1), problem.test[: config.test_rows])
+    long = "gaussian", problem.t_max
+    fits: dict[tuple[str, float], _Fit] = {long: _fit(fit_key, gaussian(), data, problem.t_max)}
+    fits["plain", problem.t_max] = _fit(fit_key, plain(), data, problem.t_max)
+    families = _families(config)
+    for horizon in case.horizons:
+        for name in config.starts:
+            if name != _FLOW or horizon == case.flow_horizon:
+                fits[name, horizon] = _fit(fit_key, families[name], data, horizon)
+
+    arms = [(*long, "heun", config.long_steps), ("plain", problem.t_max, "heun", config.long_steps)]
+    arms += [(*start, "heun", steps) for start in fits for steps in config.steps]
+    arms += [(*start, "ddim", steps) for start in fits for steps in config.ddim_steps]
+    size = config.sets * config.rows
+    sample = _runner(denoise, sample_key, draw_key, data[:size])
+    samples, seconds = {}, {}
+    for name, horizon, sampler, steps in arms:
+        arm = name, horizon, sampler, steps
+        samples[arm], seconds[arm] = sample(fits[name, horizon].law, sampler, _grid(steps, horizon))
+    judged = {arm: _judge(config, data, test, x) for arm, x in samples.items()}
+    rows = [
+        {
+            **dict(zip(("start", "horizon", "sampler", "steps"), arm, strict=True)),
+            "calls": _calls(arm[2], arm[3]),
+            "seconds": seconds[arm],
+            **_figures(judged[arm], judged[arms[0]]),
+        }
+        for arm in arms
+    ]
+    floor = _figures(_judge(config, data, test, data[:size]), judged[arms[0]])
+    del floor["copies"]  # some of those images are the very ones that would be copied
+    start, horizon, steps = case.chosen
+    chosen = start, horizon, "heun", steps
+    compared = {"long run": samples[arms[0]], "chosen": samples[chosen], "training images": data[:size]}
+    classify = functools.partial(metrics.classifier_two_sample_test, num_steps=config.classifier_steps)
+    # What a call costs for one image, by the longest of the runs.
+    call = seconds[arms[0]] / (_calls("heun", config.long_steps) * size)
+    saved = (_calls("heun", config.long_steps) - _calls("heun", steps)) * call
+    return {
+        "t_max": problem.t_max,
+        "chosen": list(chosen),
+        "rows": rows,
+        "floor": floor,
+        "starts": _starts(problem, denoise, fits, test, noise_key),
+        "discretization": _discretization(config, fits, problem, denoise, data, noise_key),
+        "classifier": [
+            {"samples": name, **_estimate(classify(last_key, x, test))}
+            for name, x in compared.items()
+            if config.classifier_steps
+        ],
+        "milliseconds_per_call": 1e3 * call,
+        "images_that_pay_for_the_fit": fits[start, horizon].seconds / saved,
+    }
+
+
+class _Fit(NamedTuple):
+    law: StartLaw
+    seconds: float
+    sampling_error: float
+
+
+class _Judged(NamedTuple):
+    """For each set, shape (sets,)."""
+
+    energy: np.ndarray
+    frechet: np.ndarray
+    copies: np.ndarray
+
+
+class _Images(NamedTuple):
+    """A law of images, as one of rows."""
+
+    law: StartLaw
+    shape: tuple[int, ...]
+
+    def sample(self, key: Key, n: int) -> Array:
+        return self.law.sample(key, n).reshape(n, -1)
+
+    def log_prob(self, x: Array) -> Array:
+        return self.law.log_prob(x.reshape(*x.shape[:-1], *self.shape))
+
+
+def _families(config: Config) -> dict[str, Family]:
+    mixture = functools.partial(
+        gaussian_mixture, config.components, num_restarts=2, num_iterations=config.iterations
+    )
+    patches = flow(
+        PatchFlow(patch_size=4, width=config.flow_width, num_blocks=config.flow_blocks, num_layers=1),
+        num_steps=config.flow_steps,
+        batch_size=256,
+        learning_rate=5e-3,
+        evaluate_every=min(100, config.flow_steps),
+    )
+
+    def fit_patches(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
+        shape = 8, 8, 1
+        return _Images(patches.fit(key, data.reshape(-1, *shape), schedule, t_max), shape)
+
+    def memorize(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
+        del key
+        return Empirical(data).perturbed(schedule, t_max)
+
+    return {
+        "plain": plain(),
+        "isotropic": isotropic(),
+        "gaussian": gaussian(),
+        "mixture, diagonal": mixture(covariance="diagonal"),
+        "mixture, full": mixture(covariance="full"),
+        _FLOW: patches._replace(fit=fit_patches),
+        "empirical": Family(memorize, lambda d: 0),
+    }
+
+
+def _trained(case: Case) -> tuple[Problem, Denoiser]:
+    problem = quickstart.PROBLEMS[case.model.dataset]()
+    with tempfile.TemporaryDirectory() as passing:
+        out = pathlib.Path(case.run or passing)
+        with Checkpoints(out / "checkpoints", config=dataclasses.asdict(case.model)) as checkpoints:
+            network, state = quickstart.fit(case.model, problem, checkpoints, out / "metrics.jsonl")
+    return problem, quickstart.denoiser(problem, network, training.averaged(state))
+
+
+def _fit(key: Key, family: Family, data: Array, horizon: float) -> _Fit:
+    began = time.monotonic()
+    with warnings.catch_warnings():
+        # The mixture of full covariances has too many parameters for so few images; what that costs is shown.
+        warnings.filterwarnings("ignore", message="the start law has")
+        law = fit_start(key, family, data, SCHEDULE, horizon)
+    jax.block_until_ready(law)
+    return _Fit(law, time.monotonic() - began, sampling_error(family, data))
+
+
+def _grid(steps: int, horizon: float) -> Array:
+    return jnp.append(times.power_grid(steps, t_max=horizon, t_min=T_MIN, rho=RHO), 0.0)
+
+
+def _calls(sampler: str, steps: int) -> int:
+    """Of the denoiser, the end included."""
+    return 2 * steps + 1 if sampler == "heun" else steps + 1
+
+
+def _runner(denoise: Denoiser, key: Key, draw_key: Key, like: Array) -> Callable[..., tuple[Array, float]]:
+    """run(law, sampler, grid): as many samples as like has rows, and seconds; one program for each length."""
+
+    @functools.cache
+    def compiled(sampler: str, length: int) -> Callable[[Array, Array], Array]:
+        program = functools.partial(samplers.sample, key, SAMPLERS[sampler](denoise, SCHEDULE))
+        return jax.jit(program).lower(like, jax.ShapeDtypeStruct((length,), like.dtype)).compile()
+
+    def run(law: StartLaw, sampler: str, grid: Array) -> tuple[Array, float]:
+        program = compiled(sampler, len(grid))
+        x = jax.block_until_ready(law.sample(draw_key, len(like)))
+        began = time.monotonic()
+        return jax.block_until_ready(program(x, grid)), time.monotonic() - began
+
+    return run
+
+
+def _judge(config: Config, data: Array, test: Array, samples: Array) -> _Judged:
+    sets = samples.reshape(config.sets, config.rows, -1)
+    return _Judged(*(np.asarray(part, np.float64) for part in _distances(data[: len(test)], test, sets)))
+
+
+@jax.jit
+def _distances(data: Array, test: Array, sets: Array) -> tuple[Array, Array, Array]:
+    def nearest(x: Array, images: Array) -> Array:
+        return jnp.min(jnp.sum((images - x[None]) ** 2, axis=1))
+
+    def one(samples: Array) -> tuple[Array, Array, Array]:
+        copied = jax.vmap(lambda x: nearest(x, data) < nearest(x, test))(samples)
+        energy = metrics.energy_distance(samples, test).value
+        return energy, metrics.frechet_distance(samples, test), copied.mean()
+
+    return jax.lax.map(one, sets)
+
+
+def _figures(judged: _Judged, reference: _Judged) -> dict[str, Any]:
+    """Means over sets, and their differences to those of the reference, with standard errors."""
+    figures = {name: _mean(values) for name, values in judged._asdict().items()}
+    for name in ("energy", "frechet"):
+        figures[f"{name}_less_long"] = _mean(getattr(judged, name) - getattr(reference, name))
+    return figures
+
+
+def _starts(
+    problem: Problem, denoise: Denoiser, fits: dict[tuple[str, float], _Fit], test: Array, key: Key
+) -> list[dict[str, Any]]:
+    """What each start is worth on held-out images."""
+    estimate = jax.jit(
+        lambda law, t: initialization_error(key, denoise, SCHEDULE, law, test, t, t_end=problem.t_max)
+    )
+    rows = []
+    for (name, horizon), fitted in fits.items():
+        x = jnp.tile(test, (_NOISES, 1))
+        x = perturb(SCHEDULE, x, noise_like(key, x), horizon)
+        gain = fitted.law.log_prob(x) - fits["gaussian", horizon].law.log_prob(x)
+        gain = np.asarray(gain, np.float64).reshape(_NOISES, -1).mean(0)
+        closed = name != _FLOW and horizon < problem.t_max  # the estimate asks the start for its denoiser
+        rows.append(
+            {
+                "start": name,
+                "horizon": horizon,
+                "seconds": fitted.seconds,
+                "sampling_error": fitted.sampling_error,
+                "initialization": _estimate(estimate(fitted.law, horizon)) if closed else None,
+                "gain": _mean(gain),
+            }
+        )
+    return rows
+
+
+def _discretization(
+    config: Config,
+    fits: dict[tuple[str, float], _Fit],
+    problem: Problem,
+    denoise: Denoiser,
+    data: Array,
+    key: Key,
+) -> list[dict[str, Any]]:
+    """E_disc of the grids, less their last step, which is to no noise at all."""
+    levels = times.log_snr_grid(SCHEDULE, config.levels - 1, t_max=problem.t_max, t_min=T_MIN)
+    pilot = functools.partial(score_curvature, key, denoise, SCHEDULE)
+    curvature = jax.jit(pilot)(data[: config.rows], levels)
+    cells = [(problem.t_max, config.long_steps)]
+    cells += [(t, steps) for t in dict.fromkeys(t for _, t in fits) for steps in config.steps]
+    return [
+        {
+            "horizon": horizon,
+            "steps": steps,
+            "nats": float(discretization_error(curvature, SCHEDULE, _grid(steps, horizon)[:-1])),
+        }
+        for horizon, steps in cells
+    ]
+
+
+def _mean(values: np.ndarray) -> dict[str, float]:
+    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
+
+
+def _estimate(estimate: metrics.Estimate) -> dict[str, float]:
+    return {"mean": float(estimate.value), "standard_error": float(estimate.standard_error)}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """For each model what its starts and grids are worth, and then its samples."""
+
+    def show(value: dict[str, float] | None, digits: int) -> str:
+        return f"{value['mean']:.{digits}f} +- {value['standard_error']:.{digits}f}" if value else "-"
+
+    lines = []
+    for case in figures["cases"]:
+        lines.append(f"{case['dataset']}, long run from sigma = {case['t_max']:g}: fits to training images")
+        lines.append(
+            f"{'start':20}{'sigma_T':>8}{'seconds':>9}{'d*/2n':>7}{'E_init, nats':>20}{'gain, nats':>20}"
+        )
+        for row in case["starts"]:
+            lines.append(
+                f"{row['start']:20}{row['horizon']:8g}{row['seconds']:9.1f}{row['sampling_error']:7.2f}"
+                f"{show(row['initialization'], 3):>20}{show(row['gain'], 3):>20}"
+            )
+        lines.append("\nE_disc of Heun's grids, less their last step")
+        for row in case["discretization"]:
+            lines.append(f"sigma_T = {row['horizon']:<5g}{row['steps']:4} steps{row['nats']:9.1f} nats")
+        lines.append("\nsamples against test images, and less those of the long run (the first line)")
+        names = "".join(f"{name:>20}" for name in ("energy distance", "less long", "Frechet", "less long"))
+        lines.append(f"{'start':20}{'sigma_T':>8}{'calls':>11}{names}{'copies':>8}")
+        for row in (*case["rows"], {"start": "training images", **case["floor"]}):
+            drawn = (
+                f"{row['horizon']:8g}{row['sampler']:>7}{row['calls']:4}" if "horizon" in row else " " * 19
+            )
+            cells = "".join(
+                f" {show(row[name], 4):>19}"
+                for name in ("energy", "energy_less_long", "frechet", "frechet_less_long")
+            )
+            copies = f"{row['copies']['mean']:.3f}" if "copies" in row else "-"
+            lines.append(f"{row['start']:20}{drawn}{cells}{copies:>8}")
+        name, horizon, _, steps = case["chosen"]
+        lines.append(f"\nchosen: {name} from sigma_T = {horizon:g}, {steps} Heun steps")
+        told = ", ".join(f"{r['samples']} {show(r, 3)}" for r in case["classifier"])
+        if told:
+            lines.append(f"told apart from test images by a classifier: {told}")
+        lines.append(
+            f"a call: {case['milliseconds_per_call']:.3f} ms an image; the calls saved have paid for the fit "
+            f"after {case['images_that_pay_for_the_fit']:.0f} images"
+        )
+    return "\n".join([*lines, *figures["missing"]])
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """The first model: Frechet distances against calls, a line for each start at the chosen horizon."""
+    case = figures["cases"][0]
+    chosen = case["chosen"][1]
+    heun = [row for row in case["rows"] if row["sampler"] == "heun"]
+    for start, horizon in dict.fromkeys((row["start"], row["horizon"]) for row in heun):
+        if horizon not in (chosen, case["t_max"]):
+            continue
+        own = sorted(
+            (row for row in heun if (row["start"], row["horizon"]) == (start, horizon)),
+            key=lambda row: row["calls"],
+        )
+        axes.errorbar(
+            [row["calls"] for row in own],
+            [row["frechet"]["mean"] for row in own],
+            [2 * row["frechet"]["standard_error"] for row in own],
+            linestyle="-" if horizon == chosen else "--",
+            marker="o",
+            markersize=4,
+            label=f"{start}, {horizon:g}",
+        )
+    axes.axhline(case["floor"]["frechet"]["mean"], color="gray", linestyle=":", label="training images")
+    axes.set(
+        xscale="log", yscale="log", xlabel="calls of the network", ylabel="Frechet distance to test images"
+    )
+    axes.set_title(f"{case['dataset']}: starts, by sigma_T")
+    axes.legend(fontsize="x-small", ncols=2)

@@ -1,0 +1,435 @@
+"""25 modes: what a learned start saves, in steps of the sampler, and what it costs.
+
+Data in the plane: `laws.grid_mixture`, with the exact denoiser, so that samples err by the start, the steps
+and their number alone. A long run begins with noise of 80 and takes the 40 nodes of EDM's grid down to .002;
+a short one begins at 1.244, from the 26 nodes there and below of 40 from 3 to .0002 (rho = 2), or from fewer
+nodes laid anew (`budget.optimal_grid`). Starts, fitted to num_training rows with noise drawn afresh:
+
+    plain          N(0, sigma_T^2 I)
+    isotropic      mean and mean variance matched
+    Gaussian       mean and covariance matched
+    mixture        25 Gaussians, by expectation-maximization
+    flow           a spline coupling flow
+    ideal          the law of x at sigma_T itself
+
+The distance is the greatest W_2 along 180 even directions between samples and ten times as many draws of the
+law, and the floor is that of as many further draws. KL(p_T || start) is by Monte Carlo. Every seed has its
+own rows, fits and noise; means over seeds, with standard errors.
+
+The same in d = 40 and 100: `laws.tiled_mixture`, whose modes are five standard deviations and more apart,
+from sigma_T = 7, in 20 nodes (rho = 5) or 10, with the greatest W_2 along any direction that is found
+(`max_sliced_wasserstein`). The mixture there is of isotropic components; "early" is the same fitted at a
+noise of 1, where the modes are told apart, and the rest of the noise added to the law.
+
+What a fit costs is given in seconds, in calls of this denoiser for one sample, and in samples whose saved
+calls pay for it; for a network, whose call is dearer, they are fewer in proportion.
+
+MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one core of a busy two-core AMD
+EPYC, jax 0.12.0.1, 2026-11-22; 280 s of CPU). In the plane, floor .025 +- .002, the long runs .021 +- .002 by
+Heun (78 calls) and .109 +- .002 by ancestral sampling:
+
+    26 nodes from 1.244      plain    isotropic   Gaussian   mixture         flow            ideal
+    KL(p_T || start), nats   .184     .0189       .0055      .0008 +- .0001  .0005 +- .0001
+    Heun, 50 calls           .257     .108        .041       .021 +- .001    .027 +- .006    .028 +- .003
+    ancestral, 25 calls      .139     .076        .050       .048 +- .002    .050 +- .002    .052 +- .002
+
+    fewer calls, Heun          18               12               8
+    the long run's grid        .150 +- .001     .381 +- .001     .919 +- .003
+    plain from .7              .531 +- .002     .532 +- .002     .534 +- .002
+    mixture from .7            .029 +- .003     .029 +- .003     .029 +- .003
+    ideal from .7              .029 +- .004     .029 +- .004     .030 +- .004
+
+So the fitted mixture and flow reach the floor that the long run reaches, and under ancestral steps their
+distance is .44 +- .02 and .46 +- .02 of the long run's. From .7 a tenth of its calls reaches the floor: runs
+of 8, 12 and 18 calls differ by less than .001, and what they are above the long run, .008 +- .004, is above
+it in the ideal start too, with whose noise they begin. The fit takes 2 s (the flow's 6 s), as long as 1.1
+million calls of this denoiser for a sample: the calls that 15,000 samples save.
+
+Beyond the plane, distances by Heun and KL(p_T || start):
+
+    start, sigma_T     calls    d = 40          KL      d = 100         KL
+    noise, 80          78       5.0 +- .1               11.3 +- .9
+    plain, 7           38       28.5 +- .2      17.6    48.9 +- .2      47.8
+    isotropic, 7       38       24.2 +- .1      11.1    46.0 +- .3      31.5
+    Gaussian, 7        38       7.9 +- .3       .286    13.7 +- .4      .769
+    mixture, 7         38       4.3 +- .4       .091    6.9 +- .8       .719
+    early, 7           38       4.7 +- .5       .110    6.7 +- 1.3      .597
+    early, 7           18       4.3 +- .9               7.5 +- .9
+    ideal, 7           38       4.2 +- .5               7.3 +- 1.0
+    floor                       4.3 +- .6               5.2 +- .4
+
+A quarter of the long run's calls is as good in 40 dimensions, and better in 100, where the plane of the modes
+has a standard deviation of 50 and 80 is no long horizon. Expectation-maximization misses some of 25 modes, at
+any noise, to which its .6 nats in 100 dimensions are owed: with all of them they were about .1, d* / 2n.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.initialization.laws import grid_mixture, tiled_mixture
+from jaxdiff import budget, initialization, times
+from jaxdiff.distributions import Gaussian, GaussianMixture
+from jaxdiff.initialization import Family, fit_start
+from jaxdiff.metrics import max_sliced_wasserstein
+from jaxdiff.models import SplineCoupling
+from jaxdiff.samplers import SamplerFactory, ancestral, heun, sample
+from jaxdiff.schedules import Karras
+from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SCHEDULE = Karras()
+SAMPLERS: dict[str, tuple[SamplerFactory, int]] = {  # and calls of the denoiser a step
+    "ancestral": (ancestral, 1),
+    "Heun": (heun, 2),
+}
+T_LONG, T_MIN = 80.0, 0.002
+DIRECTIONS = np.stack([np.cos(np.pi / 180 * np.arange(180)), np.sin(np.pi / 180 * np.arange(180))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the part depends on."""
+
+    law_seed: int = 0
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    t_max: float = 1.244
+    num_training: int = 10_000
+    num_samples: int = 10_000
+    reference: int = 10  # times as many draws of the law that samples are compared with
+    components: int = 25
+    iterations: int = 60
+    flow_steps: int = 400  # 0 leaves the flow out
+    few_t_max: float = 0.7  # where runs of few steps start; chosen on another law and other seeds
+    few_steps: tuple[int, ...] = (9, 6, 4)
+    test_rows: int = 50_000  # for KL(p_T || start)
+    dimensions: tuple[int, ...] = (40, 100)
+    tiled_t_max: float = 7.0
+    tiled_early: float = 1.0
+    tiled_seeds: tuple[int, ...] = (0, 1, 2)
+    tiled_samples: int = 3_000
+    tiled_iterations: int = 40
+
+
+def smoke() -> Config:
+    """The same at a size for tests."""
+    return Config(
+        seeds=(0, 1),
+        num_training=3_000,
+        num_samples=3_000,
+        iterations=30,
+        flow_steps=0,
+        few_steps=(6,),
+        test_rows=3_000,
+        dimensions=(20,),
+        tiled_seeds=(0, 1),
+        tiled_samples=500,
+        tiled_iterations=20,
+    )
+
+
+class Plan(NamedTuple):
+    """A way to sample: from a start at times[0], with a sampler."""
+
+    start: str
+    t_max: float
+    sampler: str
+    grid: str
+    times: Array
+
+    @property
+    def calls(self) -> int:
+        """Of the denoiser."""
+        return SAMPLERS[self.sampler][1] * (len(self.times) - 1)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Fits, and distances of every plan, in the plane and in the dimensions of the tiled mixture."""
+    studies = [_study(config, _plane(config), config.seeds)]
+    studies += [_study(config, _tiled(config, d), config.tiled_seeds) for d in config.dimensions]
+    return {"config": dataclasses.asdict(config), "studies": studies}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A block for each law: the floor and the fits, then a line for each plan."""
+
+    def show(value: dict[str, float]) -> str:
+        return f"{value['mean']:.4f} +- {value['standard_error']:.4f}"
+
+    lines = []
+    for study in figures["studies"]:
+        lines.append(f"d = {study['dimension']}, floor {show(study['floor'])}")
+        lines.append("  start       sigma_T   KL(p_T || start)       seconds to fit")
+        for fit in study["fits"]:
+            seconds = f"{fit['seconds']:.2f}"
+            lines.append(
+                f"  {fit['start']:10} {fit['t_max']:8g}   {show(fit['divergence']):20} {seconds:>15}"
+            )
+        lines.append(
+            "  start      sigma_T sampler    grid      nodes calls      distance        over the long run's"
+        )
+        for row in study["rows"]:
+            lines.append(
+                f"  {row['start']:10}{row['t_max']:8g} {row['sampler']:10} {row['grid']:10}{row['nodes']:5}"
+                f"{row['calls']:6}   {show(row['distance'])}   {show(row['over_long'])}"
+            )
+        lines.append(
+            f"  a call of the denoiser takes {study['microseconds']:.2f} us a row; the fits pay from"
+        )
+        for saving in study["savings"]:
+            lines.append(
+                f"    {saving['samples']:.3g} samples on: {saving['start']}, sigma_T = {saving['t_max']:g}, "
+                f"{saving['calls']} calls instead of {saving['calls'] + saving['saved']}"
+            )
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """Distances in the plane against calls of the denoiser, a color for each start."""
+    study = figures["studies"][0]
+    colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["start"] for row in study["rows"]))}
+    markers = dict(zip(SAMPLERS, "so^", strict=True))
+    for row in study["rows"]:
+        axes.errorbar(
+            row["calls"],
+            row["distance"]["mean"],
+            2 * row["distance"]["standard_error"],
+            color=colors[row["start"]],
+            marker=markers[row["sampler"]],
+            markersize=4,
+        )
+    for name, color in colors.items():
+        axes.plot([], [], color=color, label=name)
+    for name, marker in markers.items():
+        axes.plot([], [], color="black", marker=marker, linestyle="", label=name)
+    axes.axhline(study["floor"]["mean"], color="black", linewidth=0.5, linestyle="--")
+    axes.set(
+        xscale="log", yscale="log", xlabel="calls of the denoiser", ylabel="max-sliced W_2", title="25 modes"
+    )
+    axes.legend(fontsize="xx-small", ncols=2)
+
+
+class Task(NamedTuple):
+    """What is sampled, how, and how samples are judged."""
+
+    law: GaussianMixture
+    families: dict[float, dict[str, Family[Any]]]
+    """By t_max."""
+    plans: list[Plan]
+    num_samples: int
+    judge: Callable[[Array], Callable[[Array], float]]
+    """From draws of the law to the distance of samples from them."""
+    num_draws: int
+
+
+def _plane(config: Config) -> Task:
+    law = grid_mixture(config.law_seed)
+    families = _families(config, num_iterations=config.iterations)
+    few = {name: families[name] for name in ("plain", "mixture")}
+    if config.flow_steps:
+        families["flow"] = initialization.flow(SplineCoupling(), num_steps=config.flow_steps)
+    long = functools.partial(times.power_grid, t_max=T_LONG, t_min=T_MIN, rho=7.0)
+    short = times.truncate(times.power_grid(39, t_max=3.0, t_min=0.0002, rho=2.0), config.t_max)
+    pilot = _pilot(law, config.few_t_max)
+    plans = [
+        *(Plan("noise", T_LONG, name, "long", long(39)) for name in ("Heun", "ancestral")),
+        *(
+            Plan(start, config.t_max, name, "truncated", short)
+            for name in ("Heun", "ancestral")
+            for start in (*families, "ideal")
+        ),
+    ]
+    for steps in config.few_steps:
+        anew = budget.optimal_grid(pilot, SCHEDULE, steps, t_max=config.few_t_max, t_min=T_MIN)
+        plans.append(Plan("noise", T_LONG, "Heun", "long", long(steps)))
+        plans += [Plan(start, config.few_t_max, "Heun", "anew", anew) for start in (*few, "ideal")]
+    return Task(
+        law,
+        {config.t_max: families, config.few_t_max: few},
+        plans,
+        config.num_samples,
+        along_even_directions(config.num_samples),
+        config.reference * config.num_samples,
+    )
+
+
+def _tiled(config: Config, d: int) -> Task:
+    law = tiled_mixture(d)
+    long = functools.partial(times.power_grid, t_max=T_LONG, t_min=T_MIN, rho=7.0)
+    families = _families(
+        config, covariance="isotropic", noise="fixed", num_iterations=config.tiled_iterations
+    )
+    families["early"] = _early(families["mixture"], config.tiled_early)
+    short = times.power_grid(19, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
+    few = times.power_grid(9, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
+    plans = [
+        Plan("noise", T_LONG, "Heun", "long", long(39)),
+        *(Plan(start, config.tiled_t_max, "Heun", "rho = 5", short) for start in (*families, "ideal")),
+        Plan("noise", T_LONG, "Heun", "long", long(9)),
+        Plan("early", config.tiled_t_max, "Heun", "rho = 5", few),
+    ]
+
+    def judge(draws: Array) -> Callable[[Array], float]:
+        key = jax.random.key(3)
+        return lambda x: float(max_sliced_wasserstein(key, x, draws, num_starts=4, num_steps=60).value)
+
+    n = config.tiled_samples
+    return Task(law, {config.tiled_t_max: families}, plans, n, judge, n)
+
+
+def _families(config: Config, **options: Any) -> dict[str, Family[Any]]:
+    return {
+        "plain": initialization.plain(),
+        "isotropic": initialization.isotropic(),
+        "Gaussian": initialization.gaussian(),
+        "mixture": initialization.gaussian_mixture(config.components, num_restarts=1, **options),
+    }
+
+
+def _early(family: Family[GaussianMixture], t: float) -> Family[GaussianMixture]:
+    """The family fitted at a time t, the rest of the noise being added to the law."""
+
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> GaussianMixture:
+        return family.fit(key, data, schedule, t).perturbed(SCHEDULE, (t_max**2 - t**2) ** 0.5)
+
+    return Family(fit, family.num_parameters)
+
+
+@functools.partial(jax.jit, static_argnames="t_max")
+def _pilot(law: GaussianMixture, t_max: float) -> budget.ScoreCurvature:
+    data_key, key = jax.random.split(jax.random.key(11))
+    levels = times.log_snr_grid(SCHEDULE, 63, t_max=t_max, t_min=T_MIN)
+    return budget.score_curvature(key, law.denoiser(SCHEDULE), SCHEDULE, law.sample(data_key, 2000), levels)
+
+
+def along_even_directions(n: int) -> Callable[[Array], Callable[[Array], float]]:
+    """max-W_2 over `DIRECTIONS` of n points from a multiple of n draws.
+
+    By NumPy's sort, which is many times faster than XLA's on a CPU, and with the draws' part done once: of
+    the draws that one of the n sorted points stands against, mean and variance suffice.
+    """
+
+    def project(x: Array) -> np.ndarray:
+        return np.sort((np.asarray(x, np.float64) @ DIRECTIONS).T, axis=1)
+
+    def judge(draws: Array) -> Callable[[Array], float]:
+        cells = project(draws).reshape(DIRECTIONS.shape[1], n, -1)
+        mean, within = cells.mean(2), cells.var(2).mean(1)
+        return lambda x: float(np.sqrt((((project(x) - mean) ** 2).mean(1) + within).max()))
+
+    return judge
+
+
+def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """What every fit costs and every plan gives, over seeds."""
+    data_keys, fit_keys, test_keys, start_keys, noise_keys, draw_keys, floor_keys = jax.vmap(
+        lambda seed: jax.random.split(jax.random.key(seed), 7)
+    )(jnp.asarray(seeds)).T
+    law, d = task.law, task.law.means.shape[1]
+    data = [_sample(law, key, config.num_training) for key in data_keys]
+    noise = Gaussian(jnp.zeros(d), T_LONG**2)
+    starts: dict[tuple[str, float], list[StartLaw]] = {("noise", T_LONG): [noise for _ in seeds]}
+    fits = []
+    for t_max, families in task.families.items():
+        ideal = law.perturbed(SCHEDULE, t_max)
+        starts["ideal", t_max] = [ideal for _ in seeds]
+        for name, family in families.items():
+            laws, seconds, divergences = [], [], []
+            for key, test_key, rows in zip(fit_keys, test_keys, data, strict=True):
+                began = time.process_time()
+                laws.append(jax.block_until_ready(fit_start(key, family, rows, SCHEDULE, t_max)))
+                seconds.append(time.process_time() - began)
+                x = _sample(ideal, test_key, config.test_rows)
+                divergences.append(float(jnp.mean(_log_prob(ideal, x) - _log_prob(laws[-1], x))))
+            starts[name, t_max] = laws
+            # The first of them compiles.
+            fits.append(
+                {
+                    "start": name,
+                    "t_max": t_max,
+                    "divergence": _mean(divergences),
+                    "seconds": float(np.median(seconds[1:])),
+                }
+            )
+    judges = [task.judge(_sample(law, key, task.num_draws)) for key in draw_keys]
+    floor = [
+        judge(_sample(law, key, task.num_samples)) for judge, key in zip(judges, floor_keys, strict=True)
+    ]
+    rows, long = [], {}
+    for plan in task.plans:
+        laws = starts[plan.start, plan.t_max]
+        x = jnp.stack(
+            [_sample(law, key, task.num_samples) for law, key in zip(laws, start_keys, strict=True)]
+        )
+        began = time.process_time()
+        samples = jax.block_until_ready(_integrate(law, noise_keys, x, plan.times, plan.sampler))
+        seconds = time.process_time() - began
+        distances = np.array([judge(y) for judge, y in zip(judges, samples, strict=True)])
+        ratio = distances / long.setdefault(plan.sampler, distances)  # the first is the long run
+        rows.append(
+            {
+                "start": plan.start,
+                "t_max": plan.t_max,
+                "sampler": plan.sampler,
+                "grid": plan.grid,
+                "nodes": len(plan.times),
+                "calls": plan.calls,
+                "distance": _mean(distances),
+                "over_long": _mean(ratio),
+                "distances": distances.tolist(),
+                "microseconds": 1e6 * seconds / (plan.calls * x.shape[0] * x.shape[1]),
+            }
+        )
+    # Most of them compiled nothing.
+    microseconds = float(np.median([row.pop("microseconds") for row in rows]))
+    return {
+        "dimension": d,
+        "floor": _mean(floor),
+        "fits": fits,
+        "rows": rows,
+        "microseconds": microseconds,
+        "savings": [
+            {
+                "start": row["start"],
+                "t_max": row["t_max"],
+                "calls": row["calls"],
+                "saved": rows[0]["calls"] - row["calls"],
+                "fit_in_calls": 1e6 * fit["seconds"] / microseconds,
+                "samples": 1e6 * fit["seconds"] / microseconds / (rows[0]["calls"] - row["calls"]),
+            }
+            for fit in fits
+            for row in rows
+            if fit["start"] in ("mixture", "early", "flow")
+            and (row["start"], row["t_max"], row["sampler"]) == (fit["start"], fit["t_max"], "Heun")
+        ],
+    }
+
+
+@functools.partial(jax.jit, static_argnames="sampler")
+def _integrate(law: GaussianMixture, keys: Key, x: Array, grid: Array, sampler: str) -> Array:
+    """Samples of every seed, of the shape of x, (seeds, n, d)."""
+    chosen = SAMPLERS[sampler][0](law.denoiser(SCHEDULE), SCHEDULE)
+    return jax.lax.map(lambda pair: sample(pair[0], chosen, pair[1], grid), (keys, x))
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _sample(law: Any, key: Key, n: int) -> Array:
+    return law.sample(key, n)
+
+
+@jax.jit
+def _log_prob(law: StartLaw, x: Array) -> Array:
+    return law.log_prob(x)
+
+
+def _mean(values: Any) -> dict[str, float]:
+    values = np.asarray(values, np.float64)
+    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}

@@ -1,0 +1,104 @@
+"""Parts of the initialization experiment: closed forms to their digits, the surface and the horizon small."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.initialization import closed_forms, horizon, surface
+
+# By an independent float64 NumPy program, to the digits printed there.
+PRODUCT = {1.0: (0.9522345, 0.02409206), 2.0: (0.09890588, 0.001015526), 7.0: (8.434787e-4, 1.66606e-7)}
+TILED = {2.0: (247.3, 44.74, 2.084), 7.0: (17.65, 11.10, 0.2850), 80.0: (0.01111, 0.01048, 2.43e-5)}
+STUDENT = {
+    1.0: (0.9108, 0.10396, 0.00135, 4.67, 1.443),
+    2.0: (0.1331, 0.03792, 0.00220, 8.37, 2.258),
+    7.0: (0.002305, 0.001404, 5.03e-4, 51.4, 7.065),
+}
+TAILS = {
+    "the data": (1.638, 4.541, 10.215, 22.204, 47.928, 103.30),
+    "N(0, 2^2)": (0.777, 0.624, 0.438, 0.271, 0.154, 0.082),
+    "N(0, 2^2 + 3)": (1.102, 0.978, 0.679, 0.401, 0.219, 0.115),
+    "N(0, 7^2)": (0.967, 0.935, 0.869, 0.726, 0.495, 0.282),
+    "N(0, 7^2 + 3)": (1.006, 0.998, 0.952, 0.798, 0.528, 0.295),
+    "N(0, 80^2)": (1.000, 1.000, 0.999, 0.999, 0.997, 0.989),
+}
+STEPS = {
+    "80, 40, 7": (0.657047, 0.695302),
+    "7, 20, 5": (0.327919, 0.382541),
+    "2, 10, 7": (0.172400, 0.273203),
+}
+
+
+@pytest.fixture(scope="module")
+def exact():
+    return closed_forms.run(closed_forms.smoke())
+
+
+@pytest.fixture(scope="module")
+def costs():
+    return surface.run(surface.smoke())
+
+
+@pytest.fixture(scope="module")
+def choices():
+    return horizon.run(horizon.smoke())
+
+
+def test_divergences_to_their_digits(exact):
+    for row in exact["product"]:
+        np.testing.assert_allclose(list(row.values())[1:], PRODUCT[row["s"]], rtol=2e-6)
+    for row in exact["tiled"]:
+        np.testing.assert_allclose(list(row.values())[2:], TILED[row["s"]], rtol=2e-3)
+    for row in exact["t"]:
+        np.testing.assert_allclose(list(row.values())[1:], STUDENT[row["s"]], rtol=3e-3)
+
+
+def test_tails_and_steps_to_their_digits(exact):
+    rows = {row.pop("start"): list(row.values()) for row in map(dict, exact["tails"])}
+    for name, printed in TAILS.items():
+        np.testing.assert_allclose(rows[name], printed, atol=1.1e-3 if name != "the data" else 6e-3)
+    for row in exact["steps"]:
+        if row["grid"] in STEPS:
+            gaussian, modes = STEPS[row["grid"]]
+            np.testing.assert_allclose(row["N(0, 1)"], gaussian, atol=6e-7)
+            assert abs(row["five modes"] - modes) < 3 * row["+-"]
+
+
+@pytest.mark.parametrize(
+    ("module", "fixture"), [(closed_forms, "exact"), (surface, "costs"), (horizon, "choices")]
+)
+def test_the_figures_are_json_and_are_printed_and_drawn(module, fixture, request):
+    figures = request.getfixturevalue(fixture)
+    assert json.loads(json.dumps(figures, allow_nan=False)) == json.loads(json.dumps(figures))
+    assert len(module.table(figures).splitlines()) > 4
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    module.draw(figures, axes)
+    assert len(axes.lines) >= 3
+    pyplot.close(figure)
+
+
+def test_sampling_error_is_what_is_left(costs):
+    """Sampling error falls as 1 / n, and is in proportion to the parameters fitted where noise hides the rest."""
+    loss = {(r["family"], r["noise"], r["n"], r["s"]): r["loss"] for r in costs["rows"]}
+    for family, s in (("gaussian", 7.0), ("mixture", 7.0), ("mixture", 1.24)):
+        assert loss[family, "fixed", 400, s] < 0.6 * loss[family, "fixed", 100, s]
+    for n in (100, 400):
+        assert loss["gaussian", "fixed", n, 7.0] < loss["mixture", "fixed", n, 7.0]
+    # d* / 2n = 5 / 800, of Gaussian data nearly, which noised ones are.
+    assert 0.2 < loss["gaussian", "fixed", 400, 7.0] / (5 / 800) < 3
+
+
+def test_the_pilots_grid_is_best_and_choices_are_near_the_oracle(choices):
+    for row in choices["grids"]:
+        assert row["pilot"] < min(row["truncated"], row["anew"])
+    assert [row["family"] for row in choices["choices"]] == ["plain", "mixture"]
+    for row in choices["choices"]:
+        assert 1 <= row["ratio"] < 1.2
+    plain, mixture = (min(row["totals"]) for row in choices["choices"])
+    assert mixture < 0.5 * plain
+    assert "within 20 % of the least: 2 of 2" in horizon.table(choices)
