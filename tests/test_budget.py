@@ -1,5 +1,7 @@
 """The three errors of a chain against closed forms, quadrature and the simulated chain itself."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,7 +129,7 @@ def test_curvature_is_that_of_gaussian_data():
         jax.random.key(0), law.denoiser(KARRAS), KARRAS, law.sample(jax.random.key(1), 4), times
     )
     v = np.asarray(times[::-1], np.float64)[:, None] ** 2
-    np.testing.assert_allclose(pilot.value, np.sum((v / (v + [0.25, 4.0])) ** 2, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(pilot.value, np.sum((v / (v + np.array([0.25, 4.0]))) ** 2, axis=1), rtol=1e-4)
     np.testing.assert_allclose(pilot.log_variance, np.log(v[:, 0]), atol=1e-5)
 
 
@@ -235,7 +237,7 @@ def test_the_three_errors_are_the_divergence_of_the_paths():
         return -0.5 * (x - mean) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
 
     ratio = log_normal(y, 0, 1 + v[0]) - log_normal(y, 0.5, 6.0)
-    for v_k, v_next in zip(v[:-1], v[1:], strict=True):
+    for v_k, v_next in itertools.pairwise(v):
         a, step = (1 + v_next) / (1 + v_k), v_k - v_next
         new = a * y + np.sqrt(a * step) * rng.standard_normal(len(y))
         # On the way from y the exact path within a step is a bridge; its end alone tells less than all of it,
@@ -247,7 +249,7 @@ def test_the_three_errors_are_the_divergence_of_the_paths():
     assert budget.training.value > 20 * budget.training.standard_error > 0
     # And it bounds the divergence of the ends, which mean and variance of the chain give.
     mean, variance = 0.5, 6.0
-    for v_k, v_next in zip(v[:-1], v[1:], strict=True):
+    for v_k, v_next in itertools.pairwise(v):
         slope = 1 - (v_k - v_next) * factor / (1 + v_k)
         mean, variance = slope * mean, slope**2 * variance + v_k - v_next
     ends = gaussian_divergence(
@@ -282,7 +284,7 @@ def test_the_budget_of_a_mixture_is_that_of_its_paths():
     weights = np.asarray(LINE.weights, np.float64)
     data = rng.choice(np.arange(-2.0, 3), n, p=weights / weights.sum()) + 0.2 * rng.standard_normal(n)
     y, integral = data + np.sqrt(v[0]) * rng.standard_normal(n), np.zeros(n)
-    for low, high in zip(v[:-1], v[1:], strict=True):
+    for low, high in itertools.pairwise(v):
         fine = np.geomspace(low, high, inner + 1)
         steps = np.diff(fine)
         path = y + np.concatenate(
@@ -390,7 +392,7 @@ def test_bad_input():
     denoise = law.denoiser(KARRAS)
     with pytest.raises(ValueError, match=r"start.log_prob\(x\)|x must have shape"):
         jd.kl_budget(key, denoise, law, KARRAS, jd.Gaussian(jnp.zeros(3), 4.0), times)
-    with pytest.raises(ValueError, match="strictly decreasing|high to low"):
+    with pytest.raises(ValueError, match=r"strictly decreasing|high to low"):
         jd.kl_budget(key, denoise, law, KARRAS, law, times[::-1])
     with pytest.raises(ValueError, match="non-finite"):
         jd.kl_budget(key, denoise, law, KARRAS, law, jnp.append(times, 0.0))
@@ -400,9 +402,9 @@ def test_bad_input():
     with pytest.raises(ValueError, match="x must have shape"):
         jd.initialization_error(key, denoise, KARRAS, jd.Gaussian(jnp.zeros(3), 4.0), data, 2.0, t_end=8.0)
     pilot = jd.score_curvature(key, denoise, KARRAS, data, times)
-    with pytest.raises(ValueError, match="pilot run.*run score_curvature on a wider range"):
+    with pytest.raises(ValueError, match=r"pilot run.*run score_curvature on a wider range"):
         jd.discretization_error(pilot, KARRAS, grid(3.0, 5, 7.0))
     with pytest.raises(ValueError, match="pilot run"):
         jd.optimal_grid(pilot, KARRAS, 4, t_max=3.0, t_min=0.002)
-    with pytest.raises(ValueError, match="data must have shape|non-finite"):
+    with pytest.raises(ValueError, match=r"data must have shape|non-finite"):
         jd.score_curvature(key, denoise, KARRAS, data.at[0, 0].set(jnp.nan), times)

@@ -1,5 +1,7 @@
 """The choice of a horizon against the oracle's, and the dip against its definition."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +41,7 @@ def least_dip(x):
         at_most([(m, -1), (n + 1, -1)], -m / n)
         at_most([(m, 1), (n, -1)], 0)
         for points, sign in ((left, 1), (right, -1)):
-            for i, j in zip(points[:-1], points[1:], strict=True):
+            for i, j in itertools.pairwise(points):
                 at_most([(i, 1), (j, -1)], 0)
             for i, j, k in zip(points[:-2], points[1:-1], points[2:], strict=True):
                 first, second = 1 / (places[j] - places[i]), 1 / (places[k] - places[j])
@@ -174,7 +176,7 @@ def test_a_family_without_denoiser_is_measured_by_a_reference():
         error = np.hypot(seen.standard_error, known.standard_error)
         assert error < 0.4 * known.initialization
         assert abs(seen.initialization - known.initialization) < 3 * error
-    with pytest.raises(ValueError, match="no denoiser.*pass reference="):
+    with pytest.raises(ValueError, match=r"no denoiser.*pass reference="):
         choose(hidden)
 
 

@@ -81,7 +81,7 @@ from jaxdiff.metrics import max_sliced_wasserstein
 from jaxdiff.models import SplineCoupling
 from jaxdiff.samplers import SamplerFactory, ancestral, heun, sample
 from jaxdiff.schedules import Karras
-from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Key, StartLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -267,7 +267,7 @@ def _tiled(config: Config, d: int) -> Task:
     families = _families(
         config, covariance="isotropic", noise="fixed", num_iterations=config.tiled_iterations
     )
-    families["early"] = _early(families["mixture"], config.tiled_early)
+    families["early"] = initialization.early(families["mixture"], config.tiled_early)
     short = times.power_grid(19, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
     few = times.power_grid(9, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
     plans = [
@@ -292,15 +292,6 @@ def _families(config: Config, **options: Any) -> dict[str, Family[Any]]:
         "Gaussian": initialization.gaussian(),
         "mixture": initialization.gaussian_mixture(config.components, num_restarts=1, **options),
     }
-
-
-def _early(family: Family[GaussianMixture], t: float) -> Family[GaussianMixture]:
-    """The family fitted at a time t, the rest of the noise being added to the law."""
-
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> GaussianMixture:
-        return family.fit(key, data, schedule, t).perturbed(SCHEDULE, (t_max**2 - t**2) ** 0.5)
-
-    return Family(fit, family.num_parameters)
 
 
 @functools.partial(jax.jit, static_argnames="t_max")
