@@ -16,13 +16,12 @@ standard errors, noise included. The formula gets as many evaluations as bring t
 noise levels' density comes from a pilot on training images (not in its time, about as long).
 
 Expect the first two to agree, and the flow to be above them by 1 to 2 nats. MEASURED (one busy core of a
-shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 16 min, 3 of them to train; the formula, given its pilot
-afterwards, in a run of its own with the same model and images):
+shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 22 min, training not included):
 
-    formula           98.68 +- 0.10 nats       23 s
-    elbo              98.55 +- 0.08           125 s
-    flow             100.30                   557 s
-    flow, probes     100.41 +- 0.12            59 s
+    formula           98.68 +- 0.10 nats       46 s
+    elbo              98.65 +- 0.08           227 s
+    flow             100.30                   868 s
+    flow, probes     100.36 +- 0.12            62 s
 
 With 60 evaluations and no pilot the formula gave 99.2 +- 1.3 in 3.7 s.
 """

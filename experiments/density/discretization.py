@@ -154,7 +154,7 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
             steps, errors = [row["num_steps"] for row in own], [abs(row["mixture"]) for row in own]
             axes.plot(steps, errors, style, color=f"C{i}", marker="o", markersize=3, label=f"{name}, {rule}")
     axes.set(xscale="log", yscale="log", xlabel="steps T", ylabel="|error|, nats", title="Discretization")
-    axes.legend(fontsize="xx-small", ncols=3)
+    axes.legend(fontsize=5, ncols=2, loc="lower left")
 
 
 @functools.partial(jax.jit, static_argnums=0)

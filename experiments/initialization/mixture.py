@@ -196,7 +196,7 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """Distances in the plane against calls of the denoiser, a color for each start."""
     study = figures["studies"][0]
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["start"] for row in study["rows"]))}
-    markers = dict(zip(SAMPLERS, "so^", strict=True))
+    markers = dict(zip(SAMPLERS, "so", strict=True))
     for row in study["rows"]:
         axes.errorbar(
             row["calls"],
