@@ -1,5 +1,6 @@
 """One environment for every test: eight simulated devices, a compile cache, no silent broadcasting."""
 
+import importlib.metadata
 import os
 import pathlib
 
@@ -9,7 +10,14 @@ os.environ.setdefault(
 # Most of a run is compilation, and optimization a good part of that; nothing here runs long enough to gain.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + " --xla_force_host_platform_device_count=8"
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    # A fifth of the time; later versions do not know it, and abort.
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        if importlib.metadata.version("jaxlib").startswith("0.10.")
+        else ""
+    )
 )
 
 import jax

@@ -123,9 +123,9 @@ def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
         seeds=(0, 1),
-        num_training=3_000,
+        num_training=2_000,
         num_samples=3_000,
-        iterations=30,
+        iterations=20,
         flow_steps=0,
         few_steps=(6,),
         test_rows=3_000,

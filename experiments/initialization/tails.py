@@ -137,7 +137,7 @@ class Config:
             seeds=(0,),
             blocks=10,
             num_training=20_000,
-            num_iterations=60,
+            num_iterations=30,
             runs=(
                 Run(2.0, 20, 7.0, _SPACE | {"one t": 2000}),
                 Run(7.0, 20, 5.0, _SPACE),
