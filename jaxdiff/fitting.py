@@ -10,16 +10,17 @@ above the floor, so the likelihood still never falls, which adding the floor wou
 Dempster, Laird & Rubin 1977.
 
 A component of a Student t mixture is Gaussian given a scale w ~ Gamma(nu/2, rate nu/2). Seen under noise of a
-known variance v, x = data + v^(1/2) z, and with component k and scale w drawn from their posterior given x,
+known variance v, x = data + v^(1/2) z, with r_ik = P(k | x_i) and, for each k, one w_ik drawn from its
+posterior given x_i and k,
 
-    data | x, k, w ~ N(mean_k + G (x - mean_k), v G),     G = (S_k / w) (S_k / w + v I)^-1          (3)
-    mean_k = sum_i w_i E[data_i] / sum_i w_i,             S_k likewise, of the second moments        (4)
-    log(nu_k / 2) - psi(nu_k / 2) = E[w - 1 - log w]                                                 (5)
+    data | x, k, w ~ N(mean_k + G (x - mean_k), v G),         G = (S_k / w) (S_k / w + v I)^-1      (3)
+    mean_k = sum_i r_ik w_ik E[data_i] / sum_i r_ik w_ik,     S_k likewise, of the second moments    (4)
+    log(nu_k / 2) - psi(nu_k / 2) = E[w - 1 - log w | k]                                             (5)
 
-with sums over the rows that drew k. Draws take the place of a sum over all w, whose cost would be that of the
-sum's many terms, each with a G of its own; averaged over iterations, statistics (4) converge (stochastic
-approximation EM, Delyon, Lavielle & Moulines 1999). S_k is divided by sum_i w_i rather than by the number of
-rows, which has the same fixed points and is reached sooner (Kent, Tyler & Vardi 1994).
+Draws take the place of an integral over w, whose cost would be that of its many nodes, each with a G of its
+own; averaged over iterations, statistics (4) converge (stochastic approximation EM, Delyon, Lavielle &
+Moulines 1999). S_k is divided by sum_i r_ik w_ik rather than by sum_i r_ik, which has the same fixed points and
+gets there sooner (Kent, Tyler & Vardi 1994).
 """
 
 from functools import partial
@@ -98,7 +99,7 @@ def fit_student_mixture(
         likelihood for data with it: what noise hides is not fitted. At 0 it is fitted to the data themselves.
     noise: "dynamic", another draw of it in every iteration, or "fixed", one for all.
 
-    Statistics are averaged over the second half of the iterations. Degrees of freedom are kept within
+    Statistics are averaged over the last quarter of the iterations. Degrees of freedom are kept within
     [0.5, 500]. Restarts begin at rows drawn at random: k-means++ would begin in the tails. The other options
     and the errors are those of `fit_mixture`.
     """
