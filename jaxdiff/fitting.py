@@ -19,8 +19,8 @@ posterior given x_i and k,
 
 Draws take the place of an integral over w, whose cost would be that of its many nodes, each with a G of its
 own; averaged over iterations, statistics (4) converge (stochastic approximation EM, Delyon, Lavielle &
-Moulines 1999). S_k is divided by sum_i r_ik w_ik rather than by sum_i r_ik, which has the same fixed points and
-gets there sooner (Kent, Tyler & Vardi 1994).
+Moulines 1999). S_k is divided by sum_i r_ik w_ik rather than by sum_i r_ik, which has the same fixed points
+and gets there sooner (Kent, Tyler & Vardi 1994).
 """
 
 from functools import partial
