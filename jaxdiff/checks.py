@@ -4,6 +4,7 @@ Shapes are always checked. Values are checked only where they are known: under `
 are tracers, and a value check there would cost a synchronization on every call.
 """
 
+import importlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -79,6 +80,28 @@ def integer(name: str, got: Any, low: int) -> None:
     """Raise ValueError unless got is a Python integer of at least low."""
     if not isinstance(got, int | np.integer) or isinstance(got, bool) or got < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {got!r}.")
+
+
+def num_rows(data: Any) -> int:
+    """The length of the one leading axis of a pytree of arrays; ValueError unless there is one, of a row."""
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
+    lengths = {shape[0] if shape else None for shape in shapes}
+    if len(lengths) != 1 or not (n := lengths.pop()):
+        raise ValueError(
+            "data must be an array, or a pytree of arrays, with one leading axis of at least one row; got "
+            f"shapes {', '.join(map(str, shapes)) or 'none'}."
+        )
+    return n
+
+
+def extra(module: str, extra: str) -> Any:
+    """A module of a package that comes with an extra of jaxdiff; raises ImportError naming the extra."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"This needs {module}, which is not installed; run pip install 'jaxdiff[{extra}]'."
+        ) from error
 
 
 def shape(name: str, x: Any, wanted: tuple[int | None, ...]) -> None:

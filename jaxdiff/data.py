@@ -9,7 +9,6 @@ model of density q(x) is a model P of the integers with
 The inequality is Jensen's: Theis et al. 2016, arXiv 1511.01844, section 3.1.
 """
 
-import importlib
 import math
 from typing import Any, NamedTuple
 
@@ -38,7 +37,7 @@ def batch(key: Key, data: Any, size: int) -> Any:
     axes `size`. A training step's batch is ``batch(fold_in(key, step), data, size)``, so that a resumed run
     sees what the uninterrupted one would. Raises ValueError for unequal or empty leading axes, or size < 1.
     """
-    n = _num_rows(data)
+    n = checks.num_rows(data)
     checks.integer("size", size, 1)
     rows = per_row(key, size, lambda k: jax.random.randint(k, (), 0, n))
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
@@ -55,7 +54,7 @@ def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
     Data and the answer are as in `batch`. Raises ValueError for unequal or empty leading axes, or a size that
     is not in [1, n].
     """
-    n = _num_rows(data)
+    n = checks.num_rows(data)
     checks.integer("size", size, 1)
     if size > n:
         raise ValueError(f"size must be at most the {n} rows of data, got {size}; use batch for larger ones.")
@@ -159,8 +158,8 @@ def digits() -> Split:
     An image of 8 x 8 is read row by row; labels are the digits. Split by `train_test_split` with
     test_size=0.2 and random_state=0. Raises ImportError if scikit-learn is missing.
     """
-    pixels, labels = _scikit_learn("datasets").load_digits(return_X_y=True)
-    split = _scikit_learn("model_selection").train_test_split
+    pixels, labels = checks.extra("sklearn.datasets", "experiments").load_digits(return_X_y=True)
+    split = checks.extra("sklearn.model_selection", "experiments").train_test_split
     train, test, train_labels, test_labels = split(pixels, labels, test_size=0.2, random_state=0)
     return Split(train.astype(np.uint8), test.astype(np.uint8), train_labels, test_labels)
 
@@ -179,7 +178,7 @@ def photograph_patches(*, size: int = 8, gray: bool = True) -> Split:
     checks.integer("size", size, 1)
     if size > 64:
         raise ValueError(f"size must be at most 64, the width of a band, got {size}.")
-    images = np.stack(_scikit_learn("datasets").load_sample_images().images)
+    images = np.stack(checks.extra("sklearn.datasets", "experiments").load_sample_images().images)
     if gray:
         images = np.rint(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
     bands = [_patches(band, size) for band in np.split(images, 10, axis=2)]
@@ -199,27 +198,6 @@ def _patches(images: np.ndarray, size: int) -> np.ndarray:
     down, across = height // size, width // size
     tiles = images[:, : down * size, : across * size].reshape(k, down, size, across, size, channels)
     return tiles.swapaxes(2, 3).reshape(k, down * across, size, size, channels)
-
-
-def _scikit_learn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise ImportError(
-            "This data set ships with scikit-learn, which is not installed; run "
-            "pip install 'jaxdiff[experiments]'."
-        ) from error
-
-
-def _num_rows(data: Any) -> int:
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(data)]
-    lengths = {shape[0] if shape else None for shape in shapes}
-    if len(lengths) != 1 or not (n := lengths.pop()):
-        raise ValueError(
-            "data must be an array, or a pytree of arrays, with one leading axis of at least one row; got "
-            f"shapes {', '.join(map(str, shapes)) or 'none'}."
-        )
-    return n
 
 
 def _divide_product(a: Array | int, b: int, n: int) -> tuple[Array, Array]:
