@@ -59,7 +59,7 @@ from jaxdiff.denoisers import time_axis
 from jaxdiff.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.randomness import noise_like
 from jaxdiff.targets import denoising_target
-from jaxdiff.training import EmaDecay, Metrics, StepFn, TrainState, averaged, make_train_step
+from jaxdiff.training import Averaging, Metrics, StepFn, TrainState, averaged, make_train_step
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Schedule, Time
 
 
@@ -181,7 +181,7 @@ def make_joint_step(
     loss_fn: Callable[[Params, Params, Array, Key, Any], Array],
     optimizer: optax.GradientTransformation,
     *,
-    ema_decay: EmaDecay,
+    ema_decay: Averaging,
 ) -> StepFn:
     """The joint form: a train step of one network over all levels that is taught by its own average.
 

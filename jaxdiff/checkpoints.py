@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from jaxdiff import checks
 from jaxdiff.training import TrainState
@@ -51,11 +52,15 @@ class Checkpoints:
     """The checkpoints of one run, open for writing; a context manager.
 
     Saves run in the background; leaving the ``with`` waits for the last one, and must not be skipped. Kept
-    are the keep_latest newest, so that a damaged one has a predecessor, and the keep_best lowest in metric.
+    are the keep_latest newest, so that a damaged one has a predecessor, the keep_best lowest in metric and,
+    for averages to be combined afterwards (`jaxdiff.ema`), those at multiples of keep_every.
+
+    In a run of several processes each opens the same directory, which all of them see.
 
     Raises, before any work: NotADirectoryError or OSError if directory cannot be written, TypeError if config
     is not JSON, ValueError if directory holds a run with another config (the fields are named; leave out of
-    config what may change, such as the number of steps).
+    config what may change, such as the number of steps). What goes wrong in writing, a full disk say, is an
+    OSError of the next save or of the end of the ``with``.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Checkpoints:
         config: Config,
         keep_latest: int = 2,
         keep_best: int = 1,
+        keep_every: int | None = None,
         metric: str = "loss",
     ):
         checks.integer("keep_latest", keep_latest, 1)
@@ -78,10 +84,14 @@ class Checkpoints:
         best = policies.BestN(
             get_metric_fn=self._score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
         )
+        kept = [policies.LatestN(keep_latest), best]
+        if keep_every is not None:
+            checks.integer("keep_every", keep_every, 1)
+            kept.append(policies.EveryNSteps(keep_every))
         options = ocp.CheckpointManagerOptions(
             best_fn=self._score,  # without it Orbax writes no metrics
             best_mode="min",
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep_latest), best]),
+            preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,  # left by a kill in the middle of a save
         )
         self._exit = contextlib.ExitStack()
@@ -98,7 +108,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last save and let go of the directory."""
-        self._exit.close()
+        with self._writing():
+            self._exit.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -129,7 +140,8 @@ class Checkpoints:
                 raise ValueError(f"metrics must hold a finite {self._metric!r} to rank by, got {metrics}.")
         about = {"config": self._config, "version": _version()}
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
-        self._manager.save(step, args=items, metrics=metrics, force=True)
+        with self._writing():
+            self._manager.save(step, args=items, metrics=metrics, force=True)
 
     def restore(self, like: Any) -> Restored | None:
         """The newest readable checkpoint, to go on from, or None in a new directory. See `restore`.
@@ -139,7 +151,7 @@ class Checkpoints:
         self._manager.wait_until_finished()
         if not _steps(self.directory):
             return None
-        restored, damaged = _restore_newest(self.directory, like, None)
+        restored, damaged = _restore_newest(self.directory, like, None, part=False)
         _set_aside(self.directory, damaged)
         self._manager.reload()
         return restored
@@ -158,6 +170,18 @@ class Checkpoints:
         if steps and damaged == steps:
             raise _none_readable(self.directory, steps)
         _set_aside(self.directory, damaged)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
+            steps = _steps(self.directory)
+            whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
+            raise OSError(
+                f"A checkpoint could not be written in {self.directory}: is the disk full? {whole}; make "
+                f"room, and go on. ({_first_line(error)})"
+            ) from error
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         return metrics[self._metric]
@@ -182,13 +206,15 @@ def restore(
     step: int | str = "latest",
     config: Config | None = None,
     metric: str = "loss",
+    part: bool = False,
 ) -> Restored:
     """Read a checkpoint; the directory is not written to.
 
     like says what is wanted: a tree of arrays or of shapes and dtypes, such as
-    ``jax.eval_shape(lambda: init_state(...))``. A leaf goes where its sharding says, else to the first
-    device. step is a number, "latest", or "best" for the lowest metric. Where the latest is damaged, the one
-    before it is read, with a warning.
+    ``jax.eval_shape(lambda: init_state(...))``. A leaf goes where its sharding says (`parallel.Layout.like`),
+    else to the first device. With part=True like is a dictionary of some of the fields of the state, such as
+    ``{"ema_params": params}``, and nothing else is read. step is a number, "latest", or "best" for the lowest
+    metric. Where the latest is damaged, the one before it is read, with a warning.
 
     Raises, before an array is read: FileNotFoundError (no directory, no checkpoint, or not this step),
     NotADirectoryError, ValueError if the checkpoint is of another config (where one is given) or of another
@@ -210,7 +236,7 @@ def restore(
         checks.option("step", step, ["latest", "best"])
     wanted = None if config is None else _as_json(config)
     if step == "latest":
-        return _restore_newest(directory, like, wanted)[0]
+        return _restore_newest(directory, like, wanted, part=part)[0]
     at = _best_step(directory, metric) if step == "best" else int(step)
     if at is None:
         raise FileNotFoundError(
@@ -219,7 +245,7 @@ def restore(
     if at not in steps:
         raise FileNotFoundError(f"{directory} holds no step {at}; it holds {', '.join(map(str, steps))}.")
     try:
-        return _restore_step(directory, at, like, wanted)
+        return _restore_step(directory, at, like, wanted, part=part)
     except _DamagedError as error:
         raise OSError(f"Checkpoint {directory / str(at)} is damaged ({error}).") from None
 
@@ -229,13 +255,13 @@ class _DamagedError(Exception):
 
 
 def _restore_newest(
-    directory: pathlib.Path, like: Any, config: dict[str, Any] | None
+    directory: pathlib.Path, like: Any, config: dict[str, Any] | None, *, part: bool
 ) -> tuple[Restored, list[int]]:
     """The newest checkpoint that can be read, and the steps of those after it, which cannot."""
     damaged = []
     for step in reversed(_steps(directory)):
         try:
-            return _restore_step(directory, step, like, config), damaged
+            return _restore_step(directory, step, like, config, part=part), damaged
         except _DamagedError as error:
             _warn(directory, step, error)
             damaged.append(step)
@@ -249,14 +275,16 @@ def _none_readable(directory: pathlib.Path, steps: list[int]) -> OSError:
     )
 
 
-def _restore_step(directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None) -> Restored:
+def _restore_step(
+    directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
+) -> Restored:
     path = directory / str(step)
     about = _read_about(directory, step)
     if config is not None:
         _check_config(path, about.config, config)
     target = jax.tree.map(_target, like)
     arguments = ocp.args.PyTreeRestore(
-        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
     damage = None
     with _quiet(), _no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
@@ -264,7 +292,8 @@ def _restore_step(directory: pathlib.Path, step: int, like: Any, config: dict[st
             metadata = reader.metadata(path / "state").item_metadata.tree
         except Exception as error:
             raise _DamagedError(_first_line(error)) from None
-        _check_tree(path, metadata, target)
+        got = {name: metadata[name] for name in target if name in metadata} if part else metadata
+        _check_tree(path, got, target)
         try:
             return about._replace(state=reader.restore(path / "state", args=arguments))
         except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
@@ -382,8 +411,11 @@ def _warn(directory: pathlib.Path, step: int, error: _DamagedError) -> None:
 
 def _set_aside(directory: pathlib.Path, damaged: list[int]) -> None:
     """Rename the damaged ones: as the newest they would keep the next ones from being saved."""
-    for step in damaged:
-        (directory / str(step)).rename(directory / f"{step}.damaged")
+    if damaged and jax.process_index() == 0:
+        for step in damaged:
+            (directory / str(step)).rename(directory / f"{step}.damaged")
+    if damaged and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
 
 def _as_json(config: Config) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxdiff import checks, training
+from jaxdiff.chunks import map_rows
 from jaxdiff.distributions import Gaussian
 from jaxdiff.fitting import NOISES, fit_gaussian
 from jaxdiff.process import perturb
@@ -125,7 +126,7 @@ def fit_flow(
     batch_size: int = 512,
     learning_rate: float = 1e-3,
     held_out: float = 0.1,
-    ema_decay: training.EmaDecay = 0.99,
+    ema_decay: training.Averaging = 0.99,
     evaluate_every: int = 100,
     patience: int = 10,
     report: training.Report | None = None,
@@ -245,7 +246,7 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def _programs(
-    model: nn.Module, num_steps: int, batch_size: int, learning_rate: float, ema_decay: training.EmaDecay
+    model: nn.Module, num_steps: int, batch_size: int, learning_rate: float, ema_decay: training.Averaging
 ) -> _Programs:
     num_classes = _num_classes(model)
 
@@ -296,13 +297,9 @@ def _stretch(gaussian: Gaussian, x: Array, power: float) -> Array:
 
 def _by_chunks(function: Callable[[Any], Array], rows: Any) -> Array:
     """function of rows, on at most _ROWS of them at once: memory stays bounded for any number of rows."""
-    n = len(jax.tree.leaves(rows)[0])
-    if n <= _ROWS:
-        return function(rows)
-    chunks = -(-n // _ROWS)
-    which = jnp.minimum(jnp.arange(chunks * -(-n // chunks)), n - 1).reshape(chunks, -1)
-    answer = jax.lax.map(lambda which: function(jax.tree.map(lambda leaf: leaf[which], rows)), which)
-    return answer.reshape(-1, *answer.shape[2:])[:n]
+    if len(jax.tree.leaves(rows)[0]) <= _ROWS:
+        return function(rows)  # outside of jit a loop would be compiled at every call
+    return map_rows(function, rows, _ROWS)
 
 
 def _num_classes(model: nn.Module) -> int | None:

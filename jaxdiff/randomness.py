@@ -1,6 +1,7 @@
 """Random arrays whose row i depends on (key, i) only.
 
-So a sample, or a batch, does not change with the number of rows, nor with the devices they are spread over.
+So a sample, or a batch, does not change with the number of rows, nor with the devices they are spread over:
+rows are counted over the whole batch (`shards.row_numbers`).
 """
 
 import math
@@ -10,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import checks
+from jaxdiff import checks, shards
 from jaxdiff.typing import Array, Key
 
 
 def per_row(key: Key, n: int, draw: Callable[[Key], Any]) -> Any:
     """n draws stacked, row i made from (key, i). Raises ValueError unless n is an integer of at least 1."""
     checks.integer("n", n, 1)
-    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(jnp.arange(n))
+    return jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(shards.row_numbers(n))
 
 
 def noise_like(key: Key, x: Array) -> Array:

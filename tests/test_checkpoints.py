@@ -13,6 +13,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import kill_worker
 import numpy as np
 import optax
 import pytest
@@ -194,13 +195,13 @@ def test_the_last_good_checkpoint_survives_a_nan(tmp_path):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(restored.state)))
 
 
-def spawn(directory, *arguments):
+def spawn(directory, *arguments, script=worker.__file__):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(worker.ROOT), *sys.path])}
     # On one device, and compiled as here, or bits would differ.
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     environment["XLA_FLAGS"] = " ".join(flags)
     return subprocess.Popen(
-        [sys.executable, worker.__file__, str(directory), *arguments],
+        [sys.executable, str(script), str(directory), *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
 
@@ -246,6 +247,31 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(tmp_path):
         checkpoints.save(worker.large(3))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]  # nothing is left of step 2
     assert_same_bits(restore(tmp_path, like).state, worker.large(3))
+
+
+def test_twenty_kills_at_random_moments_do_not_change_a_bit(tmp_path):
+    process = spawn(tmp_path, "20", script=kill_worker.__file__)
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    kills = [json.loads(line) for line in output.splitlines()]
+    assert len(kills) == 20
+    assert sum(kill["saving"] for kill in kills) >= 3  # some came in the middle of a save
+    assert len({kill["step"] for kill in kills}) >= 5  # and others let the run get on
+    whole = train(worker.KEY, worker.start(), worker.STEP, worker.draw, num_steps=kill_worker.NUM_STEPS)
+    assert_same_bits(restore(tmp_path, LIKE).state, whole)
+
+
+def test_a_full_disk_is_an_error_that_says_what_is_whole(tmp_path):
+    process = spawn(tmp_path, "--full")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    message = errors.strip().splitlines()[-1]
+    assert message.startswith(f"OSError: A checkpoint could not be written in {tmp_path}: is the disk full?")
+    assert "Step 1 is whole; make room, and go on." in message
+    assert_same_bits(restore(tmp_path, worker.large(0)).state, worker.large(1))
+    with Checkpoints(tmp_path, config=worker.CONFIG) as checkpoints:
+        checkpoints.save(worker.large(4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
 
 
 # Damage

@@ -9,8 +9,9 @@ import jaxdiff
 
 LAYERS = [
     {"typing"},
-    {"checks", "pytrees"},
-    {"randomness", "schedules", "models", "low_discrepancy"},
+    {"checks", "pytrees", "shards", "chunks"},
+    {"randomness", "ema", "feeds", "serving"},
+    {"schedules", "models", "low_discrepancy"},
     {"process", "divergence", "data", "metrics", "training"},
     {
         "parameterizations",
@@ -21,6 +22,8 @@ LAYERS = [
         "theory",
         "budget",
         "checkpoints",
+        "image_sets",
+        "parallel",
     },
     {"fitting", "denoisers", "quantized", "density", "variational"},
     {"targets", "losses", "random_features", "classifier", "discrete", "flows"},

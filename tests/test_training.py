@@ -12,7 +12,8 @@ import optax
 import pytest
 
 from jaxdiff import training
-from jaxdiff.training import Metrics, Progress, averaged, init_state, make_train_step, train, warm_up_ema
+from jaxdiff.ema import warm_up
+from jaxdiff.training import Metrics, Progress, averaged, init_state, make_train_step, train
 
 KEY = jax.random.key(0)
 ADAM = optax.adam(1e-2)
@@ -89,7 +90,7 @@ def test_sgd_on_a_quadratic_is_the_closed_form():
     [
         (0.0, np.zeros(9)),
         (0.9, np.full(9, 0.9)),
-        (warm_up_ema(0.3), np.minimum(0.3, (1 + np.r_[:9]) / (10 + np.r_[:9]))),
+        (warm_up(0.3), np.minimum(0.3, (1 + np.r_[:9]) / (10 + np.r_[:9]))),
     ],
 )
 def test_average_is_the_weighted_sum_of_the_path(decay, decays):
@@ -102,7 +103,7 @@ def test_average_is_the_weighted_sum_of_the_path(decay, decays):
 
 
 def test_warm_up_grows_from_a_tenth_to_the_decay():
-    decays = np.asarray(jax.vmap(warm_up_ema(0.999))(jnp.asarray([0, 8, 89, 10**6])))
+    decays = np.asarray(jax.vmap(warm_up(0.999))(jnp.asarray([0, 8, 89, 10**6])))
     np.testing.assert_allclose(decays, [0.1, 0.5, 90 / 99, 0.999], rtol=1e-6)
 
 
@@ -117,7 +118,7 @@ def test_no_average_holds_no_second_copy():
 def test_average_keeps_the_dtype_of_the_parameters():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda x: x.astype(jnp.float32), PARAMS)
-        decay = warm_up_ema(0.9)
+        decay = warm_up(0.9)
         state = train(
             KEY,
             init_state(params, ADAM, ema_decay=decay),
@@ -144,7 +145,7 @@ def test_decay_out_of_range(decay):
     with pytest.raises(ValueError, match=r"ema_decay must lie in \[0, 1\), got"):
         make_train_step(noisy_loss, ADAM, ema_decay=decay)
     with pytest.raises(ValueError, match=r"ema_decay must lie in \[0, 1\), got"):
-        warm_up_ema(decay)
+        warm_up(decay)
 
 
 @pytest.mark.parametrize(("made", "stepped"), [(None, 0.9), (0.9, None)])
@@ -152,6 +153,57 @@ def test_state_and_step_must_agree_on_the_average(made, stepped):
     step = make_train_step(noisy_loss, ADAM, ema_decay=stepped)
     with pytest.raises(ValueError, match="give init_state and make_train_step the same ema_decay"):
         step(KEY, init_state(PARAMS, ADAM, ema_decay=made), draw(KEY))
+
+
+def test_microbatches_give_the_gradient_of_the_batch():
+    def loss(params, key, batch):
+        return jnp.mean((batch @ params["in"] - 1) ** 2)
+
+    batch, params = draw(KEY), {"in": PARAMS["in"]}
+    states = []
+    for m in (1, 2, 8):
+        step = make_train_step(loss, optax.sgd(1.0), ema_decay=None, num_microbatches=m)
+        state, metrics = step(KEY, init_state(params, optax.sgd(1.0), ema_decay=None), batch)
+        states.append((state.params, metrics))
+    for other in states[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), other, states[0])
+
+
+def test_microbatches_draw_by_their_own_keys():
+    batch, m = draw(KEY), 4
+    step = make_train_step(noisy_loss, optax.sgd(1.0), ema_decay=None, num_microbatches=m)
+    state, metrics = step(KEY, init_state(PARAMS, optax.sgd(1.0), ema_decay=None), batch)
+    step_key = jax.random.fold_in(KEY, 0)
+    losses, gradients = zip(
+        *(
+            jax.value_and_grad(noisy_loss)(PARAMS, jax.random.fold_in(step_key, j), batch[j::m])
+            for j in range(m)
+        ),
+        strict=True,
+    )
+    np.testing.assert_allclose(metrics.loss, np.mean(losses), rtol=1e-6)
+    mean = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *gradients)
+    jax.tree.map(lambda p, q, g: np.testing.assert_allclose(q - p, -g, atol=1e-6), PARAMS, state.params, mean)
+
+
+def test_microbatches_must_divide_the_batch():
+    step = make_train_step(noisy_loss, ADAM, ema_decay=None, num_microbatches=5)
+    with pytest.raises(ValueError, match=r"num_microbatches=5 must divide the \d+ rows"):
+        step(KEY, init_state(PARAMS, ADAM, ema_decay=None), draw(KEY))
+
+
+def test_several_averages_are_those_of_a_run_each():
+    decays = {"short": 0.5, "long": warm_up(0.99)}
+
+    def end(ema_decay):
+        step = make_train_step(noisy_loss, ADAM, ema_decay=ema_decay)
+        return train(KEY, init_state(PARAMS, ADAM, ema_decay=ema_decay), step, draw, num_steps=5)
+
+    both = end(decays)
+    for name, decay in decays.items():
+        assert_same_bits(both.ema_params[name], end(decay).ema_params)
+    with pytest.raises(ValueError, match="several averages"):
+        averaged(both)
 
 
 # The loop
@@ -312,12 +364,41 @@ def test_stop_ends_the_dispatch_saves_and_returns(uninterrupted):
     answers = iter([False, True])
     saved = []
     state = train(
-        KEY, start(), STEP, draw, num_steps=100, steps_per_dispatch=10, stop=lambda: next(answers),
+        KEY, start(), STEP, draw, num_steps=100, steps_per_dispatch=10, stop=lambda step: next(answers),
         save=lambda state, means: saved.append(int(state.step)),
     )  # fmt: skip
     assert int(state.step) == 20
     assert saved == [20]
     assert_same_bits(train(KEY, state, STEP, draw, num_steps=100), uninterrupted)
+
+
+def test_rows_of_a_feed_reach_their_steps_and_are_read_ahead(uninterrupted):
+    data_key, _ = jax.random.split(KEY)
+    rows = [draw(jax.random.fold_in(data_key, step)) for step in range(100)]
+    asked = []
+
+    def feed(first, last):
+        asked.append((first, last))
+        return jnp.stack(rows[first:last])
+
+    def run(state, num_steps):
+        return train(
+            KEY, state, STEP, lambda key, rows: rows, feed=feed, num_steps=num_steps, steps_per_dispatch=30
+        )
+
+    state = run(run(start(), 45), 100)
+    assert_same_bits(state, uninterrupted)
+    assert asked == [(0, 30), (30, 45), (45, 60), (60, 90), (90, 100)]
+
+
+def test_an_error_of_a_feed_ends_the_run():
+    def feed(first, last):
+        if first:
+            raise OSError("the disk is gone")
+        return jnp.stack([draw(KEY)] * last)
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        train(KEY, start(), STEP, lambda key, rows: rows, feed=feed, num_steps=20, steps_per_dispatch=10)
 
 
 @pytest.fixture
@@ -332,9 +413,9 @@ def interruptible():
 def test_a_signal_becomes_a_question_and_handlers_return(number, interruptible):
     before = signal.getsignal(number)
     with training.interruption() as stop:
-        assert not stop()
+        assert not stop(0)
         os.kill(os.getpid(), number)
-        assert stop()
+        assert stop(1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(number) is before

@@ -2,9 +2,12 @@
 
 python training_worker.py directory             trains slowly, saving on SIGTERM; exit status 75 if stopped
 python training_worker.py directory --large     saves a state that takes a while to write, twice
+python training_worker.py directory --full      saves three times; after the first the disk is full
 """
 
 import pathlib
+import resource
+import signal
 import sys
 import time
 
@@ -71,5 +74,21 @@ def main_large(directory):
     return 0
 
 
+def main_full(directory):
+    def save(step):
+        checkpoints.save(large(step))
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with Checkpoints(directory, config=CONFIG) as checkpoints:
+        save(1)
+    # No file may grow beyond this: to what writes it is the same as a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    with Checkpoints(directory, config=CONFIG) as checkpoints:
+        save(2)
+        save(3)
+
+
+MODES = {"--large": main_large, "--full": main_full}
+
 if __name__ == "__main__":
-    sys.exit((main_large if "--large" in sys.argv else main)(sys.argv[1]))
+    sys.exit(MODES.get(sys.argv[-1], main)(sys.argv[1]))

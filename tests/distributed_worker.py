@@ -1,0 +1,73 @@
+"""A training run over several processes of this machine, one of which this is.
+
+python distributed_worker.py directory port number_of_processes own_number devices_of_each
+
+Process 0 prints the losses. Stopped by SIGTERM to any of them, all save and exit with status 75.
+"""
+
+import json
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff.checkpoints import Checkpoints
+from jaxdiff.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.randomness import noise_like
+from jaxdiff.training import EXIT_INTERRUPTED, init_state, interruption, make_train_step, train
+
+NUM_STEPS = 40
+ROWS = np.random.default_rng(0).normal(size=(NUM_STEPS, 16, 3)).astype(np.float32)
+OPTIMIZER = optax.adam(1e-2)
+
+
+def loss(params, key, batch):
+    noisy = batch + noise_like(key, batch)
+    return jnp.mean((jnp.tanh(noisy @ params["in"]) @ params["out"] - batch) ** 2)
+
+
+def start():
+    params = {"in": jnp.linspace(-1, 1, 24).reshape(3, 8), "out": jnp.linspace(1, -1, 24).reshape(8, 3)}
+    return init_state(params, OPTIMIZER, ema_decay=0.9)
+
+
+def main(directory, port, processes, number, devices):
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, number, heartbeat_timeout_seconds=10)
+    layout = Layout(data_mesh())
+    step = data_parallel(make_train_step(loss, OPTIMIZER, ema_decay=0.9), layout)
+    share = ROWS.shape[1] // processes
+
+    def rows(step):
+        return ROWS[step, number * share : (number + 1) * share]
+
+    def report(step, metrics, rate):
+        if number == 0:
+            print(json.dumps([step, *map(float, metrics.loss)]), flush=True)
+        time.sleep(0.1)
+
+    with interruption() as stop, Checkpoints(directory, config={"rate": 1e-2}) as checkpoints:
+        restored = checkpoints.restore(layout.like(start))
+        state = train(
+            layout.place(jax.random.key(0)),
+            layout.create(start) if restored is None else restored.state,
+            step,
+            lambda key, rows: rows,
+            num_steps=NUM_STEPS,
+            feed=layout.feed(rows),
+            steps_per_dispatch=4,
+            report=report,
+            save=checkpoints.save,
+            save_every=8,
+            stop=stop,
+        )
+    return 0 if int(state.step) == NUM_STEPS else EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
