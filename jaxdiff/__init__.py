@@ -8,6 +8,9 @@ from jaxdiff import (
     bootstrap,
     data,
     discrete,
+    ema,
+    feeds,
+    image_sets,
     initialization,
     metrics,
     models,
@@ -45,6 +48,7 @@ from jaxdiff.horizon import Horizon, choose_horizon, dip_score
 from jaxdiff.initialization import Family, fit_start
 from jaxdiff.likelihood import LogDensity, adaptive_probability_flow, probability_flow
 from jaxdiff.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
+from jaxdiff.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.parameterizations import convert
 from jaxdiff.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
 from jaxdiff.samplers import (
@@ -70,9 +74,10 @@ from jaxdiff.schedules import (
     VariancePreserving,
     from_betas,
 )
+from jaxdiff.serving import export_sampler, load_sampler
 from jaxdiff.targets import denoising_target, stable_target
 from jaxdiff.theory import LevelError, score_error
-from jaxdiff.training import TrainState, averaged, init_state, make_train_step, train, warm_up_ema
+from jaxdiff.training import TrainState, averaged, init_state, make_train_step, train
 from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule, StartLaw
 from jaxdiff.variational import elbo
 
@@ -91,6 +96,7 @@ __all__ = [
     "Horizon",
     "KLBudget",
     "Karras",
+    "Layout",
     "LevelError",
     "LinearVariance",
     "LogDensity",
@@ -117,6 +123,8 @@ __all__ = [
     "class_logits",
     "convert",
     "data",
+    "data_mesh",
+    "data_parallel",
     "ddim",
     "denoising_target",
     "density_formula",
@@ -126,7 +134,10 @@ __all__ = [
     "discretized_formula",
     "dpm_solver_pp",
     "elbo",
+    "ema",
     "euler_maruyama",
+    "export_sampler",
+    "feeds",
     "fit_flow",
     "fit_gaussian",
     "fit_mixture",
@@ -135,6 +146,7 @@ __all__ = [
     "from_betas",
     "guided",
     "heun",
+    "image_sets",
     "implicit_loss",
     "init_state",
     "initial_noise",
@@ -142,6 +154,7 @@ __all__ = [
     "initialization_error",
     "inverse_log_snr",
     "kl_budget",
+    "load_sampler",
     "log_density_increment",
     "log_snr",
     "make_denoiser",
@@ -172,5 +185,4 @@ __all__ = [
     "times",
     "train",
     "transition",
-    "warm_up_ema",
 ]

@@ -77,7 +77,9 @@ def option(name: str, got: Any, wanted: Iterable[Any]) -> None:
 
 
 def integer(name: str, got: Any, low: int) -> None:
-    """Raise ValueError unless got is a Python integer of at least low."""
+    """Raise ValueError unless got is an integer of at least low, or a size that jax.export leaves open."""
+    if jax.export.is_symbolic_dim(got):
+        return
     if not isinstance(got, int | np.integer) or isinstance(got, bool) or got < low:
         raise ValueError(f"{name} must be an integer of at least {low}, got {got!r}.")
 

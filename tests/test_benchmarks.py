@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import pytest
 from oracles import gaussian_denoiser
 
-from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead
+from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead, train_step
 from jaxdiff import Karras, sample
-from jaxdiff.models import ResidualMLP
+from jaxdiff.models import DiffusionTransformer, ResidualMLP
 from jaxdiff.times import power_grid
 
 
@@ -48,3 +48,18 @@ def test_the_sweep_and_the_loops_compute_the_same_cells(capsys):
     assert figures["apart"] < 1e-5
     assert set(figures["ways"]) == {"one call", "loop, padded", "loop, own size"}
     assert "compilation" in capsys.readouterr().out
+
+
+def test_a_train_step_runs_small_and_its_products_are_counted(capsys):
+    # Without attention's own, 2 FLOP a parameter and patch forward, and twice that backward.
+    network = DiffusionTransformer(2, 64, num_blocks=1, num_heads=2, dtype=jnp.bfloat16)
+    options = {"batch": 2, "size": 8, "matmul": 64, "steps": 1, "rounds": 1, "with_torch": False}
+    figures = train_step.main({"transformer": network}, **options)
+    ours, patches, width = figures["transformer"]["jaxdiff"], 2 * 16, 64
+    each_patch = 11 * width**2 + 2 * 16 * width  # qkv, W_o and the perceptron; scores and their sums
+    each_image = 6 * width**2 + 2 * width**2 + width**2 + 32 * width
+    products = 3 * 2 * (patches * each_patch + 2 * each_image)
+    assert 1.0 < ours["model_flop"] / products < 1.6
+    assert ours["of_peak"] == pytest.approx(ours["model_flop"] / ours["seconds"] / figures["peak"])
+    assert ours["images_per_second"] > 0
+    assert "of peak" in capsys.readouterr().out

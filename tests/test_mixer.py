@@ -83,11 +83,17 @@ def test_no_parameter_is_dead():
 
 def test_dropout_is_keyed_and_off_by_default():
     model = Mixer(num_outputs=3, channels=4, num_blocks=2, dropout=0.5, num_classes=5)
-    run = jax.jit(
-        lambda key: model.apply(trained(), X, T, LABELS, train=True, rngs={"dropout": key}),
-    )
+
+    params = trained()
+
+    @jax.jit
+    def run(key, x=X, t=T, labels=LABELS):
+        return model.apply(params, x, t, labels, train=True, rngs={"dropout": key})
+
     one, other = run(jax.random.key(0)), run(jax.random.key(1))
     np.testing.assert_array_equal(one, run(jax.random.key(0)))
+    fewer = run(jax.random.key(0), X[:4], T[:4], LABELS[:4])  # masks of samples, not of their tokens
+    np.testing.assert_allclose(fewer, one[:4], rtol=0, atol=1e-6)
     assert np.abs(one - other).max() > 1e-3
     np.testing.assert_array_equal(
         jax.jit(model.apply)(trained(), X, T, LABELS), apply(trained(), X, T, LABELS)

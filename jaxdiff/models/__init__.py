@@ -13,6 +13,15 @@ from jaxdiff.models.mixer import Mixer
 from jaxdiff.models.mlp import ResidualMLP
 from jaxdiff.models.patch_flow import PatchFlow
 from jaxdiff.models.spline_coupling import SplineCoupling
+from jaxdiff.models.transformer import DiffusionTransformer
 from jaxdiff.models.unet import UNet
 
-__all__ = ["MaskedAutoregressive", "Mixer", "PatchFlow", "ResidualMLP", "SplineCoupling", "UNet"]
+__all__ = [
+    "DiffusionTransformer",
+    "MaskedAutoregressive",
+    "Mixer",
+    "PatchFlow",
+    "ResidualMLP",
+    "SplineCoupling",
+    "UNet",
+]

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import checks
+from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film
 from jaxdiff.typing import Array
 
@@ -110,7 +111,7 @@ class _Encoder(nn.Module):
             seen = jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(h.shape)
             h = h + nn.Dense(self.width, name=f"attend_{i}")(seen)
             along = nn.silu(nn.Dense(2 * self.width, name=f"mlp_in_{i}")(_norm(h)))
-            along = nn.Dropout(self.dropout, deterministic=not train)(along)
+            along = Dropout(self.dropout, deterministic=not train)(along, batch)
             h = h + nn.Dense(self.width, name=f"mlp_out_{i}")(along)
         z = nn.LayerNorm(name="norm")(h).reshape(batch, n, self.width)
         return jnp.take_along_axis(z, jnp.argsort(order, axis=1)[..., None], axis=1)
@@ -131,7 +132,7 @@ class _Denoiser(nn.Module):
         h = nn.Dense(self.width, name="in")(x)
         for i in range(self.num_blocks):
             along = nn.Dense(self.width, name=f"in_{i}")(Film(name=f"film_{i}")(_norm(h), condition))
-            along = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(along))
+            along = Dropout(self.dropout, deterministic=not train)(nn.silu(along))
             h = h + nn.Dense(self.width, name=f"out_{i}")(along)
         zeros = nn.initializers.zeros_init()
         return nn.Dense(self.num_outputs, kernel_init=zeros, name="out")(nn.LayerNorm(name="norm")(h))

@@ -11,6 +11,7 @@ which generalizes better than a `ResidualMLP` of ten times the size from a few t
 
 import flax.linen as nn
 
+from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film, check_inputs
 from jaxdiff.typing import Array
 
@@ -61,7 +62,7 @@ class _Mix(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         h = x.reshape(-1, x.shape[-1])  # products of matrices: many times faster on CPU than batched ones
         h = nn.silu(nn.Dense(int(self.size * self.expansion), name="dense_1")(h))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout, deterministic=not train)(h, x.shape[0])
         zeros = nn.initializers.zeros_init()
         h = nn.Dense(self.size, use_bias=self.use_bias, kernel_init=zeros, name="dense_2")(h)
         return h.reshape(x.shape)

@@ -8,6 +8,7 @@ answer  = W_out silu(norm(h_n)) + b_out,    W_out = b_out = 0 at initialization
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film, check_inputs, fourier_features
 from jaxdiff.typing import Array
 
@@ -16,8 +17,9 @@ class ResidualMLP(nn.Module):
     """Vectors x (batch, d), noise levels t (batch,), labels (batch,) or None -> (batch, d).
 
     Zero at initialization. num_blocks may be 0; dropout is the rate at which units are dropped inside the
-    blocks when ``train=True``, which needs ``rngs={"dropout": key}``. With num_classes set, labels are
-    integers in 0, ..., num_classes, the last being "no class"; a label out of range answers NaN.
+    blocks when ``train=True``, which needs ``rngs={"dropout": key}``; row i's depend on (key, i) only. With
+    num_classes set, labels are integers in 0, ..., num_classes, the last being "no class"; a label out of
+    range answers NaN.
 
     input_frequencies feeds sin(2 pi f x) and cos(2 pi f x) beside x, which lets a smooth network see the
     grain of quantized data: (64, 128) are those of variational diffusion models for 8-bit pixels in
@@ -53,5 +55,5 @@ class _Block(nn.Module):
         width = x.shape[-1]
         h = nn.LayerNorm(use_scale=False, use_bias=False, name="norm")(x)
         h = nn.silu(nn.Dense(width, name="dense_1")(Film(name="film")(h, condition)))
-        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Dropout(self.dropout, deterministic=not train)(h)
         return x + nn.Dense(width, name="dense_2")(h)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film, check_inputs
 from jaxdiff.typing import Array, Key
 
@@ -30,6 +31,9 @@ class UNet(nn.Module):
     dtype is the precision of the computation inside, None standing for that of x. Parameters, statistics
     of normalizations, softmax and the last layer stay in float32 (in float64 if x is).
 
+    With remat, the backward pass computes each block a second time instead of keeping what it computed: of a
+    block, only its input stays in memory, for a third more operations.
+
     Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), or if
     labels are missing or not expected; TypeError if they are not integers.
     """
@@ -41,6 +45,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     dtype: DTypeLike | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
@@ -49,10 +54,13 @@ class UNet(nn.Module):
         self._check_levels(x.shape[1:3])
         condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels)
 
+        # Arguments are counted from self; the fourth, train, is no array.
+        make = nn.remat(_Block, static_argnums=(3,)) if self.remat else _Block
+
         def block(name: str, level: int, h: Array) -> Array:
             channels = self.channels * self.channel_multipliers[level]
             attention = level in self.attention_levels
-            return _Block(channels, attention, self.dropout, self.dtype, name=name)(h, condition, train)
+            return make(channels, attention, self.dropout, self.dtype, name=name)(h, condition, train)
 
         h = _conv(self.channels, 3, self.dtype, name="in")(x)
         kept = []
@@ -98,7 +106,7 @@ class _Block(nn.Module):
         h = conv(3, name="conv_1")(nn.silu(_norm(x, self.dtype, name="norm_1")))
         h = _norm(h, self.dtype, name="norm_2", affine=False)
         h = nn.silu(Film(self.dtype, name="film")(h, condition))
-        h = conv(3, name="conv_2")(nn.Dropout(self.dropout, deterministic=not train)(h))
+        h = conv(3, name="conv_2")(Dropout(self.dropout, deterministic=not train)(h))
         if x.shape[-1] != self.channels:
             x = conv(1, name="shortcut")(x)
         return _Attention(self.dtype, name="attention")(x + h) if self.attention else x + h

@@ -1,0 +1,245 @@
+"""How near to the device's own speed is a train step of the image networks?
+
+    python -m benchmarks.train_step                              # on a GPU; PyTorch beside it where installed
+    python -m benchmarks.train_step --networks transformer --width 384 --heads 6 --batch 512
+
+A step is the library's: noise, forward and backward in bfloat16 with float32 parameters, Adam and an average
+of the parameters, on images that are on the device, with the state donated. Of each network are reported
+
+    images/s     the median over rounds of steps that are queued one after the other
+    model FLOP   XLA's count (`cost_analysis`) for the step before any optimization, without rematerialization
+                 and with attention written out: products, convolutions, and a little for what is elementwise.
+                 Nothing that is computed twice counts twice. `compiled` is the count for the program that
+                 ran, in which the calls of vendors' libraries may be missing.
+    of peak      model FLOP per second over those of one product of two square bfloat16 matrices, measured in
+                 this run on this device
+    memory       arguments and temporaries of the compiled program
+
+and, in PyTorch with `torch.compile`, the same network: copied parameters, whose number is checked and whose
+answers are compared. Its figures are from the same count of model FLOP.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxdiff as jd
+from jaxdiff.models import DiffusionTransformer, UNet
+from jaxdiff.training import StepFn
+from jaxdiff.typing import Array, Key, Params
+
+EMA_DECAY = 0.9999
+Network = DiffusionTransformer | UNet
+
+
+def train_step(network: Network, optimizer: optax.GradientTransformation) -> StepFn:
+    """Denoising score matching with EDM's parameterization and noise levels."""
+    schedule = jd.Karras()
+
+    def predict(params: Params, x: Array, t: Array) -> Any:
+        return network.apply(params, x, t)
+
+    def loss(params: Params, key: Key, data: Array) -> Array:
+        time_key, target_key = jax.random.split(key)
+        t = jd.times.log_normal(jd.times.stratified(time_key, len(data))).t
+        x, target = jd.denoising_target(target_key, schedule, data, t)
+        return jd.regression_loss(predict, params, schedule, x, target, t).mean() / data[0].size
+
+    return jd.make_train_step(loss, optimizer, ema_decay=EMA_DECAY)
+
+
+def median_seconds(once: Callable[[], Any], wait: Callable[[Any], Any], steps: int, rounds: int) -> float:
+    """Of one call among steps that are queued; the first call, which compiles, and a second come before."""
+    for _ in range(2):
+        wait(once())
+    times = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        wait([once() for _ in range(steps)])
+        times.append((time.perf_counter() - began) / steps)
+    return float(np.median(times))
+
+
+def matmul_peak(n: int, rounds: int) -> float:
+    """FLOP per second of n x n bfloat16 products with float32 sums, at best: ten in a row, in one program."""
+    x, w = (jax.random.normal(jax.random.key(i), (n, n)).astype(jnp.bfloat16) for i in range(2))
+    w = w / math.sqrt(n)
+
+    @jax.jit
+    def ten(x: Array) -> Array:
+        return jax.lax.fori_loop(0, 10, lambda _, x: x @ w, x)
+
+    wait = jax.block_until_ready
+    best = min(median_seconds(lambda: ten(x), wait, steps=2, rounds=1) for _ in range(rounds))
+    return 10 * 2 * n**3 / best
+
+
+def measure(network: Network, images: np.ndarray, steps: int, rounds: int) -> tuple[dict[str, Any], Params]:
+    """Figures of the library's step, and the parameters that it began with."""
+    optimizer, key, data = optax.adam(1e-4), jax.random.key(0), jnp.asarray(images)
+    params = jax.jit(network.init)(key, data[:1], jnp.zeros(1))
+    state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
+    plain = network.clone(remat=False)
+    plain = plain.clone(attention=None) if isinstance(plain, DiffusionTransformer) else plain
+    counted = jax.jit(train_step(plain, optimizer)).lower(key, state, data).cost_analysis()
+    step = jax.jit(train_step(network, optimizer), donate_argnums=1).lower(key, state, data).compile()
+
+    def once() -> Any:
+        nonlocal state
+        state, metrics = step(key, state, data)
+        return metrics
+
+    seconds = median_seconds(once, jax.block_until_ready, steps, rounds)
+    memory, compiled = step.memory_analysis(), step.cost_analysis()
+    return {
+        "parameters": sum(p.size for p in jax.tree.leaves(params)),
+        "seconds": seconds,
+        "images_per_second": len(images) / seconds,
+        "model_flop": _flop(counted),
+        "compiled_flop": _flop(compiled),
+        "memory": None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+    }, jax.device_get(params)
+
+
+def measure_torch(
+    network: Network, params: Params, images: np.ndarray, steps: int, rounds: int
+) -> dict[str, Any]:
+    """Figures of the same step and network in PyTorch, and how far apart the answers are in float32."""
+    from benchmarks import torch_networks
+
+    # A last layer of zeros would make all networks equal.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + 0.02 * rng.standard_normal(p.shape, np.float32), params)
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    module = torch_networks.build(network, images.shape[1], params, device)
+    x, t = images[:2], np.linspace(-1, 1, 2, dtype=np.float32)
+    exact = network.clone(dtype=None)
+    exact = exact.clone(attention=None) if isinstance(exact, DiffusionTransformer) else exact
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(jax.jit(exact.apply)(params, x, t))
+    apart = np.linalg.norm(torch_networks.answer(module, x, t) - ours) / np.linalg.norm(ours)
+    step = torch_networks.make_step(module, images)
+    seconds = median_seconds(step, lambda _: torch_networks.wait(), steps, rounds)
+    return {
+        "parameters": sum(p.numel() for p in module.parameters()),
+        "apart": float(apart),
+        "seconds": seconds,
+        "images_per_second": len(images) / seconds,
+        "memory": torch_networks.peak_memory(),
+    }
+
+
+def main(
+    networks: dict[str, Network],
+    *,
+    batch: int,
+    size: int,
+    matmul: int,
+    steps: int,
+    rounds: int,
+    with_torch: bool,
+) -> dict[str, Any]:
+    """Measure every network on images (batch, size, size, 3); returns and prints the figures."""
+    images = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
+    peak = matmul_peak(matmul, rounds)
+    print(f"{peak / 1e12:.4g} TFLOP/s of bfloat16 products, {matmul} x {matmul}", flush=True)
+    figures: dict[str, Any] = {"peak": peak}
+    for name, network in networks.items():
+        ours, params = measure(network, images, steps, rounds)
+        ways = {"jaxdiff": ours}
+        if with_torch:
+            ways["torch"] = measure_torch(network, params, images, steps, rounds)
+            if ways["torch"]["parameters"] != ours["parameters"]:
+                raise RuntimeError(f"Parameters of the two networks differ in number: {ways}.")
+        for way, figure in ways.items():
+            figure["of_peak"] = ours["model_flop"] / figure["seconds"] / peak
+            memory = "" if figure["memory"] is None else f"   {figure['memory'] / 2**30:6.2f} GiB"
+            apart = f"   answers {figure['apart']:.1e} apart" if "apart" in figure else ""
+            print(
+                f"{name:12} {way:8} {figure['parameters'] / 1e6:7.2f} M parameters   "
+                f"{figure['images_per_second']:9.4g} images/s   "
+                f"{ours['model_flop'] / figure['seconds'] / 1e12:7.4g} TFLOP/s   "
+                f"{figure['of_peak']:5.1%} of peak{memory}{apart}",
+                flush=True,
+            )
+        figures[name] = ways
+    return figures
+
+
+def _flop(analysis: Any) -> float | None:
+    # Some backends answer with a list of one, or not at all.
+    analysis = analysis[0] if isinstance(analysis, list) else analysis
+    return (analysis or {}).get("flops")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.train_step",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--networks", nargs="+", choices=["transformer", "unet"], default=["transformer", "unet"]
+    )
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--size", type=int, default=32, help="pixels along each side")
+    parser.add_argument("--patch", type=int, default=2)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--blocks", type=int, default=12)
+    parser.add_argument("--heads", type=int, default=12)
+    parser.add_argument("--attention", choices=["xla", "cudnn"], help="cudnn on a GPU, if not given")
+    parser.add_argument("--channels", type=int, default=128, help="of the U-Net")
+    parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2])
+    parser.add_argument("--attention-levels", type=int, nargs="*", default=[1])
+    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--matmul", type=int, default=8192, help="size of the product that is the measure")
+    parser.add_argument("--steps", type=int, default=20, help="timed together")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--no-torch", action="store_true")
+    flags = parser.parse_args()
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # of a GPU; the rest is for PyTorch
+    on_gpu = jax.default_backend() == "gpu"
+    shared: dict[str, Any] = {"dtype": jnp.bfloat16, "remat": flags.remat}
+    built: dict[str, Network] = {
+        "transformer": DiffusionTransformer(
+            flags.patch,
+            flags.width,
+            flags.blocks,
+            flags.heads,
+            attention=flags.attention or ("cudnn" if on_gpu else None),
+            **shared,
+        ),
+        "unet": UNet(
+            flags.channels,
+            tuple(flags.multipliers),
+            attention_levels=tuple(flags.attention_levels),
+            **shared,
+        ),
+    }
+    has_torch = importlib.util.find_spec("torch") is not None
+    if not has_torch:
+        print("PyTorch is not installed: nothing to compare with.")
+    device = jax.devices()[0]
+    print(
+        f"{device.device_kind}, jax {jax.__version__}, batch {flags.batch} x {flags.size} x {flags.size} x 3"
+    )
+    results = main(
+        {name: built[name] for name in flags.networks},
+        batch=flags.batch,
+        size=flags.size,
+        matmul=flags.matmul,
+        steps=flags.steps,
+        rounds=flags.rounds,
+        with_torch=has_torch and not flags.no_torch,
+    )
+    print(json.dumps(results))
