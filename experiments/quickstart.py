@@ -26,6 +26,7 @@ import json
 import math
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -212,6 +213,19 @@ def main(config: Config, out: pathlib.Path, *, resume: bool = False) -> dict[str
     (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     draw(problem, path, out)
     return figures
+
+
+def trained(config: Config, run: str) -> tuple[Problem, Denoiser]:
+    """The problem, and the denoiser that the directory run holds; trained first, into run, if it does not.
+
+    An empty run stands for a passing directory.
+    """
+    problem = PROBLEMS[config.dataset]()
+    with tempfile.TemporaryDirectory() as passing:
+        out = pathlib.Path(run or passing)
+        with Checkpoints(out / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
+            network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
+    return problem, denoiser(problem, network, training.averaged(state))
 
 
 def fit(

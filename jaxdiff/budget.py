@@ -34,10 +34,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxdiff import checks
 from jaxdiff.metrics import Estimate
-from jaxdiff.process import inverse_log_snr, log_snr, perturb
+from jaxdiff.process import inverse_log_snr, log_snr, log_snr_of_grid, perturb
 from jaxdiff.randomness import noise_like, signs_like
 from jaxdiff.schedules import Karras
 from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, StartLaw, Time
@@ -176,10 +177,10 @@ def initialization_error(
         other = continued(schedule.alpha(t_max) / schedule.alpha(t) * x, added).noise * (std / added)
         return total + weight * jnp.sum((denoise(x, t).noise - other) ** 2, axis=1), None
 
-    u, w = np.polynomial.legendre.leggauss(_LONG_NODES)
+    u, w = _unit_rule(_LONG_NODES, float)
     # The last node stands for all of the integral beyond.
-    rises = jnp.append((last - first) * jnp.asarray((u + 1) / 2, float), last - first)
-    weights = jnp.append((last - first) * jnp.asarray(w / 2, float), 1.0)
+    rises = jnp.append((last - first) * u, last - first)
+    weights = jnp.append((last - first) * w, 1.0)
     return _mean(0.5 * jax.lax.scan(at, jnp.zeros_like(data[:, 0]), (rises, weights))[0])
 
 
@@ -229,20 +230,22 @@ def _curvature(
 
 def _quadrature(levels: Array) -> tuple[Array, Array]:
     """Levels log v inside the steps between decreasing levels, and weights: (3) is their sum over c / 2."""
-    u, w = np.polynomial.legendre.leggauss(_NODES)
+    u, w = _unit_rule(_NODES, levels.dtype)
     lengths = -jnp.diff(levels)[:, None]
-    up = lengths * jnp.asarray((u + 1) / 2, levels.dtype)[None]
-    weights = lengths * jnp.asarray(w / 2, levels.dtype)[None] * -jnp.expm1(-up)
-    return levels[1:, None] + up, weights
+    up = lengths * u[None]
+    return levels[1:, None] + up, lengths * w[None] * -jnp.expm1(-up)
+
+
+def _unit_rule(n: int, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Nodes and weights of Gauss and Legendre's rule on [0, 1], each (n,)."""
+    u, w = np.polynomial.legendre.leggauss(n)
+    return jnp.asarray((u + 1) / 2, dtype), jnp.asarray(w / 2, dtype)
 
 
 def _levels(schedule: Schedule, times: Array) -> tuple[Array, Array]:
     """Decreasing times and their log v."""
-    checks.times(schedule, times, increasing=False)
-    times = jnp.asarray(times, float)
-    levels = jax.vmap(lambda t: -log_snr(schedule, t))(times)
-    checks.finite("log(sigma^2 / alpha^2) at times", levels)
-    return times, levels
+    times, levels = log_snr_of_grid(schedule, times, increasing=False)
+    return times, -levels
 
 
 def _check_covered(curvature: ScoreCurvature, levels: Array) -> None:

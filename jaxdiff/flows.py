@@ -30,6 +30,7 @@ from jax.typing import ArrayLike
 from jaxdiff import checks, training
 from jaxdiff.chunks import map_rows
 from jaxdiff.distributions import Gaussian
+from jaxdiff.ema import EmaDecay
 from jaxdiff.fitting import NOISES, fit_gaussian
 from jaxdiff.process import perturb
 from jaxdiff.randomness import noise_like, per_row
@@ -126,7 +127,7 @@ def fit_flow(
     batch_size: int = 512,
     learning_rate: float = 1e-3,
     held_out: float = 0.1,
-    ema_decay: training.Averaging = 0.99,
+    ema_decay: EmaDecay | None = 0.99,
     evaluate_every: int = 100,
     patience: int = 10,
     report: training.Report | None = None,
@@ -246,7 +247,7 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=16)
 def _programs(
-    model: nn.Module, num_steps: int, batch_size: int, learning_rate: float, ema_decay: training.Averaging
+    model: nn.Module, num_steps: int, batch_size: int, learning_rate: float, ema_decay: EmaDecay | None
 ) -> _Programs:
     num_classes = _num_classes(model)
 

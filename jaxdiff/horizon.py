@@ -69,7 +69,7 @@ class Horizon(NamedTuple):
         lines = ["".join(f"{name:>11}" for name in head)]
         for c in self.candidates:
             row = (c.initialization, c.standard_error, c.sampling_error, c.discretization, c.total)
-            chosen = "  <- least total" if c.t_max == self.t_max else ""
+            chosen = "  <- shortest within an error of the least" if c.t_max == self.t_max else ""
             cells = "".join(f"{v:11.3g}" for v in (c.t_max, *row))
             lines.append(f"{cells}{c.dip_score:11.1f}{chosen}")
         unimodal = [c.t_max for c in self.candidates if c.dip_score < 0]
@@ -93,12 +93,13 @@ def choose_horizon(
     held_out: float = 0.2,
     reference: Family[Any] | None = None,
 ) -> Horizon:
-    """The horizon of least total (1) among horizons, with its start law and grid; data (n, d). Print it.
+    """The shortest of horizons whose total (1) is the least to within its error, with start law and grid.
 
     Totals are those of `euler_maruyama`, whose steps are judged by divergence; an integrator of the
-    probability flow errs less in its steps, and passes all of the start's error on. Of horizons within a
-    Monte Carlo error of the least, the shortest is taken.
+    probability flow errs less in its steps, and passes all of the start's error on. A horizon is as good
+    as the best where its total is within the Monte Carlo error of the least. Print the answer to see all.
 
+    data: of shape (n, d).
     horizons: times to try, in t_min < t < t_end, any order; the family is fitted at each to all but a part
         held_out of the rows.
     t_min, t_end: the range of times that denoise may be asked. Steps end at t_min.

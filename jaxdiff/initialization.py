@@ -19,6 +19,7 @@ one noised copy of the data is all that is seen. Fassina, Cardoso, Le Corff & Ro
 the rates are derived here.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable
@@ -104,7 +105,7 @@ def gaussian(*, noise: str = "dynamic") -> Family[Gaussian]:
     whatever moments its divergence from the truth has the mean
     (d n (1 + 1/n) / (n - d - 2) - d + sum_{i<=d} psi((n - i) / 2) + d log(2 / n)) / 2.
     """
-    return Family(_gaussian_fit("full", noise), lambda d: d + d * (d + 1) // 2)
+    return Family(_gaussian_fit("full", noise), lambda d: d + _of_covariance(d))
 
 
 def gaussian_mixture(
@@ -117,7 +118,7 @@ def gaussian_mixture(
 ) -> Family[GaussianMixture]:
     """A mixture of Gaussians, by `fit_mixture` of noised data; under dynamic noise, of up to eight copies."""
     checks.option("noise", noise, NOISES)
-    parameters = {"full": lambda d: d * (d + 1) // 2, "diagonal": lambda d: d, "isotropic": lambda d: 1}
+    parameters = {"full": _of_covariance, "diagonal": lambda d: d, "isotropic": lambda d: 1}
     checks.option("covariance", covariance, parameters)
 
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> GaussianMixture:
@@ -153,9 +154,9 @@ def student_t_mixture(
             num_restarts=num_restarts,
             num_iterations=num_iterations,
         )
-        return StudentTMixture(law.weights, law.means, law.scales, law.degrees_of_freedom, variance)
+        return dataclasses.replace(law, noise_variance=variance)
 
-    return Family(fit, lambda d: num_components * (2 + d + d * (d + 1) // 2) - 1)
+    return Family(fit, lambda d: num_components * (2 + d + _of_covariance(d)) - 1)
 
 
 def early(family: Family[Any], t: float) -> Family[Any]:
@@ -199,7 +200,7 @@ def flow(model: nn.Module, **options: Any) -> Family[Flow]:
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Flow:
         return fit_flow(key, model, data, schedule, t_max, **options)
 
-    return Family(fit, lambda d: d + d * (d + 1) // 2)
+    return Family(fit, lambda d: d + _of_covariance(d))
 
 
 def _gaussian_fit(covariance: str, noise: str) -> Callable[[Key, Array, Schedule, Time], Gaussian]:
@@ -227,3 +228,8 @@ def _rows(data: Array) -> Array:
             f"({len(data)}, {data[0].size}), or take a flow, whose laws have the shape of a datum."
         )
     return data
+
+
+def _of_covariance(d: int) -> int:
+    """Free entries of a symmetric matrix."""
+    return d * (d + 1) // 2

@@ -30,6 +30,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdiff import checks
+from jaxdiff.chunks import map_rows
 from jaxdiff.typing import Array, Key
 
 Integrand: TypeAlias = Callable[[Array, Array, Array, Array], Array]
@@ -74,13 +75,11 @@ def cell_means(
 ) -> Array:
     """The mean of the integrand in each cell, over 2 pairs points; shape (batch, strata, replicates).
 
-    The integrand is called on rows_per_call rows, or on one cell if that is more, again and again. Row i
-    depends on (key, i) and x_i only.
+    The integrand is called on at most rows_per_call rows, or on one cell if that is more, again and again.
+    Row i depends on (key, i) and x_i only.
     """
     checks.integer("rows_per_call", rows_per_call, 1)
     each = strata * replicates
-    total = x.shape[0] * each
-    together = min(total, max(1, rows_per_call // (2 * pairs)))
 
     def draw(number: Array) -> tuple[Array, Array]:
         cell_key = jax.random.fold_in(jax.random.fold_in(key, number // each), number % each)
@@ -96,11 +95,11 @@ def cell_means(
         rows = jnp.repeat(numbers, 2 * pairs)
         noise = noise.reshape(-1, *x.shape[1:])
         values = integrand(x[rows // each], noise, rows % each // replicates, v.reshape(-1))
-        return values.reshape(together, 2 * pairs).mean(1)
+        return values.reshape(-1, 2 * pairs).mean(1)
 
-    calls = -(-total // together)
-    numbers = jnp.minimum(jnp.arange(calls * together), total - 1).reshape(calls, together)
-    return jax.lax.map(means, numbers).reshape(-1)[:total].reshape(x.shape[0], strata, replicates)
+    numbers = jnp.arange(x.shape[0] * each)
+    cells = map_rows(means, numbers, max(1, rows_per_call // (2 * pairs)))
+    return cells.reshape(x.shape[0], strata, replicates)
 
 
 def student_factor(freedom: float) -> float:

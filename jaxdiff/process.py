@@ -12,6 +12,7 @@ Times are scalars and x has any shape; `jax.vmap` gives each example its own tim
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
 
 from jaxdiff import checks
 from jaxdiff.typing import Array, Schedule, Time
@@ -63,11 +64,26 @@ def log_snr(schedule: Schedule, t: Time) -> Array:
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
+def log_snr_of_grid(
+    schedule: Schedule, times: ArrayLike, *, increasing: bool, dtype: DTypeLike = float
+) -> tuple[Array, Array]:
+    """times, a grid of shape (n,), and their log-SNRs, in dtype, after all checks.
+
+    Raises ValueError for times that do not increase (or decrease) strictly, are out of range or without noise
+    or signal, where the log-SNR is infinite.
+    """
+    checks.times(schedule, times, increasing=increasing)
+    times = jnp.asarray(times, dtype)
+    levels = jax.vmap(lambda t: log_snr(schedule, t))(times).astype(dtype)
+    checks.finite("the log-SNR at times", levels)
+    return times, levels
+
+
 def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
     """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
 
-    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls
-    with t; 100 halvings reach the spacing of floats at every t > 1e-22 t_max.
+    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls with t;
+    the halvings reach the spacing of floats at every t > 1e-12 t_max in float32, 1e-14 t_max in float64.
     """
     t_min, t_max = jnp.asarray(t_min, float), jnp.asarray(t_max, float)
 
@@ -77,5 +93,6 @@ def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_
         too_clean = log_snr(schedule, middle) > value
         return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
 
-    low, high = jax.lax.fori_loop(0, 100, halve, (t_min, t_max))
+    halvings = 64 if t_min.dtype == jnp.float32 else 100
+    low, high = jax.lax.fori_loop(0, halvings, halve, (t_min, t_max))
     return 0.5 * (low + high)

@@ -38,9 +38,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff import checks
+from jaxdiff.chunks import map_rows
 from jaxdiff.distributions import Gaussian, Spectrum
 from jaxdiff.likelihood import LogDensity
-from jaxdiff.process import log_snr, perturb
+from jaxdiff.process import log_snr_of_grid, perturb
 from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule
 
 
@@ -77,7 +78,7 @@ def elbo(
     checks.integer("num_paths", num_paths, 1)
     checks.integer("rows_per_call", rows_per_call, 1)
     x, times, levels = grid(schedule, x, times)
-    d, total = x[0].size, x.shape[0] * num_paths
+    d = x[0].size
     spectrum = Gaussian(jnp.zeros(d, x.dtype), data_covariance).covariance
     if start is None:
         start = Gaussian(jnp.zeros(d, x.dtype), schedule.sigma(times[-1]) ** 2)
@@ -118,9 +119,7 @@ def elbo(
         steps = jnp.arange(len(times)), times, gains, ratios
         return jax.lax.scan(step, (noise, value), steps, reverse=True)[0][1]
 
-    together = min(rows_per_call, total)
-    numbers = jnp.minimum(jnp.arange(-(-total // together) * together), total - 1)
-    values = jax.lax.map(bounds, numbers.reshape(-1, together)).reshape(-1)[:total]
+    values = map_rows(bounds, jnp.arange(x.shape[0] * num_paths), rows_per_call)
     values = values.reshape(x.shape[0], num_paths)
     if not importance_weighted:
         return LogDensity(values.mean(1), values.std(1, ddof=1) / num_paths**0.5)
@@ -145,13 +144,9 @@ def grid(schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array, Arra
     """Data x, times and their log-SNRs, in x's precision or float32, after all checks of the two."""
     checks.batch("x", x)
     checks.finite("x", x)
-    checks.times(schedule, times, increasing=True)
     x = jnp.asarray(x)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    times = jnp.asarray(times, x.dtype)
-    levels = jax.vmap(lambda t: log_snr(schedule, t))(times)
-    checks.finite("the log-SNR at times", levels)
-    return x, times, levels.astype(x.dtype)
+    return x, *log_snr_of_grid(schedule, times, increasing=True, dtype=x.dtype)
 
 
 def _without_one(values: Array) -> Array:

@@ -32,6 +32,19 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture
+def axes():
+    """To draw on; what was drawn is rendered at the end."""
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    yield axes
+    figure.canvas.draw()
+    pyplot.close(figure)
+
+
+@pytest.fixture
 def float64():
     """Double precision inside one test."""
     with jax.enable_x64(True):

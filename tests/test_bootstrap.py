@@ -1,39 +1,22 @@
 import functools
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import CASES, NAMES, gaussian_denoiser
+from oracles import CASES, NAMES, Chosen, gaussian_denoiser
 from scipy.optimize import brentq, minimize_scalar
 
 from jaxdiff import bootstrap, process
 from jaxdiff.bootstrap import bootstrapped_target
 from jaxdiff.distributions import Gaussian, GaussianMixture, Spectrum
-from jaxdiff.pytrees import pytree
 from jaxdiff.targets import denoising_target
 from jaxdiff.typing import Denoised
 
 MIXTURE = GaussianMixture(
     jnp.asarray([0.3, 0.7]), jnp.asarray([[1.0, 0.0], [-1.0, 0.5]]), jnp.asarray([0.1, 0.2])
 )
-
-
-@pytree
-@dataclass(frozen=True)
-class Chosen:
-    """One of the schedules by its number, so that all of them are one compiled call."""
-
-    number: Any
-    schedules: Any
-
-    def alpha(self, t):
-        return jnp.stack([s.alpha(t) for s in self.schedules])[self.number]
-
-    def sigma(self, t):
-        return jnp.stack([s.sigma(t) for s in self.schedules])[self.number]
 
 
 def all_schedules():

@@ -56,13 +56,6 @@ def test_the_constant_falls_where_the_noise_grows(figures):
         assert 0.05 < high[name]["mean"] < low[name]["mean"] < 0.6
 
 
-def test_it_is_drawn(figures):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
+def test_it_is_drawn(figures, axes):
     dimension.draw(figures, axes)
     assert len(axes.get_legend().get_texts()) == 6
-    figure.canvas.draw()
-    pyplot.close(figure)

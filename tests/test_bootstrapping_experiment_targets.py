@@ -4,15 +4,12 @@ import json
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 import pytest
 from scipy.integrate import quad
 
 from experiments.bootstrapping import hermite, target_variance
 from experiments.bootstrapping.laws import random_law
-
-matplotlib.use("Agg")
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +23,12 @@ def errors():
 
 
 @pytest.mark.parametrize("part", ["variances", "errors"])
-def test_the_figures_can_be_written_printed_and_drawn(part, request):
-    import matplotlib.pyplot as plt
-
+def test_the_figures_can_be_written_printed_and_drawn(part, request, axes):
     module = {"variances": target_variance, "errors": hermite}[part]
     figures = json.loads(json.dumps(request.getfixturevalue(part), allow_nan=False))
     assert len(module.table(figures).splitlines()) > 6
-    figure, axes = plt.subplots()
     module.draw(figures, axes)
     assert axes.get_legend() is not None
-    figure.canvas.draw()
-    plt.close(figure)
 
 
 # --- E1: variance of the targets ---------------------------------------------------------------------------

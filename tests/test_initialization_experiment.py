@@ -68,18 +68,12 @@ def test_tails_and_steps_to_their_digits(exact):
 @pytest.mark.parametrize(
     ("module", "fixture"), [(closed_forms, "exact"), (surface, "costs"), (horizon, "choices")]
 )
-def test_the_figures_are_json_and_are_printed_and_drawn(module, fixture, request):
+def test_the_figures_are_json_and_are_printed_and_drawn(module, fixture, request, axes):
     figures = request.getfixturevalue(fixture)
     assert json.loads(json.dumps(figures, allow_nan=False)) == json.loads(json.dumps(figures))
     assert len(module.table(figures).splitlines()) > 4
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
     module.draw(figures, axes)
     assert len(axes.lines) >= 3
-    pyplot.close(figure)
 
 
 def test_sampling_error_is_what_is_left(costs):

@@ -117,14 +117,7 @@ def test_discretization_falls_with_the_horizon_and_with_steps(case):
     assert many < 0.7 * few
 
 
-def test_they_are_drawn(figures):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
+def test_they_are_drawn(figures, axes):
     images.draw(figures, axes)
     starts = {(row["start"], row["horizon"]) for row in figures["cases"][0]["rows"]}
     assert len(axes.get_legend().get_texts()) == len(starts) + 1
-    figure.canvas.draw()
-    pyplot.close(figure)

@@ -95,14 +95,8 @@ def test_the_rows_are_printed_and_are_json(figures):
             assert f"{row['distance']['mean']:.4f} +- {row['distance']['standard_error']:.4f}" in text
 
 
-def test_they_are_drawn(figures):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
+def test_they_are_drawn(figures, axes):
     mixture.draw(figures, axes)
     shown = {text.get_text() for text in axes.get_legend().get_texts()}
     assert any("ideal" in text for text in shown)
     assert any("plain" in text for text in shown)
-    pyplot.close(figure)

@@ -81,14 +81,8 @@ def test_the_rows_are_printed_and_are_json(figures):
         assert f"{row['ratios'][0]['mean']:.3f} ({row['ratios'][0]['standard_error']:.3f})" in text
 
 
-def test_they_are_drawn(figures):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots()
+def test_they_are_drawn(figures, axes):
     tails.draw(figures, axes)
     shown = {text.get_text() for text in axes.get_legend().get_texts()}
     assert any("ideal" in text for text in shown)
     assert any("plain" in text for text in shown)
-    pyplot.close(figure)

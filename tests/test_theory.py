@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import CASES, NAMES, interior
-from test_bootstrap import Chosen, all_schedules, time_of
+from oracles import CASES, NAMES, Chosen, interior
+from test_bootstrap import all_schedules, time_of
 
 from jaxdiff import theory
 from jaxdiff.distributions import Gaussian, GaussianMixture

@@ -81,7 +81,7 @@ class Config:
 
 def smoke() -> Config:
     """The same at a size for tests."""
-    return Config(dimensions=(2, 64), repeats=64, test_paths=200, laws=6, law_paths=128)
+    return Config(dimensions=(2, 64), repeats=40, test_paths=60, laws=6, law_paths=64)
 
 
 def run(config: Config) -> dict[str, Any]:

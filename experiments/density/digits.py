@@ -28,8 +28,6 @@ With 60 evaluations and no pilot the formula gave 99.2 +- 1.3 in 3.7 s.
 
 import dataclasses
 import functools
-import pathlib
-import tempfile
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +36,7 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.quickstart import SCHEDULE
-from jaxdiff import times, training
-from jaxdiff.checkpoints import Checkpoints
+from jaxdiff import times
 from jaxdiff.density import density_formula, pilot_time_density
 from jaxdiff.likelihood import LogDensity, probability_flow
 from jaxdiff.variational import elbo
@@ -78,12 +75,7 @@ def smoke() -> Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Mean log-densities, and their differences to the formula's over the same images."""
-    problem = quickstart.PROBLEMS[config.model.dataset]()
-    with tempfile.TemporaryDirectory() as passing:
-        out = pathlib.Path(config.run or passing)
-        with Checkpoints(out / "checkpoints", config=dataclasses.asdict(config.model)) as checkpoints:
-            network, state = quickstart.fit(config.model, problem, checkpoints, out / "metrics.jsonl")
-    denoise = quickstart.denoiser(problem, network, training.averaged(state))
+    problem, denoise = quickstart.trained(config.model, config.run)
     encode_key, pilot_key, *keys = jax.random.split(jax.random.key(1), 6)
     x = problem.encode(encode_key, problem.test[: config.rows])
     t_min, t_max = problem.flow_t_min, problem.t_max
