@@ -12,15 +12,16 @@ start and the grid that are returned, and the least among starts fitted at all o
 Expect: the pilot's grid errs least; totals that are U-shaped in the horizon for a plain start and falling
 towards short horizons for a learned one; choices within a few per cent of the oracle's.
 
-MEASURED (one busy core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 20 min):
+MEASURED (one quiet core of a two-core AMD EPYC, jax 0.12.0.1, 2026-11-22; 17 min), E_disc in nats:
 
     from t, steps           23.6, 31   8.03, 25   2.24, 19   .625, 14   .185, 10
     truncated               1.271      .929       .510       .260       .121
+    even in log-SNR         1.634      1.190      .632       .311       .146
     pilot's                 1.041      .722       .371       .169       .059
 
-In a run of an earlier form of this part, where the total of a choice was that of another fit at its horizon,
-27 of 30 choices were within 20 % of the least: all 20 of plain and Gaussian starts (all but one the oracle's
-own), and 7 of 10 of mixtures, whose fits at one horizon differ by their local optima.
+28 of the 30 choices were within 20 % of the least: all 20 of plain and Gaussian starts (19 of them the
+oracle's own) and 8 of the 10 of mixtures, whose fits at one horizon differ by their local optima: the other
+two were 1.24 and 3.45 times the least, and one .52 of it.
 """
 
 import dataclasses

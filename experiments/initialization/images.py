@@ -60,7 +60,6 @@ many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun
 import dataclasses
 import functools
 import pathlib
-import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -72,9 +71,8 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.quickstart import SCHEDULE, Problem
-from jaxdiff import metrics, samplers, times, training
+from jaxdiff import metrics, samplers, times
 from jaxdiff.budget import discretization_error, initialization_error, score_curvature
-from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.distributions import Empirical
 from jaxdiff.initialization import (
     Family,
@@ -186,7 +184,7 @@ def run(config: Config) -> dict[str, Any]:
     for case in config.cases:
         name = case.model.dataset
         if case.trained_if_missing or (pathlib.Path(case.run) / "checkpoints").is_dir():
-            problem, denoise = _trained(case)
+            problem, denoise = quickstart.trained(case.model, case.run)
             measured.append({"dataset": name, **measure(config, case, problem, denoise)})
         else:
             missing.append(
@@ -313,15 +311,6 @@ def _families(config: Config) -> dict[str, Family]:
         _FLOW: patches._replace(fit=fit_patches),
         "empirical": Family(memorize, lambda d: 0),
     }
-
-
-def _trained(case: Case) -> tuple[Problem, Denoiser]:
-    problem = quickstart.PROBLEMS[case.model.dataset]()
-    with tempfile.TemporaryDirectory() as passing:
-        out = pathlib.Path(case.run or passing)
-        with Checkpoints(out / "checkpoints", config=dataclasses.asdict(case.model)) as checkpoints:
-            network, state = quickstart.fit(case.model, problem, checkpoints, out / "metrics.jsonl")
-    return problem, quickstart.denoiser(problem, network, training.averaged(state))
 
 
 def _fit(key: Key, family: Family, data: Array, horizon: float) -> _Fit:
