@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import bootstrap, data, metrics, parameterizations, quantized, samplers, times, training
+from jaxdiff import bootstrap, data, ema, metrics, parameterizations, quantized, samplers, times, training
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.distributions import Gaussian
@@ -241,7 +241,7 @@ def fit(
     init_key, key = jax.random.split(jax.random.key(config.seed))
     # Decay holds the matrices back, not biases and positions of pixels that are the same in every image.
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, last=0.003)
-    decay = training.warm_up_ema(config.ema_decay)
+    decay = ema.warm_up(config.ema_decay)
 
     def init() -> training.TrainState:
         features = jnp.zeros((1, problem.train.shape[1], problem.num_features))

@@ -68,7 +68,6 @@ class Metrics(NamedTuple):
     """Euclidean norm of g_k over all parameters, before the optimizer's own clipping."""
 
 
-warm_up_ema = ema.warm_up  # TEMPORARY
 StepFn: TypeAlias = Callable[[Key, TrainState, Any], tuple[TrainState, Metrics]]
 DeviceFeed: TypeAlias = Callable[[int, int], Any]
 """``feed(first, last)``: rows of the steps from first to last - 1, arrays (last - first, batch, ...)."""

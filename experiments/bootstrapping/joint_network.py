@@ -62,7 +62,7 @@ import numpy as np
 import optax
 
 from experiments.bootstrapping.laws import sphere_law
-from jaxdiff import bootstrap, data, parameterizations, training
+from jaxdiff import bootstrap, data, ema, parameterizations, training
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.distributions import Empirical, GaussianMixture
 from jaxdiff.fitting import fit_mixture
@@ -281,7 +281,7 @@ def errors(config: Config, task: Task, recipe: Recipe | None) -> Array:
 
     parameterization = parameterizations.edm(task.data_std)
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
-    decay = training.warm_up_ema(config.ema_decay)
+    decay = ema.warm_up(config.ema_decay)
 
     def denoiser(params: Params) -> Denoiser:
         return make_denoiser(predict, params, task.schedule, parameterization=parameterization)

@@ -56,7 +56,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import data, parameterizations, quantized, times, training
+from jaxdiff import data, ema, parameterizations, quantized, times, training
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.density import TimeDensity, density_formula
 from jaxdiff.distributions import Gaussian, GaussianMixture
@@ -286,7 +286,7 @@ def _learner(
     """
     apply: Apply = network.apply
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, warm_up=100)
-    decay = training.warm_up_ema(config.ema_decay)
+    decay = ema.warm_up(config.ema_decay)
 
     def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
         time_key, order_key, target_key = jax.random.split(key, 3)

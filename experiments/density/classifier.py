@@ -57,7 +57,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import data, low_discrepancy, parameterizations, times, training
+from jaxdiff import data, ema, low_discrepancy, parameterizations, times, training
 from jaxdiff.classifier import class_logits
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.density import TimeDensity, density_formula
@@ -327,7 +327,7 @@ def fit(config: Config, pixels: Array, labels: Array, laws: Gaussian) -> Denoise
     def draw_batch(rows: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
         return data.batch(key, rows, config.batch_size)
 
-    decay = training.warm_up_ema(config.ema_decay)
+    decay = ema.warm_up(config.ema_decay)
     params = network.init(init_key, jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int))
     with training.Progress(config.steps) as progress:
         state = training.train(
