@@ -45,6 +45,7 @@ from jaxdiff.likelihood import probability_flow
 from jaxdiff.losses import regression_loss
 from jaxdiff.models import Mixer
 from jaxdiff.parameterizations import Parameterization
+from jaxdiff.progress import Progress
 from jaxdiff.schedules import Karras
 from jaxdiff.targets import denoising_target
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor
@@ -279,7 +280,7 @@ def fit(
     )
     with (
         training.interruption() as stop,
-        training.Progress(config.steps, first_step=first_step, log=log) as progress,
+        Progress(config.steps, first_step=first_step, log=log) as progress,
     ):
         state = training.train(
             key,

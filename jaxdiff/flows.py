@@ -145,7 +145,7 @@ def fit_flow(
     Adam's learning rate falls from learning_rate to zero along a cosine.
 
     report(step, metrics, steps_per_second) is that of `training.train`, for instance
-    `training.Progress(num_steps)`; the loss is minus the gain over the Gaussian, in nats.
+    `progress.Progress(num_steps)`; the loss is minus the gain over the Gaussian, in nats.
 
     Raises before any work ValueError for data that are too few (it says how many would do) or not finite,
     labels of another shape or range, an unknown noise, t_max outside the schedule's range, a model that

@@ -24,6 +24,7 @@ LAYERS = [
         "checkpoints",
         "image_sets",
         "parallel",
+        "progress",
     },
     {"fitting", "denoisers", "quantized", "density", "variational"},
     {"targets", "losses", "random_features", "classifier", "discrete", "flows"},

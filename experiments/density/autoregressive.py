@@ -64,6 +64,7 @@ from jaxdiff.fitting import fit_gaussian
 from jaxdiff.losses import regression_loss
 from jaxdiff.models import MaskedAutoregressive
 from jaxdiff.process import inverse_log_snr
+from jaxdiff.progress import Progress
 from jaxdiff.schedules import Cosine, LinearVariance, VariancePreserving
 from jaxdiff.typing import Array, Key, Params, Predictor, Schedule
 
@@ -327,7 +328,7 @@ def _learner(
 
     def fit(key: Key, state: training.TrainState, weights: str) -> Params:
         source = jax.tree_util.Partial(draw, (train, jnp.asarray(weights == "formula")))
-        with training.Progress(config.steps) as progress:
+        with Progress(config.steps) as progress:
             state = training.train(key, state, step, source, num_steps=config.steps, report=progress)
         return training.averaged(state)
 

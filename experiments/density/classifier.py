@@ -65,6 +65,7 @@ from jaxdiff.distributions import Gaussian, GaussianMixture
 from jaxdiff.losses import regression_loss
 from jaxdiff.models import ResidualMLP
 from jaxdiff.process import perturb
+from jaxdiff.progress import Progress
 from jaxdiff.schedules import Cosine, VariancePreserving
 from jaxdiff.targets import denoising_target
 from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor, Schedule
@@ -329,7 +330,7 @@ def fit(config: Config, pixels: Array, labels: Array, laws: Gaussian) -> Denoise
 
     decay = ema.warm_up(config.ema_decay)
     params = network.init(init_key, jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int))
-    with training.Progress(config.steps) as progress:
+    with Progress(config.steps) as progress:
         state = training.train(
             key,
             training.init_state(params, optimizer, ema_decay=decay),
