@@ -176,6 +176,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
+            if isinstance(error, ValueError) and "writing" not in str(error):
+                raise
             steps = _steps(self.directory)
             whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
             raise OSError(

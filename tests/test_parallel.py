@@ -208,10 +208,12 @@ def test_samples_depend_neither_on_the_devices_nor_on_the_batch(make):
     draw = jax.jit(lambda key, x: sample(key, sampler, x, grid))
     x = initial_noise(jax.random.key(6), SCHEDULE, (256, 2), 80.0)
     whole = draw(KEY, x)
-    np.testing.assert_array_equal(draw(KEY, x[:64]), whole[:64])
+    # The noise is the same to the bit; products of matrices of another height may round otherwise.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
+    close(draw(KEY, x[:64]), whole[:64])
     spread = draw(KEY, layout(8).place_rows(x))
     assert len(spread.sharding.device_set) == 8
-    np.testing.assert_array_equal(spread, whole)
+    close(spread, whole)
 
 
 def test_likelihoods_and_sweeps_are_spread_like_their_rows():

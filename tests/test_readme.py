@@ -34,8 +34,8 @@ def test_the_same_on_many_devices():
     lines = next(b for b in BLOCKS if "two_moons" in b).splitlines()
     before = "\n".join(line for line in lines if not re.match("(state|step|denoise|samples) ?[,=]", line))
     block = next(b for b in BLOCKS if "data_parallel" in b)
-    many = run(f"{before}\n{block}".replace("num_steps=2000", "num_steps=3").replace("width=128", "width=8"))
-    one = run("\n".join(lines[:-2]).replace("num_steps=2000", "num_steps=3").replace("width=128", "width=8"))
+    many = run(f"{before}\n{block}".replace("num_steps=2000", "num_steps=3").replace("width=64", "width=8"))
+    one = run("\n".join(lines[:-2]).replace("num_steps=2000", "num_steps=3").replace("width=64", "width=8"))
     assert len(many["state"].step.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(many["state"].params), jax.tree.leaves(one["state"].params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
