@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 from oracles import gaussian_denoiser
 
-from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead, train_step
+from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead, train_step, training_loop
 from jaxdiff import Karras, sample
 from jaxdiff.models import DiffusionTransformer, ResidualMLP
 from jaxdiff.times import power_grid
@@ -63,3 +63,13 @@ def test_a_train_step_runs_small_and_its_products_are_counted(capsys):
     assert ours["of_peak"] == pytest.approx(ours["model_flop"] / ours["seconds"] / figures["peak"])
     assert ours["images_per_second"] > 0
     assert "of peak" in capsys.readouterr().out
+
+
+def test_the_cost_of_the_training_loop_runs_small(capsys):
+    network = ResidualMLP(width=8, num_blocks=0)
+    figures = training_loop.main(
+        network, 8, dimension=2, steps=4, save_every=2, steps_per_dispatch=2, rounds=1
+    )
+    low, high = figures["quartiles"]
+    assert 0 < low <= figures["ratio"] <= high
+    assert "in the loop" in capsys.readouterr().out
