@@ -1,0 +1,145 @@
+"""Train a diffusion model on every device of every process, and say how good it is.
+
+    python -m experiments.train patches                        # a U-Net on patches of photographs, 30 min
+    python -m experiments.train patches --help                 # every option, with its value there
+    python -m experiments.train patches --steps 1000 --model.channels 32 --model.dtype bfloat16
+    python -m experiments.train cifar10 --data DIR             # from the files in DIR
+    python -m experiments.train patches --resume               # go on after an interruption, or begin
+
+    python -m experiments.train patches --engine pmap          # jax.pmap instead of a sharded jax.jit
+    python -m experiments.train patches --fully_sharded true   # parameters, averages, optimizer: spread
+    srun python -m experiments.train patches --distributed --resume     # Slurm, TPU pods: found by JAX
+    python -m experiments.train patches --coordinator HOST:PORT --num-processes 2 --process-id 0
+
+The configs and their reasons are in `experiments.train.configs`. The schedule is EDM's, of which a network in
+EDM's parameterization sees nothing. Under the likelihood weight the loss is the mean squared error of the
+noise in a pixel's channel, over levels even in log sigma.
+
+Written to --out by process 0: metrics.jsonl, a grid of samples with each checkpoint (samples-<step>.png), the
+checkpoints; at the end figures.json and figure.png, with the held-out bits per dimension, the same of the
+Gaussian, and the Frechet distance of samples to held-out images beside that of as many training images (see
+`experiments.train.evaluation`). A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and exits
+with status 75; the same command with --resume goes on, on as many devices as there are then.
+"""
+
+import argparse
+import difflib
+import json
+import pathlib
+import sys
+import time
+from typing import Any, NoReturn
+
+import jax
+
+from experiments.train import configs
+from experiments.train.configs import CONFIGS, Config
+from jaxdiff import training
+
+
+def main(
+    config: Config,
+    out: pathlib.Path,
+    *,
+    data: pathlib.Path | None = None,
+    resume: bool = False,
+    profile: pathlib.Path | None = None,
+) -> dict[str, Any]:
+    """Train, sample and evaluate; returns the figures, which figures.json holds too."""
+    from experiments.train import evaluation, problems, trainer  # after jax.distributed.initialize
+
+    began = time.monotonic()
+    problem = problems.load(config, data)
+    run = trainer.prepare(config, problem)
+    state = trainer.fit(run, out, resume=resume, profile=profile)
+    trained = time.monotonic()
+    if jax.process_index() == 0:
+        print("evaluating", file=sys.stderr)
+    figures = evaluation.evaluate(run, state, out)
+    figures |= {
+        "config": configs.as_dict(config),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
+        "training_seconds": trained - began,
+        "total_seconds": time.monotonic() - began,
+    }
+    if jax.process_index() == 0:
+        (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line, and near names for unknown ones."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m experiments.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names = parser.add_subparsers(dest="config", required=True, metavar=f"{{{','.join(CONFIGS)}}}")
+    for name, config in CONFIGS.items():
+        own = names.add_parser(name, prog=f"{parser.prog} {name}", allow_abbrev=False)
+        own.add_argument("--out", type=pathlib.Path, help=f"directory (default results/train-{name})")
+        own.add_argument("--data", type=pathlib.Path, help="where your files of the data set are")
+        own.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
+        own.add_argument("--profile", type=pathlib.Path, metavar="DIR", help="write a trace of a dispatch")
+        own.add_argument("--distributed", action="store_true", help="find the other processes by the cluster")
+        own.add_argument("--coordinator", metavar="HOST:PORT", help="or by process 0's address,")
+        own.add_argument("--num-processes", type=int, metavar="N", help="their number")
+        own.add_argument("--process-id", type=int, metavar="I", help="and the number of this one, from 0")
+        options = own.add_argument_group("options of the config")
+        for flag, (read, value) in configs.flags(config).items():
+            text = f"default {value if value not in ((), '') else 'none'}"
+            options.add_argument(
+                f"--{flag}", type=read, default=argparse.SUPPRESS, metavar=read.__name__, help=text
+            )
+        own.set_defaults(own_parser=own)
+    return parser
+
+
+def command_line(arguments: list[str] | None = None) -> None:
+    """Parse the flags, run, and print the figures; bad input ends in one line and status 2."""
+    parser = _parser()
+    flags, unknown = parser.parse_known_args(arguments)
+    own: _Parser = flags.own_parser
+    if unknown:
+        known = [option for action in own._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=3)
+        own.error(f"unknown option {unknown[0]}; {'near it: ' + ', '.join(near) if near else 'see --help'}.")
+    several = [flags.coordinator, flags.num_processes, flags.process_id]
+    if any(value is not None for value in several):
+        if any(value is None for value in several):
+            own.error("--coordinator, --num-processes and --process-id go together, or --distributed alone.")
+        jax.distributed.initialize(*several)
+    elif flags.distributed:
+        jax.distributed.initialize()
+    config = CONFIGS[flags.config]
+    values = {name: getattr(flags, name) for name in configs.flags(config) if hasattr(flags, name)}
+    out = flags.out or pathlib.Path("results") / f"train-{flags.config}"
+    try:
+        config = configs.overridden(config, values)
+        figures = main(config, out, data=flags.data, resume=flags.resume, profile=flags.profile)
+    except ConnectionError as error:  # another process is gone: all of them are to be started again
+        own.exit(training.EXIT_INTERRUPTED, f"{own.prog}: {error}\n")
+    except (OSError, ValueError, ImportError, FloatingPointError) as error:
+        own.exit(2, f"{own.prog}: {error}\n")
+    if jax.process_index() == 0:
+        print(
+            f"bits per dimension    {figures['bits_per_dimension']:.3f} +- "
+            f"{figures['bits_per_dimension_standard_error']:.3f} of held-out images\n"
+            f"beside it             {figures['gaussian_bits_per_dimension']:.3f} of the Gaussian\n"
+            f"Frechet distance      {figures['frechet_samples']:.3f} of samples, "
+            f"{figures['frechet_training_images']:.3f} of training images, to held-out images\n"
+            f"time                  {figures['training_seconds']:.0f} s of training, "
+            f"{figures['total_seconds']:.0f} s in all\n"
+            f"written to            {out}/"
+        )
+
+
+if __name__ == "__main__":
+    command_line()

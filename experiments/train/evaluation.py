@@ -1,0 +1,197 @@
+"""How good a trained model is: held-out bits per dimension, and the distance of its samples to images.
+
+Bits. Of held-out images, dequantized, the density formula without extrapolation (`jaxdiff.density`): in the
+mean over noise levels from sigma_min to sigma_max, with the data's Gaussian as start and as control variate,
+the evidence lower bound of the reverse process in continuous time, for images with noise sigma_min, which is
+under a seventh of a level of 256. Its standard error is over images; the noise of the estimate is in it.
+Beside it the Gaussian's own log-density.
+
+Frechet distance, on features that nobody trained: 32 leading principal components of the pixels, and 32 of
+random local filters' rectified answers,
+
+    mean of |<f, 5 x 5 square>| over each quarter of the image,      128 random f without a mean,
+
+both whitened by the training images. It falls as 1 / n to that of the laws, so it is only compared at equal
+n: with as many training images in place of the samples.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.train import figures
+from experiments.train.problems import Problem, Reference
+from experiments.train.trainer import SCHEDULE, Run, first_average
+from jaxdiff import data, metrics
+from jaxdiff.density import density_formula, pilot_time_density
+from jaxdiff.distributions import Gaussian
+from jaxdiff.training import TrainState
+from jaxdiff.typing import Array, Key, Params
+
+_FILTERS, _SIDE, _COMPONENTS = 128, 5, 32
+_ROWS = 64  # images that an evaluation of the model takes together on each device
+
+
+def evaluate(run: Run, state: TrainState, out: pathlib.Path) -> dict[str, Any]:
+    """Figures of the first average, which all processes compute together; process 0 draws figure.png."""
+    params, problem = first_average(state), run.problem
+    values = log_densities(run, params)
+    size = math.prod(problem.shape)
+    samples = run.sample(params, jax.random.key(3), run.config.num_samples, run.config.sample_steps)
+    found = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "held_out_images": len(values),
+        **{
+            f"{name}bits_per_dimension": float(
+                data.bits_per_dimension(nats.mean(), size, levels=problem.levels)
+            )
+            for name, nats in (("", values), ("gaussian_", gaussian_log_densities(problem, len(values))))
+        },
+        "bits_per_dimension_standard_error": float(values.std(ddof=1) / len(values) ** 0.5)
+        / (size * math.log(2)),
+        **frechet_distances(problem, samples),
+    }
+    if jax.process_index() == 0:
+        bits = f"{found['bits_per_dimension']:.3f}"
+        title = (
+            f"held-out bits per dimension {bits}; of a Gaussian {found['gaussian_bits_per_dimension']:.3f}"
+        )
+        held_out = problem.test[:64] / (problem.levels - 1)
+        figures.draw_figure(held_out, problem.images(samples[:64]), out, title)
+    return found
+
+
+def log_densities(run: Run, params: Params) -> np.ndarray:
+    """In nats of (pixels + u) / levels, for each of the first held-out images; on all devices."""
+    config, problem, layout = run.config, run.problem, run.layout
+    devices = layout.mesh.size
+    rows = min(config.evaluation_rows, len(problem.test)) // devices * devices
+    if not rows:
+        raise ValueError(
+            f"evaluation_rows must be at least the {devices} devices, got {config.evaluation_rows}."
+        )
+    pilots = devices * -(-8 // devices)
+    chosen = np.random.default_rng(0).choice(len(problem.train), size=pilots, replace=False)
+    ends = {"t_min": config.sigma_min, "t_max": config.sigma_max, "rows_per_call": _ROWS * devices}
+
+    def nats(params: Params, reference: Reference, key: Key, pilot: Array, pixels: Array) -> Array:
+        denoise, law = run.learner.denoiser(params, reference), reference.law
+        keys = jax.random.split(key, 3)
+        # A network errs at some noise levels more than at others; few training images show where.
+        time_density = pilot_time_density(
+            keys[0],
+            denoise,
+            SCHEDULE,
+            problem.encode(keys[1], pilot),
+            num_evaluations=config.evaluations,
+            num_bins=max(1, config.evaluations // 16),
+            reference=law,
+            **ends,
+        )
+        return density_formula(
+            keys[2],
+            denoise,
+            SCHEDULE,
+            _held_out(problem, pixels),
+            num_evaluations=config.evaluations,
+            reference=law,
+            start=law.perturbed(SCHEDULE, config.sigma_max),
+            extrapolate=False,
+            time_density=time_density,
+            **ends,
+        ).value
+
+    compiled = jax.jit(nats, out_shardings=layout.replicated)
+    reference, key = layout.place((run.reference, jax.random.key(1)))
+    pilot, pixels = layout.place_rows((problem.train[chosen], problem.test[:rows]))
+    values = np.asarray(compiled(params, reference, key, pilot, pixels), np.float64)
+    return values - math.prod(problem.shape) * math.log(problem.std)
+
+
+def gaussian_log_densities(problem: Problem, rows: int) -> np.ndarray:
+    """The same of the Gaussian alone, at the data themselves."""
+
+    @jax.jit
+    def nats(law: Gaussian, pixels: Array) -> Array:
+        return law.log_prob(_held_out(problem, pixels))
+
+    values = np.asarray(nats(problem.law, problem.test[:rows]), np.float64)
+    return values - math.prod(problem.shape) * math.log(problem.std)
+
+
+def _held_out(problem: Problem, pixels: Array) -> Array:
+    """The rows of held-out images, with the same dequantization for every model."""
+    return problem.encode(jax.random.key(4), pixels)
+
+
+def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]:
+    """Of samples, and of as many training images, to the held-out ones."""
+    features = fit_features(problem)
+    n = min(len(samples), len(problem.test))
+    chosen = np.random.default_rng(1).choice(len(problem.train), size=n, replace=False)
+
+    def of_pixels(pixels: np.ndarray) -> Array:
+        return jnp.asarray(features((pixels + 0.5) / problem.levels))
+
+    held_out = of_pixels(problem.test[:n])
+    # Samples are rounded to levels, as images are.
+    others = {
+        "samples": np.floor(problem.images(samples[:n]) * problem.levels).clip(0, problem.levels - 1),
+        "training_images": problem.train[chosen],
+    }
+    return {
+        "frechet_images": n,
+        **{
+            f"frechet_{name}": float(metrics.frechet_distance(of_pixels(pixels), held_out))
+            for name, pixels in others.items()
+        },
+    }
+
+
+def fit_features(problem: Problem) -> Callable[[np.ndarray], np.ndarray]:
+    """The features of images (n, height, width, channels) in [0, 1], shape (n, at most 64)."""
+    side = min(_SIDE, *problem.shape[:2])
+    filters = np.random.default_rng(0).normal(size=(side, side, problem.shape[2], _FILTERS))
+    filters -= filters.mean((0, 1, 2))
+    filters = jnp.asarray(filters / np.linalg.norm(filters.reshape(-1, _FILTERS), axis=0), jnp.float32)
+
+    @jax.jit
+    def textures(images: Array) -> Array:
+        names = ("NHWC", "HWIO", "NHWC")
+        answers = jnp.abs(
+            jax.lax.conv_general_dilated(images, filters, (1, 1), "VALID", dimension_numbers=names)
+        )
+        quarters = [
+            part for half in jnp.array_split(answers, 2, axis=1) for part in jnp.array_split(half, 2, axis=2)
+        ]
+        return jnp.concatenate([quarter.mean((1, 2)) for quarter in quarters], axis=1)
+
+    def pixels(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1)
+
+    def filtered(images: np.ndarray) -> np.ndarray:
+        parts = np.array_split(np.asarray(images, np.float32), -(-len(images) // 1000))
+        return np.concatenate([np.asarray(textures(jnp.asarray(part))) for part in parts])
+
+    chosen = np.random.default_rng(0).permutation(len(problem.train))[:10_000]
+    images = ((problem.train[chosen] + 0.5) / problem.levels).astype(np.float32)
+    whitened = [_whitening(describe, images) for describe in (pixels, filtered)]
+    return lambda images: np.concatenate([white(images) for white in whitened], axis=1)
+
+
+def _whitening(
+    describe: Callable[[np.ndarray], np.ndarray], images: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The leading principal components of describe(images), each of variance 1 there."""
+    rows = describe(images)
+    mean = rows.mean(0)
+    covariance = np.cov(rows, rowvar=False)
+    values, basis = np.linalg.eigh(covariance)
+    kept = slice(max(0, len(values) - _COMPONENTS), None)
+    scaled = basis[:, kept] / np.sqrt(values[kept])
+    return lambda images: ((describe(images) - mean) @ scaled).astype(np.float32)
