@@ -115,11 +115,11 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--dimension", type=int, default=64)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--steps", type=int, default=100, help="of a round")
-    parser.add_argument("--save-every", type=int, default=50)
+    parser.add_argument("--steps", type=int, default=200, help="of a round")
+    parser.add_argument("--save-every", type=int, default=200)
     parser.add_argument("--steps-per-dispatch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from jaxdiff.models import DiffusionTransformer, ResidualMLP, UNet
+from jaxdiff.models import unet as unet_module
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import fourier_features
 from jaxdiff.models.unet import _Attention, _kernel_init
@@ -380,3 +381,21 @@ X, T = jnp.zeros((2, 8, 8, 1)), jnp.zeros(2)
 def test_bad_input_is_refused(model, x, t, labels, error, says):
     with pytest.raises(error, match=says):
         jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_the_derivative_of_a_convolution_is_jaxs_own(size):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel = jax.random.normal(keys[0], (3, 6, 5, 2)), jax.random.normal(keys[1], (size, size, 2, 4))
+    cotangent = jax.random.normal(keys[2], (3, 6, 5, 4))
+
+    def plain(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    wanted, pull = jax.vjp(plain, x, kernel)
+    got, own_pull = jax.vjp(unet_module._convolve, x, kernel)
+    np.testing.assert_array_equal(got, wanted)
+    for a, b in zip(own_pull(cotangent), pull(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())

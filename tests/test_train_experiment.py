@@ -212,6 +212,6 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
 
 
 FIGURES = (
-    "bits_per_dimension", "bits_per_dimension_standard_error", "gaussian_bits_per_dimension", "frechet_samples",
+    "bits_per_dimension", "bits_per_dimension_standard_error", "gaussian_bits_per_dimension", "frechet_samples", "frechet_gaussian",
     "frechet_training_images", "training_seconds", "total_seconds",
 )  # fmt: skip

@@ -52,7 +52,6 @@ def main(
     problem = problems.load(config, data)
     run = trainer.prepare(config, problem)
     state = trainer.fit(run, out, resume=resume, profile=profile)
-    trained = time.monotonic()
     if jax.process_index() == 0:
         print("evaluating", file=sys.stderr)
     figures = evaluation.evaluate(run, state, out)
@@ -60,10 +59,11 @@ def main(
         "config": configs.as_dict(config),
         "devices": jax.device_count(),
         "processes": jax.process_count(),
-        "training_seconds": trained - began,
         "total_seconds": time.monotonic() - began,
     }
     if jax.process_index() == 0:
+        last = (out / "metrics.jsonl").read_text().splitlines()[-1]
+        figures["training_seconds"] = json.loads(last)["elapsed_seconds"]  # of all runs, if it was resumed
         (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 
@@ -133,10 +133,11 @@ def command_line(arguments: list[str] | None = None) -> None:
             f"bits per dimension    {figures['bits_per_dimension']:.3f} +- "
             f"{figures['bits_per_dimension_standard_error']:.3f} of held-out images\n"
             f"beside it             {figures['gaussian_bits_per_dimension']:.3f} of the Gaussian\n"
-            f"Frechet distance      {figures['frechet_samples']:.3f} of samples, "
-            f"{figures['frechet_training_images']:.3f} of training images, to held-out images\n"
+            f"Frechet distance      {figures['frechet_samples']:.2f} of samples, "
+            f"{figures['frechet_gaussian']:.2f} of the Gaussian's, "
+            f"{figures['frechet_training_images']:.2f} of training images, to held-out images\n"
             f"time                  {figures['training_seconds']:.0f} s of training, "
-            f"{figures['total_seconds']:.0f} s in all\n"
+            f"{figures['total_seconds']:.0f} s of this run in all\n"
             f"written to            {out}/"
         )
 

@@ -12,7 +12,7 @@ random local filters' rectified answers,
     mean of |<f, 5 x 5 square>| over each quarter of the image,      128 random f without a mean,
 
 both whitened by the training images. It falls as 1 / n to that of the laws, so it is only compared at equal
-n: with as many training images in place of the samples.
+n: with as many training images, and as many samples of the Gaussian, in place of the samples.
 """
 
 import math
@@ -130,7 +130,7 @@ def _held_out(problem: Problem, pixels: Array) -> Array:
 
 
 def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]:
-    """Of samples, and of as many training images, to the held-out ones."""
+    """Of samples, of as many of the Gaussian and as many training images, to the held-out ones."""
     features = fit_features(problem)
     n = min(len(samples), len(problem.test))
     chosen = np.random.default_rng(1).choice(len(problem.train), size=n, replace=False)
@@ -138,10 +138,14 @@ def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]
     def of_pixels(pixels: np.ndarray) -> Array:
         return jnp.asarray(features((pixels + 0.5) / problem.levels))
 
+    def quantized(x: np.ndarray) -> np.ndarray:
+        """Rows as the levels that images have."""
+        return np.floor(problem.images(x) * problem.levels).clip(0, problem.levels - 1)
+
     held_out = of_pixels(problem.test[:n])
-    # Samples are rounded to levels, as images are.
     others = {
-        "samples": np.floor(problem.images(samples[:n]) * problem.levels).clip(0, problem.levels - 1),
+        "samples": quantized(samples[:n]),
+        "gaussian": quantized(np.asarray(problem.law.sample(jax.random.key(5), n))),
         "training_images": problem.train[chosen],
     }
     return {
