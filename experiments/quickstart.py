@@ -48,7 +48,7 @@ from jaxdiff.parameterizations import Parameterization
 from jaxdiff.progress import Progress
 from jaxdiff.schedules import Karras
 from jaxdiff.targets import denoising_target
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor
+from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor, Schedule
 
 SCHEDULE = Karras()
 
@@ -316,13 +316,19 @@ def bootstrapped(
 ) -> tuple[Array, Denoised]:
     """x_t and its target, mixed with the teacher's estimate at half the noise of t."""
     encode_key, key = jax.random.split(key)
-    s = jax.vmap(lambda t: bootstrap.earlier_time(SCHEDULE, t, 0.5, t_min=problem.t_min))(t)
-    rho = jax.vmap(lambda s, t: bootstrap.noise_correlation(SCHEDULE, s, t))(s, t)
+    x = problem.encode(encode_key, pixels)
+    return half_noise_target(key, teacher, SCHEDULE, x, t, mix=mix, t_min=problem.t_min)
+
+
+def half_noise_target(
+    key: Key, teacher: Denoiser, schedule: Schedule, x: Array, t: Array, *, mix: Array, t_min: float
+) -> tuple[Array, Denoised]:
+    """`bootstrapped_target` with the earlier level at half the noise of t, no less than that of t_min."""
+    s = jax.vmap(lambda t: bootstrap.earlier_time(schedule, t, 0.5, t_min=t_min))(t)
+    rho = jax.vmap(lambda s, t: bootstrap.noise_correlation(schedule, s, t))(s, t)
     # Where s meets t_min the two levels draw together, and the teacher would only repeat the network.
-    mix = mix * (1 - rho**2) / 0.75
-    return bootstrap.bootstrapped_target(
-        key, teacher, SCHEDULE, problem.encode(encode_key, pixels), s, t, mix=jnp.clip(mix, 0.0, 1.0)
-    )
+    mix = jnp.clip(mix * (1 - rho**2) / 0.75, 0.0, 1.0)
+    return bootstrap.bootstrapped_target(key, teacher, schedule, x, s, t, mix=mix)
 
 
 def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, Any]:

@@ -235,3 +235,12 @@ def assert_bijection(model, params, x, labels, guidance):
     np.testing.assert_allclose(log_det, wanted, rtol=0, atol=1e-9)
     np.testing.assert_allclose(back, x, rtol=0, atol=1e-9)
     assert np.abs(z - x).max() > 0.3
+
+
+def assert_same_bits(one, other):
+    """Trees of one structure, whose leaves agree in dtype and in every number."""
+    one, other = jax.device_get(one), jax.device_get(other)
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b)

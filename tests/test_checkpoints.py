@@ -18,6 +18,7 @@ import numpy as np
 import optax
 import pytest
 import training_worker as worker
+from oracles import assert_same_bits
 
 from jaxdiff.checkpoints import Checkpoints, restore, save
 from jaxdiff.training import TrainState, init_state, make_train_step, train
@@ -34,14 +35,6 @@ def small(step, value=1.0, width=4):
         "table": jnp.asarray(np.sin(np.arange(1000)), jnp.float32),  # too large to be kept in the index
     }
     return init_state(params, optax.adam(1e-3), ema_decay=0.9)._replace(step=jnp.int32(step))
-
-
-def assert_same_bits(one, other):
-    one, other = jax.device_get(one), jax.device_get(other)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(a, b)
 
 
 def tear(directory, step, pattern="state/**/d/*"):

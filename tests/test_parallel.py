@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import assert_same_bits
 
 from jaxdiff import shards
 from jaxdiff.checkpoints import Checkpoints, restore
@@ -93,10 +94,6 @@ def assert_close(one, other, rtol=1e-5):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         np.testing.assert_allclose(b, a, rtol=0, atol=rtol * np.abs(a).max())
-
-
-def assert_same_bits(one, other):
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import assert_same_bits
 
 from jaxdiff import training
 from jaxdiff.ema import warm_up
@@ -36,13 +37,6 @@ STEP = make_train_step(noisy_loss, ADAM, ema_decay=0.99)
 
 def start():
     return init_state(PARAMS, ADAM, ema_decay=0.99)
-
-
-def assert_same_bits(one, other):
-    one, other = jax.device_get(one), jax.device_get(other)
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]
 
     def quantized(x: np.ndarray) -> np.ndarray:
         """Rows as the levels that images have."""
-        return np.floor(problem.images(x) * problem.levels).clip(0, problem.levels - 1)
+        return np.asarray(data.quantize(jnp.asarray(problem.images(x)), levels=problem.levels))
 
     held_out = of_pixels(problem.test[:n])
     others = {

@@ -13,10 +13,11 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
+from experiments.quickstart import half_noise_target
 from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.problems import Problem, Reference, flipped
-from jaxdiff import bootstrap, ema, feeds, initialization, parameterizations, samplers, times, training
+from jaxdiff import ema, feeds, initialization, parameterizations, samplers, times, training
 from jaxdiff.checkpoints import Checkpoints
 from jaxdiff.denoisers import make_denoiser
 from jaxdiff.losses import regression_loss
@@ -26,7 +27,7 @@ from jaxdiff.progress import Progress
 from jaxdiff.schedules import Karras
 from jaxdiff.targets import denoising_target
 from jaxdiff.training import Metrics, TrainState
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor
+from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor
 
 SCHEDULE = Karras()
 
@@ -77,7 +78,10 @@ class Learner(NamedTuple):
             weight = parameterizations.noise.row
         if config.bootstrap:
             mix = config.bootstrap * (step >= config.bootstrap_after)
-            x_t, target = self._bootstrapped(target_key, self.denoiser(average, reference), x, t, mix)
+            teacher = self.denoiser(average, reference)
+            x_t, target = half_noise_target(
+                target_key, teacher, SCHEDULE, x, t, mix=mix, t_min=config.sigma_min
+            )
         else:
             x_t, target = denoising_target(target_key, SCHEDULE, x, t)
         losses = regression_loss(
@@ -109,17 +113,6 @@ class Learner(NamedTuple):
             parameterization=_EDM,
             reference=reference if self.config.reference else None,
         )
-
-    def _bootstrapped(
-        self, key: Key, teacher: Denoiser, x: Array, t: Array, mix: Array
-    ) -> tuple[Array, Denoised]:
-        """x_t and its target, mixed with the teacher's estimate at half the noise of t."""
-        t_min = self.config.sigma_min
-        s = jax.vmap(lambda t: bootstrap.earlier_time(SCHEDULE, t, 0.5, t_min=t_min))(t)
-        rho = jax.vmap(lambda s, t: bootstrap.noise_correlation(SCHEDULE, s, t))(s, t)
-        # Where s meets t_min the two levels draw together, and the teacher would only repeat the network.
-        mix = jnp.clip(mix * (1 - rho**2) / 0.75, 0.0, 1.0)
-        return bootstrap.bootstrapped_target(key, teacher, SCHEDULE, x, s, t, mix=mix)
 
 
 class Run(NamedTuple):

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.models.flow_conditions import Conditions, check_flow_inputs, guided
+from jaxdiff.models.patches import cut, put_back
 from jaxdiff.typing import Array
 
 _Memory = list[tuple[Array, Array]]  # keys and values of each layer, (batch, n, heads, width / heads)
@@ -68,7 +69,7 @@ class PatchFlow(nn.Module):
             return ((patches - shift) * jnp.exp(-log_scale))[:, ::-1], -log_scale.sum((1, 2))
 
         patches, log_dets = self._scan(through)(self.blocks, patches)
-        return self._end(self._in_order(patches), x), log_dets.sum(0)
+        return put_back(self._in_order(patches), x, self.patch_size), log_dets.sum(0)
 
     def inverse(
         self, z: Array, labels: Array | None = None, *, guidance: Array | float | None = None
@@ -94,7 +95,7 @@ class PatchFlow(nn.Module):
             return along(block, start, slots)[1].swapaxes(0, 1), None
 
         patches, _ = self._scan(through, reverse=True)(self.blocks, self._in_order(patches))
-        return self._end(patches, z)
+        return put_back(patches, z, self.patch_size)
 
     def _scan(self, through: Callable[..., Any], *, reverse: bool = False) -> Callable[..., Any]:
         """Through the blocks, which have one shape, so that one is compiled for all."""
@@ -111,23 +112,14 @@ class PatchFlow(nn.Module):
     ) -> tuple[Array, tuple[Array | None, ...]]:
         """The patches (batch, n, D), row by row, and what the blocks hear of the class."""
         check_flow_inputs(("batch", "height", "width", "channels"), self.num_classes, x, labels, guidance)
-        batch, rows, columns, channels = x.shape
         size = self.patch_size
-        if rows % size or columns % size:
+        if any(n % size for n in x.shape[1:3]):
             raise ValueError(f"x must have sides that are multiples of patch_size = {size}, got {x.shape}.")
-        patches = x.reshape(batch, rows // size, size, columns // size, size, channels).swapaxes(2, 3)
-        patches = patches.reshape(batch, -1, size * size * channels)
-        return patches, self.conditions(labels, guidance, x.dtype)
+        return cut(x, size), self.conditions(labels, guidance, x.dtype)
 
     def _in_order(self, patches: Array) -> Array:
         """Each block turns the order around, so after an odd number of them it is the reverse."""
         return patches[:, ::-1] if self.num_blocks % 2 else patches
-
-    def _end(self, patches: Array, like: Array) -> Array:
-        batch, rows, columns, channels = like.shape
-        size = self.patch_size
-        x = patches.reshape(batch, rows // size, columns // size, size, size, channels)
-        return x.swapaxes(2, 3).reshape(like.shape)
 
 
 class _Block(nn.Module):

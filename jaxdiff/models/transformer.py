@@ -24,6 +24,7 @@ from jax.typing import DTypeLike
 
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, check_inputs
+from jaxdiff.models.patches import cut, put_back
 from jaxdiff.typing import Array
 
 
@@ -59,7 +60,9 @@ class DiffusionTransformer(nn.Module):
         check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels)
         self._check_sizes(x.shape[1:3])
         condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels)
-        patches, places = self._cut(x)
+        patches = cut(x, self.patch_size)
+        down, across = (n // self.patch_size for n in x.shape[1:3])
+        places = waves_of_places(down, across, self.width)
         h = _dense(self.width, self.dtype, name="in")(patches)
         h += jnp.asarray(places, h.dtype)[None]
         # Arguments are counted from self; the fourth, train, is no array.
@@ -71,7 +74,8 @@ class DiffusionTransformer(nn.Module):
         shift, scale = _modulations(2, self.width, None, condition)
         h = (1 + scale) * _norm(h, None) + shift
         zeros = nn.initializers.zeros_init()
-        return self._put_back(_dense(patches.shape[-1], None, kernel_init=zeros, name="out")(h), x)
+        answer = _dense(patches.shape[-1], None, kernel_init=zeros, name="out")(h)
+        return put_back(answer, x, self.patch_size)
 
     def _check_sizes(self, size: tuple[int, ...]) -> None:
         if self.width % math.lcm(self.num_heads, 4):
@@ -83,20 +87,6 @@ class DiffusionTransformer(nn.Module):
                 f"height and width must be multiples of patch_size = {self.patch_size}, got {size}; "
                 "pad the images or use another patch_size."
             )
-
-    def _cut(self, x: Array) -> tuple[Array, np.ndarray]:
-        """The patches (batch, n, patch_size^2 C), row by row, and the waves of their places (n, width)."""
-        batch, height, width, channels = x.shape
-        p = self.patch_size
-        patches = x.reshape(batch, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        patches = patches.reshape(batch, (height // p) * (width // p), p * p * channels)
-        return patches, waves_of_places(height // p, width // p, self.width)
-
-    def _put_back(self, patches: Array, like: Array) -> Array:
-        batch, height, width, channels = like.shape
-        p = self.patch_size
-        x = patches.reshape(batch, height // p, width // p, p, p, channels)
-        return x.swapaxes(2, 3).reshape(like.shape)
 
 
 class _Block(nn.Module):
