@@ -24,8 +24,8 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
+from jaxdiff.learning.training import StepFn, TrainState
 from jaxdiff.models import ResidualMLP
-from jaxdiff.training import StepFn, TrainState
 from jaxdiff.typing import Array, Denoised, Key, Params
 
 SCHEDULE = jd.Karras()

@@ -34,8 +34,8 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
+from jaxdiff.learning.training import StepFn
 from jaxdiff.models import DiffusionTransformer, UNet
-from jaxdiff.training import StepFn
 from jaxdiff.typing import Array, Key, Params
 
 EMA_DECAY = 0.9999

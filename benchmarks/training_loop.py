@@ -25,12 +25,12 @@ import optax
 from flax import linen as nn
 
 import jaxdiff as jd
-from jaxdiff import feeds
-from jaxdiff.checkpoints import Checkpoints
+from jaxdiff.data import feeds
+from jaxdiff.learning.training import TrainState
 from jaxdiff.models import ResidualMLP
-from jaxdiff.parallel import Layout, data_mesh
-from jaxdiff.progress import Progress
-from jaxdiff.training import TrainState
+from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.parallel import Layout, data_mesh
+from jaxdiff.running.progress import Progress
 from jaxdiff.typing import Params
 
 

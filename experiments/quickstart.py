@@ -9,8 +9,8 @@ Digits are scikit-learn's 1,797 images of 8 x 8 pixels in 17 levels, dequantized
 figure of merit is the held-out log-density by the probability flow, in nats of x in [0, 1]^64 (higher is
 better). Expect 99 to 101 after the default 6,000 steps.
 What carries it is that the network answers with level probabilities, and that the density of a level is left
-to the closed form (`jaxdiff.quantized`). Printed beside it: a Gaussian of full covariance, and a histogram of
-each pixel alone, which knows the levels and nothing else.
+to the closed form (`jaxdiff.denoising.quantized`). Printed beside it: a Gaussian of full covariance, and a
+histogram of each pixel alone, which knows the levels and nothing else.
 
 Patches are cut from the two photographs that ship with scikit-learn, 256 levels; the network learns what the
 Gaussian fitted to them leaves over (a `reference`). Expect 205 to 225 nats, against 92 of that Gaussian.
@@ -36,18 +36,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import bootstrap, data, ema, metrics, parameterizations, quantized, samplers, times, training
-from jaxdiff.checkpoints import Checkpoints
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.distributions import Gaussian
-from jaxdiff.fitting import fit_gaussian
-from jaxdiff.likelihood import probability_flow
-from jaxdiff.losses import regression_loss
+from jaxdiff import data
+from jaxdiff.denoising import parameterizations, quantized
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.denoising.parameterizations import Parameterization
+from jaxdiff.densities.flow import probability_flow
+from jaxdiff.laws import metrics
+from jaxdiff.laws.distributions import Gaussian
+from jaxdiff.laws.fitting import fit_gaussian
+from jaxdiff.learning import bootstrap, ema, training
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.targets import denoising_target
 from jaxdiff.models import Mixer
-from jaxdiff.parameterizations import Parameterization
-from jaxdiff.progress import Progress
-from jaxdiff.schedules import Karras
-from jaxdiff.targets import denoising_target
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.progress import Progress
+from jaxdiff.sampling import samplers
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor, Schedule
 
 SCHEDULE = Karras()

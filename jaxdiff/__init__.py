@@ -4,24 +4,48 @@ A schedule says how data are noised, a denoiser undoes it, and everything else t
 likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.models`.
 """
 
-from jaxdiff import (
-    bootstrap,
-    data,
-    discrete,
-    ema,
-    feeds,
-    image_sets,
-    initialization,
-    metrics,
-    models,
-    parameterizations,
-    quantized,
-    random_features,
-    theory,
-    times,
+from jaxdiff import data, models, theory
+from jaxdiff.data import feeds, image_sets
+from jaxdiff.denoising import parameterizations, quantized
+from jaxdiff.denoising.denoisers import guided, make_denoiser
+from jaxdiff.denoising.parameterizations import convert
+from jaxdiff.densities import discretized
+from jaxdiff.densities.classifier import ClassLogits, class_logits
+from jaxdiff.densities.discretized import discretized_formula
+from jaxdiff.densities.elbo import elbo
+from jaxdiff.densities.flow import LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.densities.formula import (
+    TimeDensity,
+    density_formula,
+    log_density_increment,
+    noise_level_curve,
+    pilot_time_density,
 )
-from jaxdiff.bootstrap import bootstrapped_target
-from jaxdiff.budget import (
+from jaxdiff.laws import metrics
+from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
+from jaxdiff.learning import bootstrap, ema, random_features
+from jaxdiff.learning.bootstrap import bootstrapped_target
+from jaxdiff.learning.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
+from jaxdiff.learning.targets import denoising_target, stable_target
+from jaxdiff.learning.training import TrainState, averaged, init_state, make_train_step, train
+from jaxdiff.noising import times
+from jaxdiff.noising.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
+from jaxdiff.noising.schedules import (
+    Cosine,
+    Karras,
+    LinearVariance,
+    OrnsteinUhlenbeck,
+    RectifiedFlow,
+    SubVariancePreserving,
+    VarianceExploding,
+    VariancePreserving,
+    from_betas,
+)
+from jaxdiff.running.checkpoints import Checkpoints, restore, save
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.sampling import starts
+from jaxdiff.sampling.budget import (
     KLBudget,
     ScoreCurvature,
     discretization_error,
@@ -30,28 +54,9 @@ from jaxdiff.budget import (
     optimal_grid,
     score_curvature,
 )
-from jaxdiff.checkpoints import Checkpoints, restore, save
-from jaxdiff.classifier import ClassLogits, class_logits
-from jaxdiff.denoisers import guided, make_denoiser
-from jaxdiff.density import (
-    TimeDensity,
-    density_formula,
-    log_density_increment,
-    noise_level_curve,
-    pilot_time_density,
-)
-from jaxdiff.discrete import discretized_formula
-from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
-from jaxdiff.fitting import fit_gaussian, fit_mixture, fit_student_mixture
-from jaxdiff.flows import Flow, fit_flow
-from jaxdiff.horizon import Horizon, choose_horizon, dip_score
-from jaxdiff.initialization import Family, fit_start
-from jaxdiff.likelihood import LogDensity, adaptive_probability_flow, probability_flow
-from jaxdiff.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
-from jaxdiff.parallel import Layout, data_mesh, data_parallel
-from jaxdiff.parameterizations import convert
-from jaxdiff.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
-from jaxdiff.samplers import (
+from jaxdiff.sampling.flows import Flow, fit_flow
+from jaxdiff.sampling.horizon import Horizon, choose_horizon, dip_score
+from jaxdiff.sampling.samplers import (
     Sampler,
     ancestral,
     ddim,
@@ -63,23 +68,10 @@ from jaxdiff.samplers import (
     sample,
     sample_path,
 )
-from jaxdiff.schedules import (
-    Cosine,
-    Karras,
-    LinearVariance,
-    OrnsteinUhlenbeck,
-    RectifiedFlow,
-    SubVariancePreserving,
-    VarianceExploding,
-    VariancePreserving,
-    from_betas,
-)
-from jaxdiff.serving import export_sampler, load_sampler
-from jaxdiff.targets import denoising_target, stable_target
+from jaxdiff.sampling.serving import export_sampler, load_sampler
+from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.theory import LevelError, score_error
-from jaxdiff.training import TrainState, averaged, init_state, make_train_step, train
 from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule, StartLaw
-from jaxdiff.variational import elbo
 
 __all__ = [
     "Checkpoints",
@@ -129,8 +121,8 @@ __all__ = [
     "denoising_target",
     "density_formula",
     "dip_score",
-    "discrete",
     "discretization_error",
+    "discretized",
     "discretized_formula",
     "dpm_solver_pp",
     "elbo",
@@ -150,7 +142,6 @@ __all__ = [
     "implicit_loss",
     "init_state",
     "initial_noise",
-    "initialization",
     "initialization_error",
     "inverse_log_snr",
     "kl_budget",
@@ -181,6 +172,7 @@ __all__ = [
     "sde",
     "sliced_loss",
     "stable_target",
+    "starts",
     "theory",
     "times",
     "train",

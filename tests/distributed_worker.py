@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff.checkpoints import Checkpoints
-from jaxdiff.parallel import Layout, data_mesh, data_parallel
-from jaxdiff.randomness import noise_like
-from jaxdiff.training import EXIT_INTERRUPTED, init_state, interruption, make_train_step, train
+from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.learning.training import EXIT_INTERRUPTED, init_state, interruption, make_train_step, train
+from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 
 NUM_STEPS = 40
 ROWS = np.random.default_rng(0).normal(size=(NUM_STEPS, 16, 3)).astype(np.float32)

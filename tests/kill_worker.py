@@ -14,8 +14,8 @@ import signal
 import sys
 import time
 
-import jaxdiff.checkpoints
-import jaxdiff.training
+import jaxdiff.learning.training
+import jaxdiff.running.checkpoints
 
 NUM_STEPS = 400
 
@@ -23,9 +23,9 @@ NUM_STEPS = 400
 def child(directory, pipe):
     import training_worker as worker  # which starts the runtime
 
-    with jaxdiff.checkpoints.Checkpoints(directory, config=worker.CONFIG) as checkpoints:
+    with jaxdiff.running.checkpoints.Checkpoints(directory, config=worker.CONFIG) as checkpoints:
         restored = checkpoints.restore(worker.jax.eval_shape(worker.start))
-        jaxdiff.training.train(
+        jaxdiff.learning.training.train(
             worker.KEY,
             worker.start() if restored is None else restored.state,
             worker.STEP,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import schedules
-from jaxdiff.pytrees import pytree
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.noising import schedules
 from jaxdiff.typing import Denoised
 
 

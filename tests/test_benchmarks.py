@@ -6,7 +6,7 @@ from oracles import gaussian_denoiser
 from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead, train_step, training_loop
 from jaxdiff import Karras, sample
 from jaxdiff.models import DiffusionTransformer, ResidualMLP
-from jaxdiff.times import power_grid
+from jaxdiff.noising.times import power_grid
 
 
 @pytest.mark.parametrize("name", sampler_overhead.SAMPLERS)

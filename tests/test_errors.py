@@ -11,22 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import (
-    denoisers,
-    fitting,
-    likelihood,
-    losses,
-    metrics,
-    parameterizations,
-    process,
-    quantized,
-    samplers,
-    schedules,
-    targets,
-    theory,
-    times,
-)
-from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff import theory
+from jaxdiff.denoising import denoisers, parameterizations, quantized
+from jaxdiff.densities import flow
+from jaxdiff.laws import fitting, metrics
+from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.learning import losses, targets
+from jaxdiff.noising import process, schedules, times
+from jaxdiff.sampling import samplers
 from jaxdiff.typing import Denoised
 
 KEY = jax.random.key(0)
@@ -45,8 +37,8 @@ def sample(denoise, x=X, grid=FALLING, schedule=VP):
     return samplers.sample(KEY, samplers.heun(denoise, schedule), x, jnp.asarray(grid))
 
 
-def flow(denoise, x=X, grid=FALLING[::-1], schedule=VP, **options):
-    return likelihood.probability_flow(KEY, denoise, schedule, x, jnp.asarray(grid), **options)
+def flow_of(denoise, x=X, grid=FALLING[::-1], schedule=VP, **options):
+    return flow.probability_flow(KEY, denoise, schedule, x, jnp.asarray(grid), **options)
 
 
 def regress(denoise, x=X, target=None, t=0.5, **options):
@@ -382,36 +374,36 @@ CASES = [
         r"t = -1 is outside the range of Karras\(\)",
     ),
     # likelihood
-    ("likelihood: integers", lambda d: flow(d, INTEGERS), TypeError, "x must be .* got int32"),
-    ("likelihood: NaN", lambda d: flow(d, NAN), ValueError, "x has 1 non-finite of 12"),
+    ("likelihood: integers", lambda d: flow_of(d, INTEGERS), TypeError, "x must be .* got int32"),
+    ("likelihood: NaN", lambda d: flow_of(d, NAN), ValueError, "x has 1 non-finite of 12"),
     (
         "likelihood: decreasing",
-        lambda d: flow(d, grid=FALLING),
+        lambda d: flow_of(d, grid=FALLING),
         ValueError,
         "from low to high noise, got 0.9",
     ),
     (
         "likelihood: unordered",
-        lambda d: flow(d, grid=[0.1, 0.5, 0.2]),
+        lambda d: flow_of(d, grid=[0.1, 0.5, 0.2]),
         ValueError,
         r"strictly increasing, but times\[1\] = 0.5 is followed by 0.2",
     ),
     (
         "likelihood: t = 0",
-        lambda d: flow(d, grid=[0.0, 0.5, 1.0]),
+        lambda d: flow_of(d, grid=[0.0, 0.5, 1.0]),
         ValueError,
         r"the log-SNR at times\[0\] = 0 is inf, wanted a finite one",
     ),
     (
         "likelihood: t = 1",
-        lambda d: flow(d, grid=[0.1, 0.5, 1.0], schedule=FLOW),
+        lambda d: flow_of(d, grid=[0.1, 0.5, 1.0], schedule=FLOW),
         ValueError,
         r"the log-SNR at times\[2\] = 1 is -inf, wanted a finite one",
     ),
-    ("likelihood: probes", lambda d: flow(d, num_probes=0), ValueError, "num_probes must be an integer"),
+    ("likelihood: probes", lambda d: flow_of(d, num_probes=0), ValueError, "num_probes must be an integer"),
     (
         "likelihood: start law",
-        lambda d: flow(d, start=PLANE),
+        lambda d: flow_of(d, start=PLANE),
         ValueError,
         r"x must have shape \(..., 2\), got \(4, 3\)",
     ),
@@ -508,7 +500,7 @@ def test_bad_input_is_refused_before_the_denoiser_is_called(call, error, words):
     "run",
     [
         lambda x, t: sample(PLANE.denoiser(VP), x, t[::-1]),
-        lambda x, t: flow(PLANE.denoiser(VP), x, t, num_probes=2, start=PLANE).value,
+        lambda x, t: flow_of(PLANE.denoiser(VP), x, t, num_probes=2, start=PLANE).value,
         lambda x, t: targets.stable_target(KEY, VP, x, t[0], pool=x)[0],
         lambda x, t: made(PLANE.denoiser(VP), x, t[0], reference=PLANE).data,
         lambda x, t: theory.score_error(KEY, PLANE.denoiser(VP), PLANE, VP, t, num_samples=2).value,

@@ -16,8 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff.checkpoints import Checkpoints
-from jaxdiff.training import EXIT_INTERRUPTED, TrainState, init_state, interruption, make_train_step, train
+from jaxdiff.learning.training import (
+    EXIT_INTERRUPTED,
+    TrainState,
+    init_state,
+    interruption,
+    make_train_step,
+    train,
+)
+from jaxdiff.running.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 KEY = jax.random.key(0)

@@ -3,7 +3,7 @@
 Data: two modes, (N(mu, I/4) + N(-mu, I/4)) / 2 with |mu| = 2 in a random direction of R^d, under the
 Ornstein-Uhlenbeck process. A class of 40 scores, those of the same law with other means at geometric
 distances from 5e-4 to 2, the truth among them; one score is chosen for all six times by the risk of m paths
-(`jaxdiff.theory.minimize_risk`), and judged by
+(`jaxdiff.theory.joint_learning.minimize_risk`), and judged by
 
     sum_j g_j E|f(x_j, t_j) - s(x_j, t_j)|^2,     g_j = t_j - t_{j-1},                                  (1)
 
@@ -15,10 +15,10 @@ Two classes:
                       dimensions the candidates' noises are nearly independent, and the class is richer, up
                       to what the logarithm of its size allows
 
-Beside it the constant K = E H^2 / E sum_j g_j |zeta_j|^2 of `jaxdiff.theory`, on 40 times 0.05 apart, a mean
-over random laws (`laws.sphere_law`, variance 1/4): for an error of the score in one random direction u,
-zeta = tanh(<u, x>) u, and in all coordinates, zeta = tanh(x). And the noise sum_j g_j E|v_j|^2, of which H
-sees the part along zeta.
+Beside it the constant K = E H^2 / E sum_j g_j |zeta_j|^2 of `jaxdiff.theory.joint_learning`, on 40 times 0.05
+apart, a mean over random laws (`laws.sphere_law`, variance 1/4): for an error of the score in one random
+direction u, zeta = tanh(<u, x>) u, and in all coordinates, zeta = tanh(x). And the noise sum_j g_j E|v_j|^2,
+of which H sees the part along zeta.
 
 Expect the error to fall as 1 / m, and in d as d^p with p = 0 within two standard errors for one plane; for
 all directions a step from d = 2 to 8 and nothing beyond; K to fall, and the noise to grow like d.
@@ -49,8 +49,8 @@ import numpy as np
 
 from experiments.bootstrapping.laws import sphere_law
 from jaxdiff import theory
-from jaxdiff.distributions import GaussianMixture, Spectrum
-from jaxdiff.schedules import OrnsteinUhlenbeck
+from jaxdiff.laws.distributions import GaussianMixture, Spectrum
+from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Time
 
 if TYPE_CHECKING:

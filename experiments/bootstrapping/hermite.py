@@ -44,9 +44,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.bootstrap import bootstrapped_target, fit_levels
-from jaxdiff.process import transition
-from jaxdiff.schedules import OrnsteinUhlenbeck
+from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
+from jaxdiff.noising.process import transition
+from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.typing import Array, Denoised, Key, Time
 
 if TYPE_CHECKING:

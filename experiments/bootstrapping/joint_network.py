@@ -31,7 +31,7 @@ and over the ten levels of less and of more noise.
 The plain chain is held back by its teacher: each level waits for the one before it, so longer jumps and an
 early start help at every level. What is left at high noise is the variance of the target, which no jump
 removes without the teacher's own error coming in; the training set's denoiser does, and alone it memorizes
-where the noise is small. Together, eq. (9) of `jaxdiff.bootstrap`, they gain at every level.
+where the noise is small. Together, eq. (9) of `jaxdiff.learning.bootstrap`, they gain at every level.
 
 MEASURED, digits, 8 seeds (as above), over the eight levels of less and of more noise:
 
@@ -62,14 +62,16 @@ import numpy as np
 import optax
 
 from experiments.bootstrapping.laws import sphere_law
-from jaxdiff import bootstrap, data, ema, parameterizations, training
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.distributions import Empirical, GaussianMixture
-from jaxdiff.fitting import fit_mixture
-from jaxdiff.losses import regression_loss
+from jaxdiff import data
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.laws.distributions import Empirical, GaussianMixture
+from jaxdiff.laws.fitting import fit_mixture
+from jaxdiff.learning import bootstrap, ema, training
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.models.embedding import fourier_features
-from jaxdiff.schedules import Karras, OrnsteinUhlenbeck
-from jaxdiff.targets import denoising_target, stable_target
+from jaxdiff.noising.schedules import Karras, OrnsteinUhlenbeck
 from jaxdiff.theory import score_error
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Schedule
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.distributions import GaussianMixture
+from jaxdiff.laws.distributions import GaussianMixture
 from jaxdiff.typing import Array, Key
 
 

@@ -35,12 +35,14 @@ import optax
 
 from experiments.bootstrapping.laws import sphere_law
 from experiments.bootstrapping.random_features import DENOISING, STABLE, compare, draw_ratios, ratio_table
-from jaxdiff import data, parameterizations, training
-from jaxdiff.bootstrap import bootstrapped_target, fit_levels
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.distributions import Empirical
-from jaxdiff.losses import regression_loss
-from jaxdiff.schedules import OrnsteinUhlenbeck
+from jaxdiff import data
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.laws.distributions import Empirical
+from jaxdiff.learning import training
+from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.theory import score_error
 from jaxdiff.typing import Array, Denoiser, Key, Params
 

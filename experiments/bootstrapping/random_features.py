@@ -38,14 +38,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bootstrapping.laws import sphere_law
-from jaxdiff import parameterizations, random_features
-from jaxdiff.bootstrap import bootstrapped_target, fit_levels
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.distributions import Empirical
-from jaxdiff.random_features import RandomFeatures
-from jaxdiff.schedules import OrnsteinUhlenbeck
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.laws.distributions import Empirical
+from jaxdiff.learning import random_features
+from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
+from jaxdiff.learning.random_features import RandomFeatures
+from jaxdiff.noising.schedules import OrnsteinUhlenbeck
+from jaxdiff.noising.times import log_snr_grid
 from jaxdiff.theory import score_error
-from jaxdiff.times import log_snr_grid
 from jaxdiff.typing import Array, Denoiser, Key
 
 if TYPE_CHECKING:

@@ -2,9 +2,9 @@
 
 At pairs of times s < t of the Ornstein-Uhlenbeck schedule, with the exact teacher, over laws drawn at random
 (`laws.random_law`): the mean squared error of the target to the score, per dimension and in units of the
-score, E|y - N(x_t, t)|^2 / (d sigma_t^2), beside eq. (7) of `jaxdiff.bootstrap`. That is linear in q_s and
-q_t, which come from the same samples, so that the difference has a standard error of its own and is judged
-by it, also where the variance is a small difference of large numbers. Two targets have no row in (7):
+score, E|y - N(x_t, t)|^2 / (d sigma_t^2), beside eq. (7) of `jaxdiff.learning.bootstrap`. That is linear in
+q_s and q_t, which come from the same samples, so that the difference has a standard error of its own and is
+judged by it, also where the variance is a small difference of large numbers. Two targets have no row in (7):
 
     n draws of x_s       V_n = V_inf + (V_1 - V_inf) / n,  hence  V_8 = (7 V_2 - 3 V_1) / 4              (1)
     target score         -(sigma_t / alpha_t) grad log p_0(x_0), whose variance is
@@ -13,8 +13,9 @@ by it, also where the variance is a small difference of large numbers. Two targe
 with V_1 from (7) and V_2 measured. (2) is the pure bootstrap from s = 0 (De Bortoli et al. 2024, arXiv
 2402.08667); it needs the density of the data, which only an oracle has.
 
-The stable target field (`jaxdiff.targets.stable_target`) is judged in two parts. With independent candidate
-sets C, C', one of which contains the data that made x_t and the other a fresh draw of the data given x_t,
+The stable target field (`jaxdiff.learning.targets.stable_target`) is judged in two parts. With independent
+candidate sets C, C', one of which contains the data that made x_t and the other a fresh draw of the data
+given x_t,
 
     E|E[y | x_t] - N|^2 = E <y_C - N, y_C' - N>,            variance = E|y - N|^2 - that.                 (3)
 
@@ -41,10 +42,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bootstrapping.laws import random_law
-from jaxdiff.bootstrap import bootstrapped_target, noise_correlation, optimal_gate, target_variance
-from jaxdiff.distributions import Empirical, Gaussian, GaussianMixture
-from jaxdiff.schedules import OrnsteinUhlenbeck
-from jaxdiff.targets import denoising_target, stable_target
+from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture
+from jaxdiff.learning.bootstrap import bootstrapped_target, noise_correlation, optimal_gate, target_variance
+from jaxdiff.learning.targets import denoising_target, stable_target
+from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Compared(NamedTuple):
 
 
 class Bootstrapped(NamedTuple):
-    """One law at one pair of times: the targets of `jaxdiff.bootstrap`."""
+    """One law at one pair of times: the targets of `jaxdiff.learning.bootstrap`."""
 
     compared: Compared
     gap: Array

@@ -54,11 +54,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.density.laws import mixture
-from jaxdiff import density, times
-from jaxdiff.distributions import GaussianMixture
-from jaxdiff.fitting import fit_gaussian, fit_mixture
-from jaxdiff.likelihood import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
-from jaxdiff.schedules import LinearVariance
+from jaxdiff.densities import formula
+from jaxdiff.densities.flow import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import LinearVariance
 from jaxdiff.typing import Array, Distribution, Key
 
 if TYPE_CHECKING:
@@ -188,9 +189,9 @@ def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
     denoise = task.law.denoiser(SCHEDULE)
     gaussian = task.references["Gaussian"]
 
-    def pilot(key: Key) -> density.TimeDensity:
+    def pilot(key: Key) -> formula.TimeDensity:
         x = task.training[:32]
-        return density.pilot_time_density(key, denoise, SCHEDULE, x, num_evaluations=512, reference=gaussian)
+        return formula.pilot_time_density(key, denoise, SCHEDULE, x, num_evaluations=512, reference=gaussian)
 
     for name, reference, time_density in (
         *((name, reference, None) for name, reference in task.references.items()),
@@ -198,7 +199,7 @@ def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
     ):
         for n in config.evaluations:
             call = functools.partial(
-                density.density_formula,
+                formula.density_formula,
                 denoise=denoise,
                 schedule=SCHEDULE,
                 x=task.x,

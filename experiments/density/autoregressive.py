@@ -2,7 +2,7 @@
 
 An autoregressive model over continuous tokens (Li et al. 2024, arXiv 2406.11838) learns the law of a token x
 given z, what a network made of the tokens before it, by a regression onto the noise. With the density formula
-(`jaxdiff.density`)
+(`jaxdiff.densities.formula`)
 
     E[-log p(x | z)]  <=  (1/2) int E|eps - N(x_t, t; z)|^2 dlambda + const,                         (1)
 
@@ -19,9 +19,9 @@ times. It is minimized by Newton's method, beside the likelihood itself, both by
 
 *Digits.* scikit-learn's 8 x 8 digits, dequantized as in `experiments.quickstart`, in sixteen tokens of 2 x 2
 pixels, in reading order. A `MaskedAutoregressive` learns them under both weights, with the same keys; its
-denoising network answers with level probabilities (`jaxdiff.quantized`). The held-out log-density is that of
-the chain rule. Its terms need no formula each: given the z of all tokens, which come from clean ones, the
-error of an image is the sum of its tokens', and so is the formula.
+denoising network answers with level probabilities (`jaxdiff.denoising.quantized`). The held-out log-density
+is that of the chain rule. Its terms need no formula each: given the z of all tokens, which come from clean
+ones, the error of an image is the sum of its tokens', and so is the formula.
 
 Expect the minimizer with formula weights to be the likelihood's, and (2) there to be the divergence; with
 uniform times another one. About learning the theory says less: its criterion is better, in the limit of much
@@ -56,16 +56,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import data, ema, parameterizations, quantized, times, training
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.density import TimeDensity, density_formula
-from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.fitting import fit_gaussian
-from jaxdiff.losses import regression_loss
+from jaxdiff import data
+from jaxdiff.denoising import parameterizations, quantized
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.densities.formula import TimeDensity, density_formula
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.fitting import fit_gaussian
+from jaxdiff.learning import ema, training
+from jaxdiff.learning.losses import regression_loss
 from jaxdiff.models import MaskedAutoregressive
-from jaxdiff.process import inverse_log_snr
-from jaxdiff.progress import Progress
-from jaxdiff.schedules import Cosine, LinearVariance, VariancePreserving
+from jaxdiff.noising import times
+from jaxdiff.noising.process import inverse_log_snr
+from jaxdiff.noising.schedules import Cosine, LinearVariance, VariancePreserving
+from jaxdiff.running.progress import Progress
 from jaxdiff.typing import Array, Key, Params, Predictor, Schedule
 
 if TYPE_CHECKING:

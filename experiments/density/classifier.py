@@ -1,8 +1,9 @@
 """Classifier: class posteriors from a diffusion model, with the right weights and with those in use.
 
 By the density formula, log p(x | c) - log p(x | c') = (1/2) int E[|r_c'|^2 - |r_c|^2] dlambda, r_c the error
-of class c's denoiser (`jaxdiff.classifier`). Diffusion classifiers (Li et al. 2023, arXiv 2303.16203) take
-softmax_c(-E|r_c|^2) with times uniform under the training schedule: no density, whatever its scale.
+of class c's denoiser (`jaxdiff.densities.classifier`). Diffusion classifiers (Li et al. 2023, arXiv
+2303.16203) take softmax_c(-E|r_c|^2) with times uniform under the training schedule: no density, whatever its
+scale.
 
 *Mixtures.* Six classes in R^20, each of two Gaussians, with exact denoisers, so that everything is known:
 which class Bayes' rule chooses, and its posterior. Three estimates of the same number of evaluations for each
@@ -57,17 +58,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.optimizers import adamw
-from jaxdiff import data, ema, low_discrepancy, parameterizations, times, training
-from jaxdiff.classifier import class_logits
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.density import TimeDensity, density_formula
-from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.losses import regression_loss
+from jaxdiff import data
+from jaxdiff._numerics import low_discrepancy
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.densities.classifier import class_logits
+from jaxdiff.densities.formula import TimeDensity, density_formula
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.learning import ema, training
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.targets import denoising_target
 from jaxdiff.models import ResidualMLP
-from jaxdiff.process import perturb
-from jaxdiff.progress import Progress
-from jaxdiff.schedules import Cosine, VariancePreserving
-from jaxdiff.targets import denoising_target
+from jaxdiff.noising import times
+from jaxdiff.noising.process import perturb
+from jaxdiff.noising.schedules import Cosine, VariancePreserving
+from jaxdiff.running.progress import Progress
 from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor, Schedule
 
 if TYPE_CHECKING:

@@ -36,10 +36,10 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.quickstart import SCHEDULE
-from jaxdiff import times
-from jaxdiff.density import density_formula, pilot_time_density
-from jaxdiff.likelihood import LogDensity, probability_flow
-from jaxdiff.variational import elbo
+from jaxdiff.densities.elbo import elbo
+from jaxdiff.densities.flow import LogDensity, probability_flow
+from jaxdiff.densities.formula import density_formula, pilot_time_density
+from jaxdiff.noising import times
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

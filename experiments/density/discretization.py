@@ -1,10 +1,10 @@
 """How the discretized formula errs: every rule, on every table, against the number of steps.
 
 Two laws on the line, N(0, 1) and a mixture of two Gaussians, with exact scores, so that all of the error is
-the rule's (`jaxdiff.discrete`). For each, E_p[rule(x)] - E_p[log p(x)], and for the mixture the root mean
-square of rule(x) - log p(x) over data as well. Nothing is sampled: E|r|^2 is a closed form for N(0, 1) and
-Gauss-Hermite quadrature for the mixture. It is a function of the log-SNR alone, analytic, and so is taken
-from its Chebyshev series on the range of all tables; a rule on a million levels is the weighted sums
+the rule's (`jaxdiff.densities.discretized`). For each, E_p[rule(x)] - E_p[log p(x)], and for the mixture the
+root mean square of rule(x) - log p(x) over data as well. Nothing is sampled: E|r|^2 is a closed form for N(0,
+1) and Gauss-Hermite quadrature for the mixture. It is a function of the log-SNR alone, analytic, and so is
+taken from its Chebyshev series on the range of all tables; a rule on a million levels is the weighted sums
 
     M_j = sum_k w_k T_j(lambda_k)                                                                (1)
 
@@ -12,8 +12,9 @@ and nothing else. The rule "ddpm" is there for the posterior variance (data vari
 one (data variance 1, for which N(0, 1) is exact, as it is for the trapezoid, whose constant is its own rule
 on N(0, 1)).
 
-Expect, DERIVED in `jaxdiff.discrete`: "left" and "ddpm" to tend to -gamma / 2 = -0.2886 on the linear and the
-cosine table, however many the steps, and to err by about -c0 c1 log(T)^2 / (4 T) on the (c0, c1) table.
+Expect, DERIVED in `jaxdiff.densities.discretized`: "left" and "ddpm" to tend to -gamma / 2 = -0.2886 on the
+linear and the cosine table, however many the steps, and to err by about -c0 c1 log(T)^2 / (4 T) on the (c0,
+c1) table.
 
 MEASURED, c0 = 2 and c1 = 5 (one core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 28 s of CPU), in nats:
 
@@ -36,10 +37,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
-from jaxdiff import discrete
-from jaxdiff.distributions import GaussianMixture
-from jaxdiff.process import log_snr, perturb
-from jaxdiff.schedules import Karras, from_betas
+from jaxdiff.densities import discretized
+from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.noising.process import log_snr, perturb
+from jaxdiff.noising.schedules import Karras, from_betas
 from jaxdiff.typing import Array, Distribution, Schedule
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ if TYPE_CHECKING:
 
 TABLES = ("linear", "cosine", "(c0, c1)")
 RULES = {
-    "left": discrete.left,
-    "ddpm": discrete.ddpm,
-    "ddpm, larger variance": functools.partial(discrete.ddpm, data_variance=1.0),
-    "trapezoid": discrete.trapezoid,
+    "left": discretized.left,
+    "ddpm": discretized.ddpm,
+    "ddpm, larger variance": functools.partial(discretized.ddpm, data_variance=1.0),
+    "trapezoid": discretized.trapezoid,
 }
 
 
@@ -160,9 +161,9 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _levels(num_steps: int, c0: float, c1: float) -> dict[str, Array]:
     betas = (
-        discrete.linear_betas(num_steps),
-        discrete.cosine_betas(num_steps),
-        discrete.logarithmic_betas(num_steps, c0, c1),
+        discretized.linear_betas(num_steps),
+        discretized.cosine_betas(num_steps),
+        discretized.logarithmic_betas(num_steps, c0, c1),
     )
     level = jax.vmap(log_snr, in_axes=(None, 0))
     return {

@@ -12,7 +12,8 @@ p_theta is the exact density of what the chain makes, one Chapman-Kolmogorov int
     p_{k-1}(y) = int N(y; m_k(y'), c_k) p_k(y') dy',                                             (3)
 
 by the trapezoidal rule, on points a fraction of the kernel's width apart: for an analytic integrand its error
-is exponentially small. The bound is `jaxdiff.discrete.ddpm` on E|r_k|^2 by Gauss-Hermite quadrature.
+is exponentially small. The bound is `jaxdiff.densities.discretized.ddpm` on E|r_k|^2 by Gauss-Hermite
+quadrature.
 
 The question is of minimizers: the excess of (1) at the minimizer of (2), over the least value of (1), should
 at least halve with each doubling of T and be below 1e-3 at T = 200, for the posterior variance and for the
@@ -44,12 +45,12 @@ import numpy as np
 from numpy.polynomial import Chebyshev
 
 from experiments.density.discretization import line_of_data, mixture, squared_errors
-from jaxdiff import discrete
-from jaxdiff.distributions import GaussianMixture
-from jaxdiff.process import bridge, log_snr
-from jaxdiff.schedules import DiscreteVariancePreserving, from_betas
+from jaxdiff.densities import discretized
+from jaxdiff.densities.elbo import kernels
+from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.noising.process import bridge, log_snr
+from jaxdiff.noising.schedules import DiscreteVariancePreserving, from_betas
 from jaxdiff.typing import Array
-from jaxdiff.variational import kernels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -134,7 +135,7 @@ def _rows(config: Config, num_steps: int) -> list[dict[str, Any]]:
         log_ratio = log_prob - jnp.log(jnp.maximum(made, jnp.finfo(made.dtype).tiny))
         kl = (line[1] - line[0]) * jnp.sum(jnp.exp(log_prob) * log_ratio)
         errors = squared_errors(law, schedule, times[1:], data, config.noise_nodes)
-        bound = weights @ (data_log_prob - discrete.ddpm(levels, data_variance).log_density(data, errors))
+        bound = weights @ (data_log_prob - discretized.ddpm(levels, data_variance).log_density(data, errors))
         return kl, bound, abs(made.sum() * (line[1] - line[0]) - 1)
 
     cases = np.repeat(list(VARIANCES.values()), len(thetas)), np.tile(thetas, len(VARIANCES))
@@ -165,7 +166,7 @@ def _rows(config: Config, num_steps: int) -> list[dict[str, Any]]:
 @functools.partial(jax.jit, static_argnums=0)
 def _chain(num_steps: int, c0: float, c1: float) -> tuple[DiscreteVariancePreserving, Array, Array, Array]:
     """The schedule, its times from 0, which stands for the data, log-SNRs and the kernels' least widths."""
-    schedule = from_betas(discrete.logarithmic_betas(num_steps, c0, c1))
+    schedule = from_betas(discretized.logarithmic_betas(num_steps, c0, c1))
     times = jnp.arange(num_steps + 1.0)
     levels = jax.vmap(functools.partial(log_snr, schedule))(times[1:])
     stds = jax.vmap(lambda s, t: bridge(schedule, jnp.zeros(1), jnp.zeros(1), s, t)[1])(times[:-1], times[1:])

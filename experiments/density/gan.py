@@ -1,9 +1,10 @@
 """GAN: what a score regularizer makes of a generator, in closed form, on 25 modes and on digits.
 
-A generator that pays l times the `jaxdiff.losses.score_regularizer` of a model of p pays, by the density
-formula, l times its cross-entropy to p. Three things are measured:
+A generator that pays l times the `jaxdiff.learning.losses.score_regularizer` of a model of p pays, by the
+density formula, l times its cross-entropy to p. Three things are measured:
 
-    optimum     `jaxdiff.theory.regularized_generator` against mirror descent on its objective, whose gradient
+    optimum     `jaxdiff.theory.joint_learning.regularized_generator` against mirror descent on its objective,
+    whose gradient
                 is taken by jax.grad, for a law of three modes on the line; and its distance to p and to
                 p^(1 + 2 l) / Z, by total variation
     weights     the regularizer against -log p over points of the same law: with the formula's weights and
@@ -57,12 +58,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import data, losses, metrics, theory, times
-from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.fitting import fit_gaussian, fit_mixture
+from jaxdiff import data, theory
+from jaxdiff.laws import metrics
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.learning import losses
 from jaxdiff.models.embedding import fourier_features
-from jaxdiff.process import log_snr
-from jaxdiff.schedules import Cosine, Karras
+from jaxdiff.noising import times
+from jaxdiff.noising.process import log_snr
+from jaxdiff.noising.schedules import Cosine, Karras
 from jaxdiff.typing import Array, Denoiser, Distribution, Key, Params
 
 if TYPE_CHECKING:

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import schedules
-from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.process import inverse_log_snr, perturb
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.noising import schedules
+from jaxdiff.noising.process import inverse_log_snr, perturb
 from jaxdiff.typing import Array, Distribution, Schedule
 
 if TYPE_CHECKING:

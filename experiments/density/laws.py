@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.distributions import GaussianMixture, Spectrum
+from jaxdiff.laws.distributions import GaussianMixture, Spectrum
 
 
 def mixture(d: int) -> GaussianMixture:

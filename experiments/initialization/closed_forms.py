@@ -12,7 +12,7 @@ exact probability flow makes of a start with distribution function G: it is mono
 
     output quantile at q = F_0^-1(F_s(G^-1(q)))                                                     (1)
 
-and last E_disc (`jaxdiff.budget`) on EDM's grids, for N(0, 1) and for five modes on the line.
+and last E_disc (`jaxdiff.sampling.budget`) on EDM's grids, for N(0, 1) and for five modes on the line.
 
 All of it is DERIVED here, none of it a paper's; tests/test_initialization_experiment.py has the digits. For
 instance: from N(0, 2^2) quantiles of the t data at .99, .9999 and .999999 come out at .62, .27 and .08 of
@@ -27,10 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from jaxdiff.budget import kl_budget
-from jaxdiff.distributions import Gaussian, GaussianMixture, StudentTMixture
-from jaxdiff.schedules import Karras
-from jaxdiff.times import power_grid
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.noising.times import power_grid
+from jaxdiff.sampling.budget import kl_budget
 from jaxdiff.typing import Array, Distribution, StartLaw
 
 if TYPE_CHECKING:

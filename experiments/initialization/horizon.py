@@ -32,13 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.initialization.laws import grid_mixture
-from jaxdiff import initialization
-from jaxdiff.budget import initialization_error, kl_budget, optimal_grid, score_curvature
-from jaxdiff.distributions import GaussianMixture, StudentTMixture
-from jaxdiff.horizon import choose_horizon
-from jaxdiff.initialization import Family, fit_start
-from jaxdiff.schedules import Karras
-from jaxdiff.times import log_snr_grid, power_grid, truncate
+from jaxdiff.laws.distributions import GaussianMixture, StudentTMixture
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.noising.times import log_snr_grid, power_grid, truncate
+from jaxdiff.sampling import starts
+from jaxdiff.sampling.budget import initialization_error, kl_budget, optimal_grid, score_curvature
+from jaxdiff.sampling.horizon import choose_horizon
+from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.typing import Array, Distribution
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ SCHEDULE = Karras()
 T_MIN, T_END = 0.002, 80.0
 
 _FAMILIES: dict[str, Family[Any]] = {
-    "plain": initialization.plain(),
-    "gaussian": initialization.gaussian(),
-    "mixture": initialization.gaussian_mixture(3, num_restarts=2, num_iterations=40),
+    "plain": starts.plain(),
+    "gaussian": starts.gaussian(),
+    "mixture": starts.gaussian_mixture(3, num_restarts=2, num_iterations=40),
 }
 
 

@@ -71,10 +71,15 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.quickstart import SCHEDULE, Problem
-from jaxdiff import metrics, samplers, times
-from jaxdiff.budget import discretization_error, initialization_error, score_curvature
-from jaxdiff.distributions import Empirical
-from jaxdiff.initialization import (
+from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.laws import metrics
+from jaxdiff.laws.distributions import Empirical
+from jaxdiff.models import PatchFlow
+from jaxdiff.noising import times
+from jaxdiff.noising.process import perturb
+from jaxdiff.sampling import samplers
+from jaxdiff.sampling.budget import discretization_error, initialization_error, score_curvature
+from jaxdiff.sampling.starts import (
     Family,
     fit_start,
     flow,
@@ -84,9 +89,6 @@ from jaxdiff.initialization import (
     plain,
     sampling_error,
 )
-from jaxdiff.models import PatchFlow
-from jaxdiff.process import perturb
-from jaxdiff.randomness import noise_like
 from jaxdiff.typing import Array, Denoiser, Key, Schedule, StartLaw, Time
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.distributions import GaussianMixture, Spectrum, StudentTMixture
+from jaxdiff.laws.distributions import GaussianMixture, Spectrum, StudentTMixture
 
 _GRID = np.stack(np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3), indexing="ij"), -1).reshape(25, 2)
 

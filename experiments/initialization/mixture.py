@@ -76,13 +76,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.initialization.laws import grid_mixture, tiled_mixture
-from jaxdiff import budget, initialization, times
-from jaxdiff.distributions import Gaussian, GaussianMixture
-from jaxdiff.initialization import Family, fit_start
-from jaxdiff.metrics import max_sliced_wasserstein
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.metrics import max_sliced_wasserstein
 from jaxdiff.models import SplineCoupling
-from jaxdiff.samplers import SamplerFactory, ancestral, heun, sample
-from jaxdiff.schedules import Karras
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.sampling import budget, starts
+from jaxdiff.sampling.samplers import SamplerFactory, ancestral, heun, sample
+from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.typing import Array, Key, StartLaw
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def _plane(config: Config) -> Task:
     families = _families(config, num_iterations=config.iterations)
     few = {name: families[name] for name in ("plain", "mixture")}
     if config.flow_steps:
-        families["flow"] = initialization.flow(SplineCoupling(), num_steps=config.flow_steps)
+        families["flow"] = starts.flow(SplineCoupling(), num_steps=config.flow_steps)
     long = functools.partial(times.power_grid, t_max=T_LONG, t_min=T_MIN, rho=7.0)
     short = times.truncate(times.power_grid(39, t_max=3.0, t_min=0.0002, rho=2.0), config.t_max)
     pilot = _pilot(law, config.few_t_max)
@@ -269,7 +270,7 @@ def _tiled(config: Config, d: int) -> Task:
     families = _families(
         config, covariance="isotropic", noise="fixed", num_iterations=config.tiled_iterations
     )
-    families["early"] = initialization.early(families["mixture"], config.tiled_early)
+    families["early"] = starts.early(families["mixture"], config.tiled_early)
     short = times.power_grid(19, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
     few = times.power_grid(9, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
     plans = [
@@ -289,10 +290,10 @@ def _tiled(config: Config, d: int) -> Task:
 
 def _families(config: Config, **options: Any) -> dict[str, Family[Any]]:
     return {
-        "plain": initialization.plain(),
-        "isotropic": initialization.isotropic(),
-        "Gaussian": initialization.gaussian(),
-        "mixture": initialization.gaussian_mixture(config.components, num_restarts=1, **options),
+        "plain": starts.plain(),
+        "isotropic": starts.isotropic(),
+        "Gaussian": starts.gaussian(),
+        "mixture": starts.gaussian_mixture(config.components, num_restarts=1, **options),
     }
 
 

@@ -29,10 +29,10 @@ import jax
 import numpy as np
 
 from experiments.initialization.laws import grid_mixture
-from jaxdiff import initialization
-from jaxdiff.budget import initialization_error
-from jaxdiff.initialization import Family, fit_start
-from jaxdiff.schedules import Karras
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.sampling import starts
+from jaxdiff.sampling.budget import initialization_error
+from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Config:
     horizons: tuple[float, ...] = (0.4, 0.8, 1.24, 2.0, 7.0)
     components: int = 12  # of 25, so that the family does not hold the truth
     iterations: int = 60
-    noises: tuple[str, ...] = initialization.NOISES
+    noises: tuple[str, ...] = starts.NOISES
     num_fresh: int = 2_000
     seeds: int = 3
 
@@ -118,10 +118,10 @@ def _families(config: Config) -> list[tuple[str, str, Family[Any]]]:
     return [
         (name, noise, make(noise))
         for name, make in (
-            ("gaussian", lambda noise: initialization.gaussian(noise=noise)),
+            ("gaussian", lambda noise: starts.gaussian(noise=noise)),
             (
                 "mixture",
-                lambda noise: initialization.gaussian_mixture(
+                lambda noise: starts.gaussian_mixture(
                     config.components, noise=noise, num_restarts=2, num_iterations=config.iterations
                 ),
             ),

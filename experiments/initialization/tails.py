@@ -74,11 +74,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.initialization.laws import student_mixture
-from jaxdiff import times
-from jaxdiff.distributions import StudentTMixture
-from jaxdiff.initialization import Family, fit_start, isotropic, plain, student_t_mixture
-from jaxdiff.samplers import heun, sample
-from jaxdiff.schedules import Karras
+from jaxdiff.laws.distributions import StudentTMixture
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.sampling.samplers import heun, sample
+from jaxdiff.sampling.starts import Family, fit_start, isotropic, plain, student_t_mixture
 from jaxdiff.typing import Array, Key, StartLaw
 
 if TYPE_CHECKING:

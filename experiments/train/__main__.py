@@ -34,7 +34,7 @@ import jax
 
 from experiments.train import configs
 from experiments.train.configs import CONFIGS, Config
-from jaxdiff import training
+from jaxdiff.learning import training
 
 
 def main(

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxdiff import checks, ema
+from jaxdiff._numerics import checks
+from jaxdiff.learning import ema
 from jaxdiff.models import DiffusionTransformer, ResidualMLP, UNet
 
 
@@ -40,7 +41,7 @@ class Config:
     weight: Literal["likelihood", "edm"] = "likelihood"
     """Levels even in log sigma and errors measured in noise; or EDM's log-normal law of levels and weight."""
     bootstrap: float = 0.0
-    """How much of the target comes from the average at half the noise, in [0, 1] (`jaxdiff.bootstrap`)."""
+    """How much of the target comes from the average at half the noise, in [0, 1]."""
     bootstrap_after: int = 500
     """Steps before the average is listened to."""
 
@@ -70,7 +71,7 @@ class Config:
     """Steps between two checkpoints, each with a grid of samples."""
 
     start: Literal["plain", "gaussian", "mixture"] = "plain"
-    """The law that sampling starts from at `horizon`, fitted to noised data (`jaxdiff.initialization`)."""
+    """The law that sampling starts from at `horizon`, fitted to noised data (`jaxdiff.sampling.starts`)."""
     horizon: float = 80.0
     grid_steps: int = 18
     """Heun's, of the grids of samples: two calls of the model each."""

@@ -1,10 +1,10 @@
 """How good a trained model is: held-out bits per dimension, and the distance of its samples to images.
 
-Bits. Of held-out images, dequantized, the density formula without extrapolation (`jaxdiff.density`): in the
-mean over noise levels from sigma_min to sigma_max, with the data's Gaussian as start and as control variate,
-the evidence lower bound of the reverse process in continuous time, for images with noise sigma_min, which is
-under a seventh of a level of 256. Its standard error is over images; the noise of the estimate is in it.
-Beside it the Gaussian's own log-density.
+Bits. Of held-out images, dequantized, the density formula without extrapolation
+(`jaxdiff.densities.formula`): in the mean over noise levels from sigma_min to sigma_max, with the data's
+Gaussian as start and as control variate, the evidence lower bound of the reverse process in continuous time,
+for images with noise sigma_min, which is under a seventh of a level of 256. Its standard error is over
+images; the noise of the estimate is in it. Beside it the Gaussian's own log-density.
 
 Frechet distance, on features that nobody trained: 32 leading principal components of the pixels, and 32 of
 random local filters' rectified answers,
@@ -27,10 +27,11 @@ import numpy as np
 from experiments.train import figures
 from experiments.train.problems import Problem, Reference
 from experiments.train.trainer import SCHEDULE, Run, first_average
-from jaxdiff import data, metrics
-from jaxdiff.density import density_formula, pilot_time_density
-from jaxdiff.distributions import Gaussian
-from jaxdiff.training import TrainState
+from jaxdiff import data
+from jaxdiff.densities.formula import density_formula, pilot_time_density
+from jaxdiff.laws import metrics
+from jaxdiff.laws.distributions import Gaussian
+from jaxdiff.learning.training import TrainState
 from jaxdiff.typing import Array, Key, Params
 
 _FILTERS, _SIDE, _COMPONENTS = 128, 5, 32

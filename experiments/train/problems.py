@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.train.configs import Config
-from jaxdiff import data, image_sets
-from jaxdiff.data import Split
-from jaxdiff.distributions import Gaussian, Spectrum
-from jaxdiff.randomness import per_row
+from jaxdiff import data
+from jaxdiff._numerics.randomness import per_row
+from jaxdiff.data import Split, image_sets
+from jaxdiff.laws.distributions import Gaussian, Spectrum
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Schedule, Time
 
 _CHUNK = 1000  # images transformed together

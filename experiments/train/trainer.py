@@ -17,16 +17,20 @@ from experiments.quickstart import half_noise_target
 from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.problems import Problem, Reference, flipped
-from jaxdiff import ema, feeds, initialization, parameterizations, samplers, times, training
-from jaxdiff.checkpoints import Checkpoints
-from jaxdiff.denoisers import make_denoiser
-from jaxdiff.losses import regression_loss
-from jaxdiff.parallel import Layout, data_mesh, data_parallel
-from jaxdiff.parameterizations import Parameterization
-from jaxdiff.progress import Progress
-from jaxdiff.schedules import Karras
-from jaxdiff.targets import denoising_target
-from jaxdiff.training import Metrics, TrainState
+from jaxdiff.data import feeds
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.denoising.parameterizations import Parameterization
+from jaxdiff.learning import ema, training
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.targets import denoising_target
+from jaxdiff.learning.training import Metrics, TrainState
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import Karras
+from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.progress import Progress
+from jaxdiff.sampling import samplers, starts
 from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor
 
 SCHEDULE = Karras()
@@ -156,15 +160,15 @@ def prepare(config: Config, problem: Problem) -> Run:
     """A run on all devices of all processes."""
     layout = Layout(data_mesh(), fully_sharded=config.fully_sharded)
     families = {
-        "plain": initialization.plain(),
-        "gaussian": initialization.gaussian(),
-        "mixture": initialization.gaussian_mixture(12),
+        "plain": starts.plain(),
+        "gaussian": starts.gaussian(),
+        "mixture": starts.gaussian_mixture(12),
     }
     key = jax.random.key(config.seed)
     # The plain start looks at the data's dimension only.
     pixels = problem.train[: 2 if config.start == "plain" else None]
     rows = jax.jit(problem.encode)(key, jnp.asarray(pixels))
-    start = initialization.fit_start(key, families[config.start], rows, SCHEDULE, config.horizon)
+    start = starts.fit_start(key, families[config.start], rows, SCHEDULE, config.horizon)
     return Run(config, problem, Learner(config, problem.shape), layout, start)
 
 

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.randomness import per_row
+from jaxdiff._numerics.randomness import per_row
 from jaxdiff.typing import Array
 
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jaxdiff import checks
+from jaxdiff._numerics import checks
 from jaxdiff.models.embedding import check_inputs
 from jaxdiff.typing import Array
 

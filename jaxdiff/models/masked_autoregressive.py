@@ -21,14 +21,14 @@ token and the next one, hence any order).
 
 Both networks learn by one `losses.regression_loss`, whose predictor takes z from the same params; with times
 uniform in log-SNR and the noise row as weight it is -(3), up to what the denoising network leaves: see
-`jaxdiff.density`, whose formula gives (3) held out.
+`jaxdiff.densities.formula`, whose formula gives (3) held out.
 """
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import checks
+from jaxdiff._numerics import checks
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film
 from jaxdiff.typing import Array

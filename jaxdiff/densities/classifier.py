@@ -1,0 +1,180 @@
+"""Classification by the density formula: which class's model gives x the greatest density.
+
+With r_c = eps - N_c(X_t), N_c the noise of class c's denoiser, the formulas (5) of `density` of two classes
+have their reference in common, and it is not in their difference:
+
+    log p(x | c) - log p(x | c') = (1/2) int E[|r_c'|^2 - |r_c|^2] dlambda.                          (1)
+
+So no constant is left open, and the weight is dlambda / 2. Most of |r_c|^2 is the noise's and the same for
+all classes: with one noise and one noise level for all of them it goes out of (1) point by point, and what
+is left falls at both ends as (4) of `density` does. With log-priors added, softmax gives posteriors.
+
+Unlikely classes are told apart by few evaluations. In *successive elimination* a first round looks at all
+classes, and each later one at the likeliest of each row so far; a difference is then the mean over all points
+that both of its classes have seen. (Diffusion classifiers: Li et al. 2023, arXiv 2303.16203, with weight 1 in
+place of dlambda / 2, and the elimination.)
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks, low_discrepancy
+from jaxdiff.densities.formula import TimeDensity, check_input, check_no_data_left, level_integrand
+from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, Time
+
+
+class ClassLogits(NamedTuple):
+    """Log-posteriors of the classes, less that of each row's likeliest; softmax of them is the posterior."""
+
+    value: Array
+    """In nats, (batch, classes); 0 for the likeliest class."""
+    standard_error: Array
+    """Of value, (batch, classes): the Monte Carlo error of the difference between two classes."""
+
+
+def class_logits(
+    key: Key,
+    denoiser_of: Callable[[Array], Denoiser],
+    schedule: Schedule,
+    x: Array,
+    *,
+    num_classes: int,
+    num_evaluations: int,
+    elimination: Sequence[tuple[int, int]] = (),
+    log_prior: Array | None = None,
+    reference_of: Callable[[Array], Distribution] | None = None,
+    t_min: Time = 0.0,
+    t_max: Time = 1.0,
+    time_density: TimeDensity | None = None,
+    rows_per_call: int = 4096,
+) -> ClassLogits:
+    """log p(x | c) + log_prior[c], less that of the likeliest class, of data x, shape (batch, ...); eq. (1).
+
+    denoiser_of: from a class number in 0, ..., num_classes - 1, a traced integer, to that class's denoiser.
+        For a network that is shown labels, ``lambda c: make_denoiser(lambda params, x, t: network.apply(
+        params, x, t, jnp.full(t.shape, c)), params, schedule)``. For laws in closed form, stacked into one
+        (``jax.tree.map(lambda *leaves: jnp.stack(leaves), *laws)``), ``lambda c: jax.tree.map(lambda leaf:
+        leaf[c], stacked).denoiser(schedule)``.
+    num_evaluations: the most that are spent on each class in the first round.
+    elimination: (classes, evaluations) of each later round: that many classes, the likeliest of each row so
+        far, get at most so many evaluations more. 10 classes with 20 and then ((3, 80),) cost 440 for 1,000.
+    log_prior: shape (num_classes,), up to a constant; by default classes are equally likely.
+    reference_of: from a class number to a law that is like the class: it takes the noise out of eq. (1) that
+        the law knows of. By default all classes have one, which is to say none.
+    The other options are those of `density_formula`, and so is the standard error. At t_min and t_max the
+        differences of classes are taken to fall on as they do for smooth densities.
+
+    Row i depends on (key, i) and x_i only; denoisers are called on at most rows_per_call rows, or on one cell
+    (num_evaluations / 10 rows) of each class if that is more. Raises as `density_formula`, and ValueError for
+    fewer than two classes, rounds that do not have fewer and fewer classes, or a log_prior of other shape.
+    """
+    time_density = time_density or TimeDensity()
+    x, common = check_input(schedule, x, None, t_min, t_max, time_density)
+    check_no_data_left(schedule, t_max, time_density)
+    checks.integer("rows_per_call", rows_per_call, 1)
+    rounds = _check_rounds(num_classes, num_evaluations, elimination)
+    if log_prior is None:
+        log_prior = jnp.zeros(num_classes, x.dtype)
+    checks.shape("log_prior", log_prior, (num_classes,))
+    checks.finite("log_prior", log_prior)
+
+    def law_of(label: Array) -> Distribution:
+        return common if reference_of is None else reference_of(label)
+
+    def integrand_of(label: Array) -> low_discrepancy.Integrand:
+        return level_integrand(
+            denoiser_of(label), schedule, law_of(label), t_min, t_max, (True, True), time_density
+        )
+
+    known = (
+        jnp.asarray(log_prior, x.dtype)[None]
+        + jax.lax.map(lambda label: law_of(label).log_prob(x.reshape(len(x), -1)), jnp.arange(num_classes)).T
+    )
+    return _eliminate(key, integrand_of, x, known, rounds, rows_per_call)
+
+
+def _eliminate(
+    key: Key,
+    integrand_of: Callable[[Array], low_discrepancy.Integrand],
+    x: Array,
+    known: Array,
+    rounds: list[tuple[int, int]],
+    rows_per_call: int,
+) -> ClassLogits:
+    """The rounds, and all differences to the winner; known, (batch, classes), is what is added to a mean."""
+    rows = jnp.arange(len(x))[:, None]
+    logits, sums, sizes, done = known, jnp.zeros_like(known), jnp.zeros_like(known), []
+    for number, (kept, evaluations) in enumerate(rounds):
+        labels = jax.lax.top_k(logits, kept)[1]
+        pairs, strata = low_discrepancy.layout(evaluations, x[0].size)
+        cells = pairs * _cells(
+            jax.random.fold_in(key, number), integrand_of, x, labels, pairs, strata, rows_per_call
+        )
+        seen = jnp.zeros_like(known).at[rows, labels].set(1)
+        full = jnp.zeros((*known.shape, *cells.shape[2:]), x.dtype).at[rows, labels].set(cells)
+        sums, sizes = sums + full.sum((2, 3)), sizes + 2 * pairs * strata * seen
+        logits = jnp.where(seen > 0, known + sums / sizes, -jnp.inf)  # who is out stays out
+        done.append((seen, full))
+    winner = jnp.argmax(logits, axis=1)[:, None]
+    total, square = jnp.zeros_like(known), jnp.zeros_like(known)
+    for seen, full in done:
+        difference = full - jnp.take_along_axis(full, winner[..., None, None], axis=1)
+        total += seen * difference.sum((2, 3))
+        square += seen * jnp.sum((difference[..., 0] - difference[..., 1]) ** 2, axis=2)
+    least = min(full.shape[2] for _, full in done)
+    return ClassLogits(
+        value=known - jnp.take_along_axis(known, winner, axis=1) + total / sizes,
+        standard_error=jnp.sqrt(square) / sizes * low_discrepancy.strata_factor(least),
+    )
+
+
+def _cells(
+    key: Key,
+    integrand_of: Callable[[Array], low_discrepancy.Integrand],
+    x: Array,
+    labels: Array,
+    pairs: int,
+    strata: int,
+    rows_per_call: int,
+) -> Array:
+    """Means over cells, shape (batch, k, strata, 2), of the labels (batch, k), with one noise for a row's."""
+    each, k = 4 * pairs * strata, labels.shape[1]
+
+    def of_row(row: tuple[Array, Array, Array]) -> Array:
+        number, x, labels = row
+
+        def of_class(label: Array) -> Array:
+            return low_discrepancy.cell_means(
+                jax.random.fold_in(key, number),
+                x[None],
+                integrand_of(label),
+                strata=strata,
+                replicates=2,
+                pairs=pairs,
+                rows_per_call=max(1, rows_per_call // k),
+            )[0]
+
+        return jax.vmap(of_class)(labels)
+
+    together = min(len(x), max(1, rows_per_call // (k * each)))
+    return jax.lax.map(of_row, (jnp.arange(len(x)), x, labels), batch_size=together)
+
+
+def _check_rounds(
+    num_classes: int, num_evaluations: int, elimination: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    checks.integer("num_classes", num_classes, 2)
+    rounds = [(num_classes, num_evaluations), *elimination]
+    for i, (kept, evaluations) in enumerate(rounds):
+        checks.integer(f"elimination[{i - 1}][1]" if i else "num_evaluations", evaluations, 20)
+        if i:
+            checks.integer(f"elimination[{i - 1}][0]", kept, 1)
+            if kept >= rounds[i - 1][0]:
+                raise ValueError(
+                    f"elimination must have fewer classes in each round than before, got {kept} after "
+                    f"{rounds[i - 1][0]}."
+                )
+    return rounds

@@ -1,0 +1,1 @@
+"""Laws in closed form, their fits to data, and how far two laws are apart."""

@@ -1,0 +1,328 @@
+"""Maximum likelihood for Gaussians, and for mixtures of Gaussians or of Student t laws.
+
+With responsibilities r_ik = P(component k | data_i), expectation-maximization alternates
+
+    r_ik   ~ weights_k N(data_i; mean_k, covariance_k),             sum_k r_ik = 1                  (1)
+    weights_k = mean_i r_ik,     mean_k, covariance_k = moments of the data under the weights r_ik   (2)
+
+Each eigenvalue of a covariance is raised to a floor. That is the exact maximizer of (2) among covariances
+above the floor, so the likelihood still never falls, which adding the floor would not grant.
+Dempster, Laird & Rubin 1977.
+
+A component of a Student t mixture is Gaussian given a scale w ~ Gamma(nu/2, rate nu/2). Seen under noise of a
+known variance v, x = data + v^(1/2) z, with r_ik = P(k | x_i) and, for each k, one w_ik drawn from its
+posterior given x_i and k,
+
+    data | x, k, w ~ N(mean_k + G (x - mean_k), v G),         G = (S_k / w) (S_k / w + v I)^-1      (3)
+    mean_k = sum_i r_ik w_ik E[data_i] / sum_i r_ik w_ik,     S_k likewise, of the second moments    (4)
+    log(nu_k / 2) - psi(nu_k / 2) = E[w - 1 - log w | k]                                             (5)
+
+Draws take the place of an integral over w, whose cost would be that of its many nodes, each with a G of its
+own; averaged over iterations, statistics (4) converge (stochastic approximation EM, Delyon, Lavielle &
+Moulines 1999). S_k is divided by sum_i r_ik w_ik rather than by sum_i r_ik, which has the same fixed points
+and gets there sooner (Kent, Tyler & Vardi 1994).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxdiff._numerics import checks
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture, Spectrum, StudentTMixture
+from jaxdiff.typing import Array, Key
+
+_COVARIANCES = ("full", "diagonal", "isotropic")
+_PRECISION = jax.lax.Precision.HIGHEST
+NOISES = ("dynamic", "fixed")
+"""Fresh noise whenever data are looked at, or one draw of it for good."""
+_ROWS = 1024  # looked at together, where each takes the memory of a whole quadrature
+_LEAST_FREEDOM, _MOST_FREEDOM = 0.5, 500.0  # below, no mean to speak of; above, a Gaussian
+
+
+def fit_gaussian(data: ArrayLike, *, covariance: str = "full") -> Gaussian:
+    """The Gaussian of greatest likelihood for the rows of data, shape (n, d).
+
+    covariance is "full", "diagonal" or "isotropic". The sums are divided by n; with n <= d the full
+    covariance is singular, which denoisers accept and `log_prob` does not.
+
+    Raises ValueError for another shape, values that are not finite or an unknown covariance.
+    """
+    data = _check_data(data, covariance)
+    return _weighted_gaussian(data, jnp.ones_like(data[:, 0]), jnp.zeros((), data.dtype), covariance)
+
+
+def fit_mixture(
+    key: Key,
+    data: ArrayLike,
+    num_components: int,
+    *,
+    covariance: str = "full",
+    num_restarts: int = 4,
+    num_iterations: int = 100,
+    floor: float = 1e-6,
+) -> GaussianMixture:
+    """A Gaussian mixture fitted to the rows of data, shape (n, d), by expectation-maximization.
+
+    covariance is "full", "diagonal" or "isotropic"; floor is the least eigenvalue of a covariance as a
+    fraction of the data's variance per coordinate. Each restart begins at the centers that k-means++ draws
+    (Arthur & Vassilvitskii 2007), all with the covariance that the data have about their nearest center.
+    The restart of greatest likelihood is returned.
+
+    One compiled call, whatever the number of iterations; restarts and components take turns, so memory is
+    that of a few arrays of shape (n, d) and (n, num_components).
+
+    Raises ValueError for another shape, values that are not finite, data all in one point, fewer rows than
+    components, an unknown covariance, a count below one or a floor that is not positive.
+    """
+    data, least = _check_mixture(data, covariance, num_components, num_restarts, num_iterations, floor)
+    weights, components = _fit(key, data, least, num_iterations, num_components, num_restarts, covariance)
+    return GaussianMixture(weights, components.mean, components.covariance)
+
+
+def fit_student_mixture(
+    key: Key,
+    data: ArrayLike,
+    num_components: int,
+    *,
+    noise_variance: ArrayLike = 0.0,
+    noise: str = "dynamic",
+    num_restarts: int = 2,
+    num_iterations: int = 100,
+    floor: float = 1e-6,
+) -> StudentTMixture:
+    """A mixture of Student t laws for the rows of data, shape (n, d): heavy tails, by (3) to (5).
+
+    noise_variance: v, of noise that is added to data here; the law returned is without it, and of greatest
+        likelihood for data with it: what noise hides is not fitted. At 0 it is fitted to the data themselves.
+    noise: "dynamic", another draw of it in every iteration, or "fixed", one for all.
+
+    Statistics are averaged over the last quarter of the iterations. Degrees of freedom are kept within
+    [0.5, 500]. Restarts begin at rows drawn at random: k-means++ would begin in the tails. The other options
+    and the errors are those of `fit_mixture`.
+    """
+    data, least = _check_mixture(data, "full", num_components, num_restarts, num_iterations, floor)
+    checks.shape("noise_variance", noise_variance, ())
+    checks.within("noise_variance", noise_variance, 0.0, float("inf"))
+    checks.option("noise", noise, NOISES)
+    center = jnp.median(data, axis=0)
+    law = _fit_student(
+        key,
+        data - center[None],
+        jnp.asarray(noise_variance, data.dtype),
+        least,
+        num_iterations,
+        num_components,
+        num_restarts,
+        noise == "fixed",
+    )
+    return StudentTMixture(law.weights, law.means + center[None], law.scales, law.degrees_of_freedom)
+
+
+@partial(jax.jit, static_argnames=("num_components", "num_restarts", "covariance"))
+def _fit(
+    key: Key,
+    data: Array,
+    floor: Array,
+    num_iterations: Array,
+    num_components: int,
+    num_restarts: int,
+    covariance: str,
+) -> tuple[Array, Gaussian]:
+    """Weights and a stack of Gaussians, the best over restarts."""
+
+    def log_joint(weights: Array, components: Gaussian) -> Array:
+        return jnp.log(weights)[:, None] + jax.lax.map(lambda law: law.log_prob(data), components)
+
+    def update(_: Array, state: tuple[Array, Gaussian]) -> tuple[Array, Gaussian]:
+        responsibilities = jax.nn.softmax(log_joint(*state), axis=0)
+        # A component that lost every point keeps a weight, so that its logarithm exists.
+        counts = responsibilities.sum(1) + 10 * jnp.finfo(data.dtype).eps
+        components = jax.lax.map(lambda r: _weighted_gaussian(data, r, floor, covariance), responsibilities)
+        return counts / counts.sum(), components
+
+    def restart(key: Key) -> tuple[Array, tuple[Array, Gaussian]]:
+        centers, nearest = _spread_centers(key, data, num_components)
+        within = _weighted_gaussian(data - nearest, jnp.ones_like(data[:, 0]), floor, covariance)
+        start = jax.vmap(lambda center: Gaussian(center, within.covariance))(centers)
+        uniform = jnp.full((num_components,), 1 / num_components, data.dtype)
+        state = jax.lax.fori_loop(0, num_iterations, update, (uniform, start))
+        return jax.nn.logsumexp(log_joint(*state), axis=0).mean(), state
+
+    log_likelihoods, states = jax.lax.map(restart, jax.random.split(key, num_restarts))
+    best = jnp.argmax(log_likelihoods)
+    return jax.tree.map(lambda leaf: leaf[best], states)
+
+
+class _Student(NamedTuple):
+    """Statistics (4) and (5) of each component: sums over rows, divided by their number."""
+
+    share: Array  # (K,)
+    weight: Array  # (K,), of w
+    first: Array  # (K, d), of w data
+    second: Array  # (K, d, d), of w data data'
+    gap: Array  # (K,), of w - 1 - log w
+
+
+@partial(jax.jit, static_argnames=("num_components", "num_restarts", "fixed_noise"))
+def _fit_student(
+    key: Key,
+    data: Array,
+    noise_variance: Array,
+    floor: Array,
+    num_iterations: Array,
+    num_components: int,
+    num_restarts: int,
+    fixed_noise: bool,
+) -> StudentTMixture:
+    """The best over restarts."""
+
+    def noised(key: Key) -> Array:
+        return data + jnp.sqrt(noise_variance) * jax.random.normal(key, data.shape, data.dtype)
+
+    def begin(key: Key) -> _Student:
+        centers = jax.random.choice(key, data, (num_components,), replace=False)
+        squares = jax.lax.map(lambda center: jnp.sum((data - center[None]) ** 2, axis=1), centers)
+        nearest = centers[jnp.argmin(squares, axis=0)]
+        # As much as most rows have about their nearest center, whatever the tails do.
+        spread = 4 * jnp.median(jnp.min(squares, axis=0)) / data.shape[1]
+        outer = jax.vmap(jnp.outer)(centers, centers) + spread * jnp.eye(data.shape[1])[None]
+        share = jnp.mean(jnp.all(nearest[:, None] == centers[None], axis=2), axis=0, dtype=data.dtype)
+        return _Student(share, share, share[:, None] * centers, share[:, None, None] * outer, 0.35 * share)
+
+    def restart(key: Key) -> tuple[Array, StudentTMixture]:
+        begin_key, noise_key, draw_key = jax.random.split(key, 3)
+
+        def update(i: Array, statistics: _Student) -> _Student:
+            x = noised(noise_key if fixed_noise else jax.random.fold_in(noise_key, i))
+            law = _student_law(statistics, noise_variance, floor)
+            new = _student_statistics(jax.random.fold_in(draw_key, i), law, x)
+            rate = 1 / jnp.maximum(1, i - 3 * num_iterations // 4 + 1)
+            return jax.tree.map(lambda old, new: old + rate * (new - old), statistics, new)
+
+        statistics = jax.lax.fori_loop(0, num_iterations, update, begin(begin_key))
+        law = _student_law(statistics, noise_variance, floor)
+        score = jax.lax.map(law.log_prob, noised(noise_key), batch_size=_ROWS).mean()
+        return score, law
+
+    scores, laws = jax.lax.map(restart, jax.random.split(key, num_restarts))
+    return jax.tree.map(lambda leaf: leaf[jnp.argmax(scores)], laws)
+
+
+def _student_statistics(key: Key, law: StudentTMixture, x: Array) -> _Student:
+    """(4) and (5) from one draw of each component's scale for every row of x."""
+    drawn = law.draw_scales(key, x)
+
+    def component(inputs: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+        w, deviation, variance, mean, basis = inputs
+        # In the component's own axes about its mean, and then back.
+        rows = jnp.sqrt(w)[:, None] * deviation
+        moment = jnp.matmul(rows.T, rows, precision=_PRECISION) + jnp.diag(jnp.matmul(w, variance))
+        moment = jnp.linalg.multi_dot([basis, moment, basis.T], precision=_PRECISION)
+        shift = jnp.matmul(basis, jnp.matmul(w, deviation, precision=_PRECISION), precision=_PRECISION)
+        cross = jnp.outer(mean, shift)
+        total = w.sum()
+        return total, total * mean + shift, moment + cross + cross.T + total * jnp.outer(mean, mean)
+
+    by_component = (jnp.moveaxis(a, 1, 0) for a in (drawn.share * drawn.weight, drawn.mean, drawn.variance))
+    sums = jax.lax.map(component, (*by_component, law.means, law.scales.basis))
+    weight, first, second = (part / len(x) for part in sums)
+    return _Student(drawn.share.mean(0), weight, first, second, jnp.mean(drawn.share * drawn.gap, axis=0))
+
+
+def _student_law(statistics: _Student, noise_variance: Array, floor: Array) -> StudentTMixture:
+    """The law of greatest likelihood for statistics, with the noise."""
+    weight = jnp.maximum(statistics.weight, 10 * jnp.finfo(floor.dtype).eps)
+    share = jnp.maximum(statistics.share, 10 * jnp.finfo(floor.dtype).eps)
+    means = statistics.first / weight[:, None]
+    outer = jax.vmap(jnp.outer)(means, means)
+    values, basis = jnp.linalg.eigh(statistics.second / weight[:, None, None] - outer)
+    scales = Spectrum(jnp.maximum(values, floor), basis)
+    freedom = _freedom(statistics.gap / share)
+    return StudentTMixture(share / share.sum(), means, scales, freedom, noise_variance)
+
+
+def _freedom(gap: Array) -> Array:
+    """nu of (5), whose left side falls from infinity to 0 as nu grows; by bisection of its logarithm."""
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        half = 0.5 * jnp.exp(middle)
+        too_low = jnp.log(half) - jax.lax.digamma(half) > gap
+        return jnp.where(too_low, middle, low), jnp.where(too_low, high, middle)
+
+    ends = (jnp.full_like(gap, jnp.log(end)) for end in (_LEAST_FREEDOM, _MOST_FREEDOM))
+    low, high = jax.lax.fori_loop(0, 40, halve, tuple(ends))
+    return jnp.exp(0.5 * (low + high))
+
+
+def _spread_centers(key: Key, data: Array, num_centers: int) -> tuple[Array, Array]:
+    """k-means++: centers, shape (num_centers, d), and each row's nearest, of data's shape.
+
+    Every center is a row drawn with probability proportional to its squared distance from those before.
+    """
+
+    def add(state: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], Array]:
+        squares, nearest = state
+        # Once every row is a center all squares are zero; then any row will do.
+        logits = jnp.log(jnp.where(squares.max() > 0, squares, 1))
+        center = data[jax.random.categorical(key, logits)]
+        to_center = jnp.sum((data - center[None]) ** 2, axis=1)
+        nearest = jnp.where((to_center < squares)[:, None], center[None], nearest)
+        return (jnp.minimum(squares, to_center), nearest), center
+
+    far = jnp.full_like(data[:, 0], jnp.finfo(data.dtype).max)
+    (_, nearest), centers = jax.lax.scan(add, (far, data), jax.random.split(key, num_centers))
+    return centers, nearest
+
+
+def _weighted_gaussian(data: Array, weights: Array, floor: Array, covariance: str) -> Gaussian:
+    """The moments (2) of data under weights, shape (n,), which need not sum to one."""
+    weights = weights / jnp.maximum(weights.sum(), jnp.finfo(data.dtype).tiny)
+    mean = jnp.matmul(weights, data, precision=_PRECISION)
+    centered = data - mean[None]
+    if covariance == "full":
+        second = jnp.matmul((centered * weights[:, None]).T, centered, precision=_PRECISION)
+    else:
+        second = jnp.matmul(weights, centered**2, precision=_PRECISION)
+    law = Gaussian(mean, second.mean() if covariance == "isotropic" else second)
+    values = jnp.maximum(law.covariance.values, floor)
+    return Gaussian(mean, law.covariance._replace(values=values))
+
+
+def _check_mixture(
+    data: ArrayLike,
+    covariance: str,
+    num_components: int,
+    num_restarts: int,
+    num_iterations: int,
+    floor: float,
+) -> tuple[Array, Array]:
+    """The data as an array, and the least eigenvalue of a covariance."""
+    data = _check_data(data, covariance)
+    checks.integer("num_components", num_components, 1)
+    checks.integer("num_restarts", num_restarts, 1)
+    checks.integer("num_iterations", num_iterations, 1)
+    checks.positive("floor", floor)
+    if data.shape[0] < num_components:
+        raise ValueError(
+            f"data must hold at least as many rows as there are components, got {data.shape[0]} rows for "
+            f"{num_components} components."
+        )
+    spread = jnp.var(data, axis=0).mean()
+    checks.positive("the variance of data", spread)
+    return data, floor * spread
+
+
+def _check_data(data: ArrayLike, covariance: str) -> Array:
+    data = jnp.asarray(data)
+    data = data.astype(jnp.result_type(data, float))
+    checks.shape("data", data, (None, None))
+    if data.shape[0] == 0:
+        raise ValueError("data must hold at least one row, got none.")
+    checks.finite("data", data)
+    checks.option("covariance", covariance, _COVARIANCES)
+    return data

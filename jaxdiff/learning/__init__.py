@@ -1,0 +1,1 @@
+"""What to regress onto, and how."""

@@ -1,0 +1,154 @@
+"""Random Fourier features: a model of one noise level whose fit is a linear system.
+
+With 2K features of a Gaussian kernel of bandwidth b (Rahimi & Recht 2007),
+
+    phi(x) = K^(-1/2) (cos w_1 x, ..., cos w_K x, sin w_1 x, ..., sin w_K x),     w_k ~ N(0, I / b^2)    (1)
+    phi(x) . phi(y)  has mean  k(x - y) = exp(-|x - y|^2 / (2 b^2))
+                     and variance  ((1 + k(2 (x - y))) / 2 - k(x - y)^2) / K                             (2)
+
+the prediction c + B' phi(x) of least weighted square error, its coefficients held back but not c, has
+
+    B = (F'VF + penalty I)^-1 F'VY,      c = mean(y) - B' mean(phi),                                     (3)
+
+with V the weights divided by their sum and phi(x_i), y_i the rows of F and Y, less their means under V.
+
+`predict` is a `Predictor`, so that a fit is a denoiser through `denoisers.make_denoiser` in any
+parameterization, a teacher of `bootstrap.bootstrapped_target` and the model of `bootstrap.fit_levels`:
+
+    model = random_features.init(key, d, 300, bandwidth=2.0)
+    model = random_features.fit(model, schedule, x_t, target, t, penalty=1e-3)
+    denoise = make_denoiser(random_features.predict, model, schedule)
+
+All is in closed form and may be vmapped over penalties, bandwidths, seeds and data. Denoising score matching
+with such features: arXiv 2101.05239.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import cho_factor, cho_solve
+
+from jaxdiff._numerics import checks
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import skip_denoised
+from jaxdiff.denoising.parameterizations import Parameterization
+from jaxdiff.typing import Array, Denoised, Distribution, Key, Schedule, Time
+
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+class RandomFeatures(NamedTuple):
+    """The model c + B' phi(x) of d numbers at x, shape (d,)."""
+
+    frequencies: Array
+    """w of eq. (1) in columns, shape (d, K)."""
+    coefficients: Array
+    """B, shape (2K, d)."""
+    intercept: Array
+    """c, shape (d,)."""
+
+
+def init(key: Key, d: int, num_features: int, *, bandwidth: Array | float) -> RandomFeatures:
+    """A model with features drawn and coefficients zero.
+
+    bandwidth: b of eq. (1), a scalar, in units of what the model is shown: x / s for `edm`, x for `data`.
+    Raises ValueError unless num_features is even, and for sizes or a bandwidth that are not positive.
+    """
+    checks.integer("d", d, 1)
+    checks.integer("num_features", num_features, 2)
+    if num_features % 2:
+        raise ValueError(
+            f"num_features must be even, a cosine and a sine for each frequency, got {num_features}."
+        )
+    checks.shape("bandwidth", bandwidth, ())
+    checks.positive("bandwidth", bandwidth)
+    frequencies = jax.random.normal(key, (d, num_features // 2)) / bandwidth
+    return RandomFeatures(frequencies, jnp.zeros((num_features, d)), jnp.zeros(d))
+
+
+def features(frequencies: Array, x: Array) -> Array:
+    """phi of eq. (1) at each row of x, shape (batch, d) -> (batch, 2K)."""
+    angles = jnp.matmul(x, frequencies, precision=_PRECISION)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1) / frequencies.shape[-1] ** 0.5
+
+
+def predict(model: RandomFeatures, x: Array, t: Array) -> Array:
+    """c + B' phi(x), shape (batch, d): a `Predictor` that does not look at t."""
+    sums = jnp.matmul(features(model.frequencies, x), model.coefficients, precision=_PRECISION)
+    return sums + model.intercept[None]
+
+
+def fit(
+    model: RandomFeatures,
+    schedule: Schedule,
+    x: Array,
+    target: Denoised,
+    t: Time,
+    *,
+    penalty: Array | float,
+    weights: Array | None = None,
+    parameterization: Parameterization | None = None,
+    reference: Distribution | None = None,
+) -> RandomFeatures:
+    """The model at one level t that minimizes the weighted mean of `regression_loss` + penalty |B|^2.
+
+    x and both parts of the target have shape (batch, d), t is a scalar. weights: (batch,), not negative, by
+    default equal; a zero leaves a row out. parameterization and reference are those that `make_denoiser` is
+    to be given with the model, by default `edm()` and none.
+
+    Raises TypeError for integer x; ValueError for NaN, for shapes that disagree, for a negative weight or
+    none that is positive and unless penalty > 0.
+    """
+    parameterization = parameterization or parameterizations.edm()
+    checks.floating("x", x)
+    checks.shape("x", x, (None, model.frequencies.shape[0]))
+    checks.finite("x", x)
+    checks.shape("t", t, ())
+    for name, part in target._asdict().items():
+        checks.shape(f"target.{name}", part, x.shape)
+        checks.finite(f"target.{name}", part)
+
+    def example(x: Array, target: Denoised, skip: Denoised) -> tuple[Array, Array]:
+        left_over = jax.tree.map(jnp.subtract, target, skip)
+        shown, _ = parameterization.inputs(schedule, x, t)
+        return shown, parameterizations.read(parameterization.row, schedule, left_over, t)
+
+    skip = skip_denoised(schedule, x, t, parameterization, reference)
+    shown, wanted = jax.vmap(example)(x, target, skip)
+    design = features(model.frequencies, shown)
+    return RandomFeatures(model.frequencies, *ridge(design, wanted, penalty=penalty, weights=weights))
+
+
+def ridge(
+    design: Array, targets: Array, *, penalty: Array | float, weights: Array | None = None
+) -> tuple[Array, Array]:
+    """B, shape (p, k), and c, (k,), of eq. (3), from design (n, p) and targets (n, k), by Cholesky.
+
+    Raises as `fit`.
+    """
+    checks.shape("design", design, (None, None))
+    checks.shape("targets", targets, (design.shape[0], None))
+    checks.shape("penalty", penalty, ())
+    checks.positive("penalty", penalty)
+    if weights is None:
+        weights = jnp.ones_like(design[:, 0])
+    checks.shape("weights", weights, design.shape[:1])
+    _check_weights(weights)
+    share = weights / weights.sum()
+    mean_feature, mean_target = (jnp.matmul(share, x, precision=_PRECISION) for x in (design, targets))
+    centered = design - mean_feature[None]
+    weighted = (share[:, None] * centered).T
+    gram = jnp.matmul(weighted, centered, precision=_PRECISION)
+    product = jnp.matmul(weighted, targets - mean_target[None], precision=_PRECISION)
+    coefficients = cho_solve(cho_factor(gram + penalty * jnp.eye(len(gram), dtype=gram.dtype)), product)
+    return coefficients, mean_target - jnp.matmul(mean_feature, coefficients, precision=_PRECISION)
+
+
+def _check_weights(weights: Array) -> None:
+    values = checks.known(weights)
+    if values is not None and not ((values >= 0).all() and 0 < values.sum() < float("inf")):
+        raise ValueError(
+            f"weights must be finite and not negative, and one of them positive; got {values.min():g} to "
+            f"{values.max():g}."
+        )

@@ -1,0 +1,50 @@
+"""What to regress onto: functions that return a noisy x_t and a target whose conditional mean is E[. | x_t].
+
+Each takes a batch of data, shape (batch, ...), with t scalar or of shape (batch,), and returns
+``(x_t, Denoised)``, both of data's shape, with x_t = alpha data + sigma noise holding for the target as
+well. Denoising and flow-matching training share one target and differ in the row of the regression.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoisers import time_axis
+from jaxdiff.laws.distributions import Empirical
+from jaxdiff.noising.process import perturb
+from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
+
+
+def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tuple[Array, Denoised]:
+    """The pair (data, noise) that made x_t (Vincent 2011; conditional flow matching, arXiv 2210.02747).
+
+    Row i of the noise depends on (key, i) only. Raises TypeError for integer data and ValueError for NaN, for
+    a t that goes with other rows or is out of the schedule's range.
+    """
+    checks.batch("data", data, t)
+    checks.finite("data", data)
+    checks.in_range("t", schedule, t)
+    data = jnp.asarray(data)
+    noise = noise_like(key, data)
+    x = jax.vmap(perturb, in_axes=(None, 0, 0, time_axis(t)))(schedule, data, noise, jnp.asarray(t))
+    return x, Denoised(data, noise)
+
+
+def stable_target(
+    key: Key, schedule: Schedule, data: Array, t: Time, *, pool: Array | None = None
+) -> tuple[Array, Denoised]:
+    """The mean of the candidates for the data, weighted by their posterior given x_t.
+
+    The candidates are the batch and, if given, a pool of further data, shape (m, ...). The variance of
+    the target falls with their number and a bias of order 1/number comes in: the conditional mean is the
+    exact one only in the limit. Xu et al. 2023, arXiv 2302.00670, eq. 6. Raises as `denoising_target`, and
+    ValueError for a pool of other rows than data's.
+    """
+    if pool is not None and pool.shape[1:] != data.shape[1:]:
+        raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")
+    x, exact = denoising_target(key, schedule, data, t)
+    candidates = exact.data if pool is None else jnp.concatenate([exact.data, pool])
+    # What is left of the data once x_t is seen is what the finite set of candidates denoises to.
+    field = Empirical(candidates.reshape(len(candidates), -1)).denoiser(schedule)
+    return x, jax.tree.map(lambda part: part.reshape(x.shape), field(x.reshape(len(x), -1), t))

@@ -1,0 +1,366 @@
+"""Training: a pure step, the average of its parameters, and a loop that keeps the device busy.
+
+With the run's key K, p_k the parameters before step k = 0, 1, ..., and d_k the decay of their average e_k:
+
+    g_k     = grad_p loss(p_k, fold_in(K, k), batch_k)                                          (1)
+    p_{k+1} = p_k + update(g_k)                                   (an Optax optimizer)          (2)
+    e_{k+1} = e_k + (1 - d_k) (p_{k+1} - e_k),      e_0 = p_0     (`jaxdiff.learning.ema`)               (3)
+
+Nothing here knows about diffusion: the loss is an argument. Nothing knows about devices either: where the
+state and the batches lie is `jaxdiff.running.parallel`'s. No random state is kept: what step k draws is a
+function of (K, k), so a run that is stopped, saved and resumed repeats the uninterrupted one bit for bit.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import FrameType
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental import multihost_utils
+
+from jaxdiff._numerics import checks, shards
+from jaxdiff.learning import ema
+from jaxdiff.learning.ema import EmaDecay
+from jaxdiff.typing import Array, Key, Params
+
+EXIT_INTERRUPTED = 75
+"""The exit status for a command that stopped on a signal with its state saved: run it again to go on.
+
+It is EX_TEMPFAIL of sysexits.h, which job schedulers can be told to restart on.
+"""
+
+LossFn: TypeAlias = Callable[[Params, Key, Any], Array]
+"""``loss_fn(params, key, batch)``, a scalar."""
+Averaging: TypeAlias = EmaDecay | tuple[EmaDecay, ...] | dict[str, EmaDecay] | None
+"""A decay, or a pytree of decays for as many averages, or None, one of none, for no average at all."""
+
+
+class TrainState(NamedTuple):
+    """All that training changes. It holds no key: step k draws from ``fold_in(key, k)``."""
+
+    step: Array
+    """Steps done so far, a scalar int32."""
+    params: Params
+    ema_params: Params | None
+    """The average of eq. (3) in the place of each decay: a tree like params, several in a tuple, or None."""
+    opt_state: optax.OptState
+
+
+class Metrics(NamedTuple):
+    """What a step reports: scalars from the step, arrays of shape (steps,) from the loop."""
+
+    loss: Array
+    gradient_norm: Array
+    """Euclidean norm of g_k over all parameters, before the optimizer's own clipping."""
+
+
+StepFn: TypeAlias = Callable[[Key, TrainState, Any], tuple[TrainState, Metrics]]
+DeviceFeed: TypeAlias = Callable[[int, int], Any]
+"""``feed(first, last)``: rows of the steps from first to last - 1, arrays (last - first, batch, ...)."""
+Report: TypeAlias = Callable[[int, Metrics, float], None]
+Save: TypeAlias = Callable[[TrainState, dict[str, float]], Any]
+
+
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, *, ema_decay: Averaging
+) -> TrainState:
+    """The state before step 0. With ema_decay=None no second copy of the parameters is held."""
+    ema_params = jax.tree.map(lambda _: params, ema_decay)
+    state = TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+    # A donated buffer must occur once: e_0 is p_0, and so are parts of some optimizers' states. The copies
+    # also leave the caller's own params alive.
+    return jax.tree.map(jnp.copy, state)
+
+
+def averaged(state: TrainState) -> Params:
+    """The parameters to sample with: their average, or the parameters themselves where none is kept.
+
+    Raises ValueError where several are kept; take one of ``state.ema_params``.
+    """
+    if state.ema_params is None:
+        return state.params
+    if jax.tree.structure(state.ema_params) != jax.tree.structure(state.params):
+        raise ValueError("The state holds several averages of the parameters; take one of state.ema_params.")
+    return state.ema_params
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema_decay: Averaging,
+    num_microbatches: int = 1,
+) -> StepFn:
+    """``step(key, state, batch) -> (state, metrics)``, eqs. (1) to (3); pure, and not jitted.
+
+    key is the run's key, the same at every step: the step folds in ``state.step`` itself. ema_decay must be
+    what the state was made with, at least in the number of averages.
+
+    With num_microbatches = m > 1 the gradient is accumulated: microbatch j, rows j, j + m, j + 2 m, ... of
+    the batch, goes through the loss alone, under the key ``fold_in(step key, j)``, and g_k is the mean over
+    j. A loss that is a mean over rows needs an m-th of the memory, and is the same but for its noise. Raises
+    ValueError if m does not divide the rows.
+    """
+    checks.integer("num_microbatches", num_microbatches, 1)
+    for decay in jax.tree.leaves(ema_decay):
+        if not callable(decay):
+            ema.check_decay(decay)
+
+    def gradient(params: Params, key: Key, batch: Any) -> tuple[Array, Params]:
+        of_part = jax.value_and_grad(loss_fn)
+        if num_microbatches == 1:
+            return of_part(params, key, batch)
+
+        def add(total: Any, part: tuple[Array, Any]) -> tuple[Any, None]:
+            j, rows = part
+            return jax.tree.map(jnp.add, total, of_part(params, jax.random.fold_in(key, j), rows)), None
+
+        parts = _split(batch, num_microbatches)
+        shapes = jax.eval_shape(of_part, params, key, jax.tree.map(lambda leaf: leaf[0], parts))
+        zeros = jax.tree.map(jnp.zeros_like, shapes)
+        total, _ = jax.lax.scan(add, zeros, (jnp.arange(num_microbatches), parts))
+        return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
+
+    def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        _check_averages(state, ema_decay)
+        step_key = jax.random.fold_in(key, state.step)
+        loss, grads = shards.mean(gradient(state.params, step_key, batch))
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = jax.tree.map(
+            lambda decay, average: ema.updated(average, params, ema.at(decay, state.step)),
+            ema_decay,
+            state.ema_params,
+        )
+        new_state = TrainState(state.step + 1, params, ema_params, opt_state)
+        return new_state, Metrics(loss, optax.tree.norm(grads))
+
+    return step
+
+
+def train(
+    key: Key,
+    state: TrainState,
+    step_fn: StepFn,
+    batch_fn: Callable[..., Any],
+    *,
+    num_steps: int,
+    feed: DeviceFeed | None = None,
+    steps_per_dispatch: int = 50,
+    report: Report | None = None,
+    save: Save | None = None,
+    save_every: int | None = None,
+    stop: Callable[[int], bool] | None = None,
+) -> TrainState:
+    """Step until ``state.step == num_steps``, counted from the run's beginning, or until stop(step) is true.
+
+    The answer depends on (key, state) only, not on where the run was interrupted. state is donated: use the
+    returned one. A stopped run is known by its ``step < num_steps``.
+
+    batch_fn(key) draws the batch of step k inside the compiled loop, from a key that depends on (key, k)
+    only. An array that it closes over becomes a constant of the compiled program; give a large one as
+    ``jax.tree_util.Partial(draw, data)`` (or any callable pytree), which passes it as an argument instead.
+    Data that the device cannot hold come by a feed: the batch is then batch_fn(key, rows), where the rows of
+    step k are slice k - first of ``feed(first, last)``, which a thread calls while the device is at the
+    dispatch before. steps_per_dispatch batches are then in memory at once, twice.
+
+    The device runs steps_per_dispatch steps at a time, up to the next multiple of that number: one program
+    for whole dispatches and one for a remainder, compiled once for the same two functions. The host asks for
+    the metrics of a dispatch when the next one is already queued.
+
+    report(step, metrics, steps_per_second): after each dispatch, in order; metrics of shape (steps,), NumPy.
+    save(state, metrics): at the end of the first dispatch that reaches a multiple of save_every, at the end,
+        and on a stop. metrics holds the means over that dispatch. The state may be donated after it returns.
+    stop(step): asked once per dispatch, with the steps done by its end; `interruption` makes one of signals.
+
+    Raises FloatingPointError, naming the step, when a loss, a gradient or the parameters are no longer
+    finite; nothing is saved before it has been looked at, so the last checkpoint is a good one. Raises
+    ConnectionError when another process of the run is gone.
+    """
+    checks.integer("num_steps", num_steps, 0)
+    checks.integer("steps_per_dispatch", steps_per_dispatch, 1)
+    if save_every is not None:
+        checks.integer("save_every", save_every, 1)
+        if save is None:
+            raise ValueError(f"save_every={save_every} needs save, a function of (state, metrics); got None.")
+    step_fn, batch_fn = _as_pytree(step_fn), _as_pytree(batch_fn)
+
+    start = step = int(state.step)
+    queued: tuple[int, int, Metrics, Array] | None = None
+    settled_at = 0.0
+    means: dict[str, float] = {}
+
+    def settle(first: int, last: int, metrics: Metrics, finite: Array) -> None:
+        nonlocal settled_at, means
+        metrics, finite = jax.device_get((metrics, finite))
+        _check_finite(first, last, metrics, finite)
+        now = time.perf_counter()
+        rate, settled_at = (last - first) / max(now - settled_at, 1e-9), now
+        means = {name: float(np.mean(values)) for name, values in metrics._asdict().items()}
+        if report is not None:
+            report(last, metrics, rate)
+
+    def end_of_dispatch(first: int) -> int:
+        return min(num_steps, first + steps_per_dispatch - first % steps_per_dispatch)
+
+    with _lost_peers(), ThreadPoolExecutor(1, "feed") as thread:
+
+        def fetch(first: int) -> Future[Any] | None:
+            return thread.submit(feed, first, end_of_dispatch(first)) if feed and first < num_steps else None
+
+        coming = fetch(step)
+        while step < num_steps:
+            first, step = step, end_of_dispatch(step)
+            rows, coming = coming and coming.result(), fetch(step)
+            state, metrics, finite = _dispatch(key, step_fn, batch_fn, state, rows, length=step - first)
+            if first == start:
+                settled_at = time.perf_counter()  # the first dispatch returns once it is compiled
+            if queued is not None:
+                settle(*queued)
+            queued = first, step, metrics, finite
+            stopped = stop is not None and stop(step)
+            last = stopped or step == num_steps
+            due = save_every is not None and step // save_every > first // save_every
+            if last or due:
+                settle(*queued)
+                queued = None
+                if save is not None:
+                    save(state, means)
+            if stopped:
+                break
+    return state
+
+
+@functools.partial(jax.jit, static_argnames="length", donate_argnames="state")
+def _dispatch(
+    key: Key, step_fn: StepFn, batch_fn: Callable[..., Any], state: TrainState, rows: Any, *, length: int
+) -> tuple[TrainState, Metrics, Array]:
+    data_key, step_key = jax.random.split(key)
+
+    def body(state: TrainState, rows: Any) -> tuple[TrainState, Metrics]:
+        batch_key = jax.random.fold_in(data_key, state.step)
+        batch = batch_fn(batch_key) if rows is None else batch_fn(batch_key, rows)
+        return step_fn(step_key, state, batch)
+
+    state, metrics = jax.lax.scan(body, state, rows, length=length)
+    # The metrics of a step look at the parameters before it, which leaves those after the last one.
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(p)) for p in jax.tree.leaves(state.params)]))
+    return state, metrics, finite
+
+
+def _split(batch: Any, m: int) -> Any:
+    """The microbatches, stacked: rows j, j + m, ... so that each lies on the devices of the whole evenly."""
+
+    def split(leaf: Array) -> Array:
+        if len(leaf) % m:
+            raise ValueError(
+                f"num_microbatches={m} must divide the {len(leaf)} rows of a batch (of a device)."
+            )
+        return leaf.reshape(-1, m, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def _check_averages(state: TrainState, ema_decay: Averaging) -> None:
+    """The decays must be a prefix of the tree of averages, and each average must be like the parameters."""
+    try:
+        held = jax.tree.structure(ema_decay).flatten_up_to(state.ema_params)
+    except ValueError:
+        held = [None]
+    if any(jax.tree.structure(own) != jax.tree.structure(state.params) for own in held):
+        raise ValueError(
+            f"The step has ema_decay={ema_decay!r}, and the averages of the state have another structure; "
+            "give init_state and make_train_step the same ema_decay."
+        )
+
+
+def _as_pytree(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a plain function a pytree without leaves, so that jit takes it, and knows it again by identity."""
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
+
+
+def _check_finite(first: int, last: int, metrics: Metrics, params_finite: Array) -> None:
+    good = np.isfinite(metrics.loss) & np.isfinite(metrics.gradient_norm)
+    if good.all() and params_finite:
+        return
+    if good.all():
+        what = f"The parameters are not finite after step {last - 1}"
+    else:
+        at = int(np.argmin(good))
+        loss, norm = float(metrics.loss[at]), float(metrics.gradient_norm[at])
+        what = f"Step {first + at} has loss {loss:g} and gradient norm {norm:g}"
+    raise FloatingPointError(
+        f"{what}; training is stopped and nothing of it was saved since. Go on from the last checkpoint with "
+        "a smaller learning rate or clipped gradients, or look for the cause with jax.debug_nans(True)."
+    )
+
+
+@contextlib.contextmanager
+def _lost_peers() -> Iterator[None]:
+    """Say plainly what a failed collective means."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # The runtime's errors begin with a status; some versions raise them as ValueError.
+        status = re.match("UNKNOWN|INTERNAL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED", str(error))
+        if jax.process_count() == 1 or not status:
+            raise
+        raise ConnectionError(
+            f"Process {jax.process_index()} of {jax.process_count()} cannot go on: another one has died or "
+            "cannot be reached; see its log. Start all of them again: they go on from the last checkpoint. "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+@contextlib.contextmanager
+def interruption() -> Iterator[Callable[[int], bool]]:
+    """Turn SIGTERM and SIGINT into a question: ``with interruption() as stop: train(..., stop=stop)``.
+
+    On a first signal stop(step) becomes true; train then ends its dispatch, saves and returns. A second
+    SIGINT (Ctrl-C) interrupts at once. The handlers found are put back at exit; a command that was stopped
+    should exit with `EXIT_INTERRUPTED`. Python allows signal handlers in the main thread only.
+
+    In a run of several processes (`jax.distributed.initialize`) all must ask at the same steps. A signal to
+    any of them then stops all at one step, which JAX's preemption service settles.
+    """
+    several = jax.distributed.is_initialized()
+    received: list[int] = []
+    asked = -1
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(signal.SIGINT, previous[signal.SIGINT])
+        if several:
+            os.kill(os.getpid(), signal.SIGTERM)  # which the service listens to
+
+    def stop(step: int) -> bool:
+        nonlocal asked
+        if not several:
+            return bool(received)
+        # The service settles on the first number after the last that any process has asked with, Orbax's
+        # saves being among those who ask: so each number has its turn.
+        numbers = range(step if asked < 0 else asked + 1, step + 1)
+        asked = step
+        answers = [multihost_utils.reached_preemption_sync_point(number) for number in numbers]
+        return any(answers)
+
+    # SIGTERM is the service's own where there is one.
+    numbers = [signal.SIGINT] if several else [signal.SIGTERM, signal.SIGINT]
+    previous = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in previous:
+            signal.signal(number, note)
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

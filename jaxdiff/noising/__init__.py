@@ -1,0 +1,1 @@
+"""How data are noised: schedules, the process that one defines, and times."""

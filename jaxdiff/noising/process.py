@@ -1,0 +1,98 @@
+"""The noising process that a schedule defines; everything follows from alpha and sigma.
+
+With s < t on one path, scale a = alpha_t / alpha_s and lambda = log(alpha^2 / sigma^2):
+
+    x_t = alpha_t data + sigma_t noise                                                          (1)
+    x_t | x_s        ~ N(a x_s, v I),            v = sigma_t^2 (1 - e^(lambda_t - lambda_s))    (2)
+    x_s | x_t, data  ~ N(alpha_s data + a r^2 (x_t - alpha_t data), v r^2 I),   r = sigma_s / sigma_t  (3)
+    dx = f x dt + g dB,   f = alpha'/alpha,   g^2 = 2 sigma sigma' - 2 f sigma^2                (4)
+
+Times are scalars and x has any shape; `jax.vmap` gives each example its own time.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike, DTypeLike
+
+from jaxdiff._numerics import checks
+from jaxdiff.typing import Array, Schedule, Time
+
+
+def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
+    """x_t of eq. (1), of data's shape; the noise is standard normal."""
+    if jnp.shape(data) != jnp.shape(noise):
+        raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
+    checks.shape("t", t, ())  # one of shape (d,) would broadcast along the wrong axis; vmap over examples
+    return schedule.alpha(t) * data + schedule.sigma(t) * noise
+
+
+def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
+    """Scale a and standard deviation sqrt(v) of x_t given x_s, eq. (2), for s < t; two scalars.
+
+    The difference of log-SNRs keeps v exact when sigma_t is nearly a sigma_s.
+    """
+    std = schedule.sigma(t) * jnp.sqrt(-jnp.expm1(log_snr(schedule, t) - log_snr(schedule, s)))
+    return schedule.alpha(t) / schedule.alpha(s), std
+
+
+def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tuple[Array, Array]:
+    """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t."""
+    scale, std = transition(schedule, s, t)
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    mean = schedule.alpha(s) * data + scale * ratio**2 * (x_t - schedule.alpha(t) * data)
+    return mean, std * ratio
+
+
+def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
+    """Drift rate f and diffusion g of eq. (4), from one forward derivative of (alpha, sigma); two scalars.
+
+    At a time where sigma = 0 with an infinite slope (VP at t = 0) g is not a number.
+    """
+    (alpha, sigma), (alpha_dot, sigma_dot) = with_derivative(schedule, t)
+    drift_rate = alpha_dot / alpha
+    return drift_rate, jnp.sqrt(2 * sigma * (sigma_dot - drift_rate * sigma))
+
+
+def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """((alpha, sigma), (alpha', sigma')) at a scalar time."""
+    t = jnp.asarray(t, float)
+    return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
+
+
+def log_snr(schedule: Schedule, t: Time) -> Array:
+    """lambda = log(alpha^2 / sigma^2); infinite where sigma or alpha vanishes."""
+    return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
+
+
+def log_snr_of_grid(
+    schedule: Schedule, times: ArrayLike, *, increasing: bool, dtype: DTypeLike = float
+) -> tuple[Array, Array]:
+    """times, a grid of shape (n,), and their log-SNRs, in dtype, after all checks.
+
+    Raises ValueError for times that do not increase (or decrease) strictly, are out of range or without noise
+    or signal, where the log-SNR is infinite.
+    """
+    checks.times(schedule, times, increasing=increasing)
+    times = jnp.asarray(times, dtype)
+    levels = jax.vmap(lambda t: log_snr(schedule, t))(times).astype(dtype)
+    checks.finite("the log-SNR at times", levels)
+    return times, levels
+
+
+def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
+    """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
+
+    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls with t;
+    the halvings reach the spacing of floats at every t > 1e-12 t_max in float32, 1e-14 t_max in float64.
+    """
+    t_min, t_max = jnp.asarray(t_min, float), jnp.asarray(t_max, float)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        too_clean = log_snr(schedule, middle) > value
+        return jnp.where(too_clean, middle, low), jnp.where(too_clean, high, middle)
+
+    halvings = 64 if t_min.dtype == jnp.float32 else 100
+    low, high = jax.lax.fori_loop(0, halvings, halve, (t_min, t_max))
+    return 0.5 * (low + high)

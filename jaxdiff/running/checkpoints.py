@@ -1,0 +1,470 @@
+"""Checkpoints of a training state, over Orbax.
+
+A directory holds one run; ``directory/<step>`` holds a checkpoint, written under another name and renamed
+when it is complete, so that a kill at any moment leaves the earlier ones as they were. Beside the state lie
+the run's configuration and the version of the library.
+
+Orbax casts dtypes silently when it restores, and answers a wrong tree with pages of logs. So what is asked
+for is compared with the checkpoint's metadata first, and the differences are named before an array is read.
+"""
+
+import contextlib
+import gc
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jaxdiff._numerics import checks
+from jaxdiff.learning.training import TrainState
+
+Config = Mapping[str, Any]
+"""Anything that JSON can hold, under string names; ``dataclasses.asdict(config)`` is one."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was read."""
+
+    state: Any
+    """The tree that was asked for."""
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    """Empty if none were saved with it."""
+    version: str
+    """The version of jaxdiff that wrote it."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, open for writing; a context manager.
+
+    Saves run in the background; leaving the ``with`` waits for the last one, and must not be skipped. Kept
+    are the keep_latest newest, so that a damaged one has a predecessor, the keep_best lowest in metric and,
+    for averages to be combined afterwards (`jaxdiff.learning.ema`), those at multiples of keep_every.
+
+    In a run of several processes each opens the same directory, which all of them see.
+
+    Raises, before any work: NotADirectoryError or OSError if directory cannot be written, TypeError if config
+    is not JSON, ValueError if directory holds a run with another config (the fields are named; leave out of
+    config what may change, such as the number of steps). What goes wrong in writing, a full disk say, is an
+    OSError of the next save or of the end of the ``with``.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        config: Config,
+        keep_latest: int = 2,
+        keep_best: int = 1,
+        keep_every: int | None = None,
+        metric: str = "loss",
+    ):
+        checks.integer("keep_latest", keep_latest, 1)
+        checks.integer("keep_best", keep_best, 0)
+        self.directory = _local(directory)
+        self._config = _as_json(config)
+        self._metric = metric
+        _check_writable(self.directory)
+        self._compare_with_existing()
+        policies = ocp.checkpoint_managers
+        best = policies.BestN(
+            get_metric_fn=self._score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
+        )
+        kept = [policies.LatestN(keep_latest), best]
+        if keep_every is not None:
+            checks.integer("keep_every", keep_every, 1)
+            kept.append(policies.EveryNSteps(keep_every))
+        options = ocp.CheckpointManagerOptions(
+            best_fn=self._score,  # without it Orbax writes no metrics
+            best_mode="min",
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,  # left by a kill in the middle of a save
+        )
+        self._exit = contextlib.ExitStack()
+        self._exit.enter_context(_quiet())
+        self._manager = self._exit.enter_context(ocp.CheckpointManager(self.directory, options=options))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the last save and let go of the directory."""
+        with self._writing():
+            self._exit.close()
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step, or None in a new directory."""
+        return self._manager.latest_step()
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the lowest metric, or None if none was saved with it."""
+        self._manager.wait_until_finished()
+        return _best_step(self.directory, self._metric)
+
+    def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
+        """Save state under its step, in the background; it may be donated once this returns.
+
+        Raises ValueError if the directory holds this step or a later one (they belong to another history),
+        or if metrics lacks the metric by which the best is kept or gives a number that is not finite.
+        """
+        step = int(state.step)
+        if self.latest_step is not None and step <= self.latest_step:
+            raise ValueError(
+                f"{self.directory} already holds step {self.latest_step}, and step {step} was to be saved; "
+                "restore that one first, or train in another directory."
+            )
+        if metrics is not None:
+            metrics = {name: float(value) for name, value in metrics.items()}
+            if not math.isfinite(metrics.get(self._metric, math.nan)):
+                raise ValueError(f"metrics must hold a finite {self._metric!r} to rank by, got {metrics}.")
+        about = {"config": self._config, "version": _version()}
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
+        with self._writing():
+            self._manager.save(step, args=items, metrics=metrics, force=True)
+
+    def restore(self, like: Any) -> Restored | None:
+        """The newest readable checkpoint, to go on from, or None in a new directory. See `restore`.
+
+        A damaged one is renamed to ``<step>.damaged``, with a warning, if one before it can be read.
+        """
+        self._manager.wait_until_finished()
+        if not _steps(self.directory):
+            return None
+        restored, damaged = _restore_newest(self.directory, like, None, part=False)
+        _set_aside(self.directory, damaged)
+        self._manager.reload()
+        return restored
+
+    def _compare_with_existing(self) -> None:
+        # Orbax would fail on unreadable metrics, for the whole directory.
+        steps, damaged = _steps(self.directory), []
+        for step in steps:
+            try:
+                about = _read_about(self.directory, step)
+            except _DamagedError as error:
+                _warn(self.directory, step, error)
+                damaged.append(step)
+            else:
+                _check_config(self.directory / str(step), about.config, self._config)
+        if steps and damaged == steps:
+            raise _none_readable(self.directory, steps)
+        _set_aside(self.directory, damaged)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
+            if isinstance(error, ValueError) and "writing" not in str(error):
+                raise
+            steps = _steps(self.directory)
+            whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
+            raise OSError(
+                f"A checkpoint could not be written in {self.directory}: is the disk full? {whole}; make "
+                f"room, and go on. ({_first_line(error)})"
+            ) from error
+
+    def _score(self, metrics: Mapping[str, float]) -> float:
+        return metrics[self._metric]
+
+
+def save(
+    directory: str | os.PathLike[str],
+    state: TrainState,
+    *,
+    config: Config,
+    metrics: Mapping[str, float] | None = None,
+) -> None:
+    """Save one state and wait until it is on disk. Errors as in `Checkpoints`, of which this opens one."""
+    with Checkpoints(directory, config=config) as checkpoints:
+        checkpoints.save(state, metrics)
+
+
+def restore(
+    directory: str | os.PathLike[str],
+    like: Any,
+    *,
+    step: int | str = "latest",
+    config: Config | None = None,
+    metric: str = "loss",
+    part: bool = False,
+) -> Restored:
+    """Read a checkpoint; the directory is not written to.
+
+    like says what is wanted: a tree of arrays or of shapes and dtypes, such as
+    ``jax.eval_shape(lambda: init_state(...))``. A leaf goes where its sharding says (`parallel.Layout.like`),
+    else to the first device. With part=True like is a dictionary of some of the fields of the state, such as
+    ``{"ema_params": params}``, and nothing else is read. step is a number, "latest", or "best" for the lowest
+    metric. Where the latest is damaged, the one before it is read, with a warning.
+
+    Raises, before an array is read: FileNotFoundError (no directory, no checkpoint, or not this step),
+    NotADirectoryError, ValueError if the checkpoint is of another config (where one is given) or of another
+    model: each field or leaf is named with what was got and what was wanted. Raises OSError if the checkpoint
+    is damaged, and no earlier one may stand in for it.
+    """
+    directory = _local(directory)
+    if directory.exists() and not directory.is_dir():
+        raise NotADirectoryError(f"{directory} is a file; wanted the directory of a run.")
+    if not directory.exists():
+        raise FileNotFoundError(f"There is no directory {directory} to restore from; check its name.")
+    steps = _steps(directory)
+    if not steps:
+        raise FileNotFoundError(
+            f"{directory} holds no checkpoint: looked for subdirectories named by a step, such as "
+            f"{directory / '1000'}. A directory of runs? Give one of theirs."
+        )
+    if isinstance(step, str):
+        checks.option("step", step, ["latest", "best"])
+    wanted = None if config is None else _as_json(config)
+    if step == "latest":
+        return _restore_newest(directory, like, wanted, part=part)[0]
+    at = _best_step(directory, metric) if step == "best" else int(step)
+    if at is None:
+        raise FileNotFoundError(
+            f"No checkpoint in {directory} has the metric {metric!r}; restore the latest."
+        )
+    if at not in steps:
+        raise FileNotFoundError(f"{directory} holds no step {at}; it holds {', '.join(map(str, steps))}.")
+    try:
+        return _restore_step(directory, at, like, wanted, part=part)
+    except _DamagedError as error:
+        raise OSError(f"Checkpoint {directory / str(at)} is damaged ({error}).") from None
+
+
+class _DamagedError(Exception):
+    """A checkpoint that cannot be read, in one line."""
+
+
+def _restore_newest(
+    directory: pathlib.Path, like: Any, config: dict[str, Any] | None, *, part: bool
+) -> tuple[Restored, list[int]]:
+    """The newest checkpoint that can be read, and the steps of those after it, which cannot."""
+    damaged = []
+    for step in reversed(_steps(directory)):
+        try:
+            return _restore_step(directory, step, like, config, part=part), damaged
+        except _DamagedError as error:
+            _warn(directory, step, error)
+            damaged.append(step)
+    raise _none_readable(directory, damaged)
+
+
+def _none_readable(directory: pathlib.Path, steps: list[int]) -> OSError:
+    return OSError(
+        f"No checkpoint in {directory} can be read, of step{'s' * (len(steps) > 1)} "
+        f"{', '.join(map(str, steps))}. Restore from a copy, or train anew in another directory."
+    )
+
+
+def _restore_step(
+    directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
+) -> Restored:
+    path = directory / str(step)
+    about = _read_about(directory, step)
+    if config is not None:
+        _check_config(path, about.config, config)
+    target = jax.tree.map(_target, like)
+    arguments = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
+    )
+    damage = None
+    with _quiet(), _no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        try:
+            metadata = reader.metadata(path / "state").item_metadata.tree
+        except Exception as error:
+            raise _DamagedError(_first_line(error)) from None
+        got = {name: metadata[name] for name in target if name in metadata} if part else metadata
+        _check_tree(path, got, target)
+        try:
+            return about._replace(state=reader.restore(path / "state", args=arguments))
+        except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
+            damage = _first_line(error)
+            time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
+    raise _DamagedError(damage)
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=sharding)
+
+
+def _check_tree(path: pathlib.Path, metadata: Any, target: Any) -> None:
+    got, wanted = _leaves(metadata), _leaves(target)
+    _raise_differences(
+        f"Checkpoint {path} is of another model",
+        got,
+        wanted,
+        "Build the model, the optimizer and the average as they were then; the config beside it says how.",
+    )
+
+
+def _leaves(tree: Any) -> dict[str, str]:
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): _describe(leaf) for path, leaf in flat}
+
+
+def _describe(leaf: Any) -> str:
+    shape, dtype = leaf.shape, leaf.dtype
+    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):  # Orbax stores a typed key as its data
+        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
+        shape, dtype = data.shape, data.dtype
+    return f"{np.dtype(dtype).name}{list(shape)}"
+
+
+def _check_config(path: pathlib.Path, got: dict[str, Any], wanted: dict[str, Any]) -> None:
+    _raise_differences(
+        f"Checkpoint {path} is of another config",
+        {name: json.dumps(value) for name, value in _fields(got)},
+        {name: json.dumps(value) for name, value in _fields(wanted)},
+        "Use the config that it was made with, or another directory.",
+    )
+
+
+def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _raise_differences(what: str, got: dict[str, str], wanted: dict[str, str], advice: str) -> None:
+    names = [name for name in {**wanted, **got} if got.get(name) != wanted.get(name)]
+    if not names:
+        return
+    shown = [f"  {n}: got {got.get(n, 'nothing')}, wanted {wanted.get(n, 'nothing')}" for n in names[:10]]
+    if len(names) > 10:
+        shown.append(f"  and {len(names) - 10} more")
+    raise ValueError("\n".join([f"{what}; they differ in {len(names)} places:", *shown, advice]))
+
+
+def _local(directory: str | os.PathLike[str]) -> pathlib.Path:
+    if "://" in os.fspath(directory):
+        raise ValueError(f"{directory!r} is an address; wanted a directory of this machine, mount it first.")
+    return pathlib.Path(directory).absolute()
+
+
+def _check_writable(directory: pathlib.Path) -> None:
+    for path in (directory, *directory.parents):
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError(f"{path} is a file; checkpoints want a directory at {directory}.")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"checkpoints go here")
+    except OSError as error:
+        raise OSError(
+            f"Checkpoints cannot be written in {directory}: {error}. Choose another one."
+        ) from error
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """The complete checkpoints, which are those that have lost their temporary names."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def _best_step(directory: pathlib.Path, metric: str) -> int | None:
+    scores = {}
+    for step in _steps(directory):
+        with contextlib.suppress(_DamagedError, KeyError):
+            scores[step] = _read_about(directory, step).metrics[metric]
+    return min(scores, key=lambda step: (scores[step], -step), default=None)
+
+
+def _read_about(directory: pathlib.Path, step: int) -> Restored:
+    """All but the state."""
+    path = directory / str(step)
+    try:
+        about = json.loads((path / "about" / "metadata").read_text())
+        metrics_file = path / "metrics" / "metrics"
+        metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+        return Restored(None, about["config"], metrics, about["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _DamagedError(_first_line(error)) from None
+
+
+def _warn(directory: pathlib.Path, step: int, error: _DamagedError) -> None:
+    warnings.warn(
+        f"Checkpoint {directory / str(step)} is damaged ({error}); looking at the one before it.",
+        stacklevel=5,
+    )
+
+
+def _set_aside(directory: pathlib.Path, damaged: list[int]) -> None:
+    """Rename the damaged ones: as the newest they would keep the next ones from being saved."""
+    if damaged and jax.process_index() == 0:
+        for step in damaged:
+            (directory / str(step)).rename(directory / f"{step}.damaged")
+    if damaged and jax.process_count() > 1:
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+
+
+def _as_json(config: Config) -> dict[str, Any]:
+    """The config as it will be read back: with lists for tuples."""
+    try:
+        return json.loads(json.dumps(config, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"config must be a dict of what JSON can hold ({error}); give dataclasses.asdict(config), "
+            "with names in place of functions and arrays."
+        ) from None
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jaxdiff")
+    except importlib.metadata.PackageNotFoundError:  # run from its source tree
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax's own log off the screen; what goes wrong is raised as an error."""
+    logger = logging.getLogger("absl")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
+
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
+
+
+@contextlib.contextmanager
+def _no_unraisable() -> Iterator[None]:
+    """Keep the reads that Orbax drops when one of them fails from complaining as they are freed."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    finally:
+        gc.collect()
+        sys.unraisablehook = hook

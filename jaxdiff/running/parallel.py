@@ -1,0 +1,184 @@
+"""Training and sampling on many devices: where arrays lie, and a train step over them.
+
+    layout = Layout(data_mesh())                                       # every device of every process
+    state = layout.create(lambda: init_state(params, optimizer, ema_decay=0.999))
+    step = data_parallel(make_train_step(loss, optimizer, ema_decay=0.999), layout)
+    state = train(layout.place(key), state, step, draw, num_steps=..., feed=layout.feed(rows))
+    x = jax.jit(sample, static_argnums=1)(key, sampler, layout.place_rows(x), grid)
+
+The rows of a batch are spread over the one axis of the mesh, which jax.jit carries through whatever is
+computed from them: samplers, likelihoods and sweeps need nothing but rows that lie so. Parameters, averages
+and the optimizer's state are replicated or, ``Layout(mesh, fully_sharded=True)``, spread themselves, each
+array along its longest axis; a device then gathers a weight when it needs it (Rajbhandari et al. 2020, arXiv
+1910.02054; Xu et al. 2020, arXiv 2004.13336).
+
+What is computed does not depend on the layout, but for the order of summation: random numbers are functions
+of (key, row), see `jaxdiff._numerics.shards`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.shards import DATA_AXIS
+from jaxdiff.learning.training import DeviceFeed, Metrics, StepFn, TrainState
+from jaxdiff.typing import Key
+
+_Tree = TypeVar("_Tree")
+
+_LEAST_SHARDED = 2**12  # entries; below, a gather costs more time than the copies cost memory
+
+
+def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh with the one axis `shards.DATA_AXIS`, of the devices given or of all, those of all processes."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where arrays lie on the devices of a mesh of one axis, `data_mesh`.
+
+    In a run of several processes each calls the same methods with the same values, and `feed` with rows of
+    its own. Raises ValueError for a mesh with other axes.
+    """
+
+    mesh: Mesh
+    fully_sharded: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mesh.axis_names != (DATA_AXIS,):
+            raise ValueError(
+                f"The mesh must have the one axis {DATA_AXIS!r}, got {self.mesh.axis_names}; "
+                "make it by data_mesh."
+            )
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """A copy on each device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def by_rows(self) -> NamedSharding:
+        """The leading axis over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+
+    def shardings(self, tree: Any) -> Any:
+        """Where the leaves of a training state lie; a function of their shapes only."""
+        return jax.tree.map(self._sharding, tree)
+
+    def like(self, make: Callable[[], _Tree]) -> _Tree:
+        """What make() would return, as shapes, dtypes and shardings: what `restore` takes."""
+        shapes = jax.eval_shape(make)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            self.shardings(shapes),
+        )
+
+    def create(self, make: Callable[[], _Tree]) -> _Tree:
+        """make(), compiled so that each leaf is made where it lies, and never whole on one device."""
+        return jax.jit(make, out_shardings=self.shardings(jax.eval_shape(make)))()
+
+    def place(self, tree: _Tree) -> _Tree:
+        """Copy arrays, a key too, to every device."""
+        return jax.tree.map(lambda leaf: _put(leaf, self.replicated), tree)
+
+    def place_rows(self, tree: _Tree) -> _Tree:
+        """Spread the rows of arrays over the devices; raises ValueError if they cannot be spread evenly."""
+        self._check_rows(tree, axis=0)
+        return jax.tree.map(lambda leaf: _put(leaf, self.by_rows), tree)
+
+    def feed(self, rows: Callable[[int], Any]) -> DeviceFeed:
+        """What `train` is fed by, from a feed of `data.feeds`: this process's rows of a step, in NumPy."""
+        stacked = NamedSharding(self.mesh, PartitionSpec(None, DATA_AXIS))
+
+        def fed(first: int, last: int) -> Any:
+            steps = [rows(step) for step in range(first, last)]
+            local = jax.tree.map(lambda *leaves: np.stack(leaves), *steps)
+            self._check_rows(local, axis=1)
+            return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(stacked, leaf), local)
+
+        return fed
+
+    def _sharding(self, leaf: Any) -> NamedSharding:
+        divisible = [n if n % self.mesh.size == 0 else 0 for n in leaf.shape]
+        if not self.fully_sharded or leaf.size < _LEAST_SHARDED or not any(divisible):
+            return self.replicated
+        longest = int(np.argmax(divisible))
+        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, DATA_AXIS))
+
+    def _check_rows(self, tree: Any, *, axis: int) -> None:
+        devices = self.mesh.local_mesh.size if axis else self.mesh.size
+        for leaf in jax.tree.leaves(tree):
+            if np.ndim(leaf) <= axis or np.shape(leaf)[axis] % devices:
+                raise ValueError(
+                    f"The rows of a batch must be a multiple of the {devices} devices that they are spread "
+                    f"over, got an array of shape {np.shape(leaf)[axis:]}; choose another batch size."
+                )
+
+
+def _put(leaf: Any, where: NamedSharding) -> Any:
+    if where.is_fully_addressable:
+        return jax.device_put(leaf, where)
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(leaf), where)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, where, lambda index: whole[index])
+
+
+def data_parallel(step: StepFn, layout: Layout, *, engine: str = "jit") -> StepFn:
+    """The same step, each device doing its share of the rows of a batch; not jitted, as the step was not.
+
+    engine "jit" lets the compiler spread the step over the mesh: any step will do. engine "pmap" runs it on
+    each device with its own rows under `jax.pmap`, the gradient being averaged by `jax.lax.pmean`: for a step
+    of `make_train_step`, or one that averages by `shards.mean`, and a loss that is a mean over rows and draws
+    by `jaxdiff._numerics.randomness`. It keeps a copy of the state on each device.
+
+    Raises ValueError for another engine, for pmap with a fully sharded layout or in several processes, and
+    for rows that the devices do not divide.
+    """
+    checks.option("engine", engine, ["jit", "pmap"])
+    if engine == "pmap" and layout.fully_sharded:
+        raise ValueError(
+            "engine='pmap' keeps a copy of the state on each device; engine='jit' can have it fully sharded."
+        )
+    if engine == "pmap" and jax.process_count() > 1:
+        raise ValueError("engine='pmap' is for one process, and this run has several; use engine='jit'.")
+    return (_by_jit if engine == "jit" else _by_pmap)(step, layout)
+
+
+def _by_jit(step: StepFn, layout: Layout) -> StepFn:
+    constrain = jax.lax.with_sharding_constraint
+
+    def spread(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        layout._check_rows(batch, axis=0)
+        state, metrics = step(key, state, constrain(batch, layout.by_rows))
+        # Said of what comes out too: left to itself the compiler may choose another layout, and compile anew.
+        return constrain(state, layout.shardings(state)), constrain(metrics, layout.replicated)
+
+    return spread
+
+
+def _by_pmap(step: StepFn, layout: Layout) -> StepFn:
+    devices = layout.mesh.size
+    mapped = jax.pmap(
+        step,
+        axis_name=DATA_AXIS,
+        in_axes=(None, None, 0),
+        out_axes=None,  # type: ignore[arg-type] - it says that the answer is the same on all
+        devices=layout.mesh.devices.ravel().tolist(),
+    )
+
+    def spread(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        layout._check_rows(batch, axis=0)
+        shares = jax.tree.map(lambda leaf: leaf.reshape(devices, -1, *leaf.shape[1:]), batch)
+        return mapped(key, state, shares)
+
+    return spread

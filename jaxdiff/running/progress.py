@@ -1,0 +1,104 @@
+"""What a training run shows: a line on the terminal, and JSON lines in a file."""
+
+import json
+import math
+import os
+import pathlib
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TextIO
+
+import numpy as np
+
+from jaxdiff.learning.training import Metrics
+
+
+class Progress:
+    """A report for `train`: one line on a terminal, and JSON lines in a file.
+
+    On a terminal the line is redrawn in place; elsewhere a plain line is printed every ten seconds.
+
+    Each dispatch appends one object to log: step (steps done), loss and gradient_norm (means over the
+    dispatch), steps_per_second, elapsed_seconds (of all the runs that wrote the file). Give a resumed run's
+    restored step as first_step: later lines, left by what was lost, are dropped, and one cut off in writing.
+
+    Use it as a context manager, which closes the file.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        *,
+        first_step: int = 0,
+        log: str | os.PathLike[str] | None = None,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._num_steps = num_steps
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._clock = clock
+        self._shown_at = -math.inf
+        elapsed, self._log = (0.0, None) if log is None else _reopen_log(pathlib.Path(log), first_step)
+        self._started_at = clock() - elapsed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal and self._shown_at > -math.inf:
+            self._stream.write("\n")
+        if self._log is not None:
+            self._log.close()
+
+    def __call__(self, step: int, metrics: Metrics, steps_per_second: float) -> None:
+        now = self._clock()
+        loss, gradient_norm = float(np.mean(metrics.loss)), float(np.mean(metrics.gradient_norm))
+        if self._log is not None:
+            line = {
+                "step": step,
+                "loss": loss,
+                "gradient_norm": gradient_norm,
+                "steps_per_second": steps_per_second,
+                "elapsed_seconds": now - self._started_at,
+            }
+            self._log.write(json.dumps(line, allow_nan=False) + "\n")
+            self._log.flush()
+        if step == self._num_steps or now - self._shown_at >= (0.1 if self._terminal else 10):
+            self._shown_at = now
+            self._show(step, loss, steps_per_second)
+
+    def _show(self, step: int, loss: float, steps_per_second: float) -> None:
+        minutes, seconds = divmod(round((self._num_steps - step) / steps_per_second), 60)
+        left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+        text = f"{step}/{self._num_steps}  loss {loss:.4g}  {steps_per_second:.3g} steps/s  {left} left"
+        if self._terminal:
+            bar = "#" * (20 * step // self._num_steps)
+            text = f"\r{f'[{bar:<20}] {text}'[: shutil.get_terminal_size().columns - 1]}\x1b[K"
+        else:
+            text += "\n"
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _reopen_log(path: pathlib.Path, first_step: int) -> tuple[float, TextIO]:
+    """The log without its lines past first_step, open for appending, and the seconds that it has covered."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept, elapsed = [], 0.0
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= first_step:
+            kept.append(line + "\n")
+            elapsed = entry["elapsed_seconds"]
+    rewritten = path.with_name(path.name + ".tmp")  # a kill while rewriting leaves the log as it was
+    rewritten.write_text("".join(kept))
+    rewritten.replace(path)
+    return elapsed, path.open("a")

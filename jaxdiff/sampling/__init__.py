@@ -1,0 +1,1 @@
+"""From noise to data: samplers, where they start, and what that costs."""

@@ -1,0 +1,245 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff._numerics import low_discrepancy
+from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.densities.classifier import class_logits
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.noising.schedules import Karras, LinearVariance
+
+SCHEDULE = LinearVariance()
+CLASSES, D = 5, 3
+
+
+class Classes:
+    """Five mixtures of two Gaussians in R^3: log-densities in NumPy, and the library's objects, stacked."""
+
+    def __init__(self, seed=0, spread=0.8):
+        rng = np.random.default_rng(seed)
+        centres = spread * rng.standard_normal((CLASSES, 1, D))
+        self.means = centres + 0.3 * rng.standard_normal((CLASSES, 2, D))
+        self.variances = rng.uniform(0.1, 0.5, (CLASSES, 2, D))
+
+    def log_prob(self, x):
+        """(n, CLASSES)."""
+        squares = (x[:, None, None] - self.means) ** 2 / self.variances
+        parts = -0.5 * (squares + np.log(2 * np.pi * self.variances)).sum(-1)
+        return np.logaddexp.reduce(parts, axis=-1) - np.log(2)
+
+    def sample(self, n, seed=1):
+        rng = np.random.default_rng(seed)
+        c, k = rng.integers(CLASSES, size=n), rng.integers(2, size=n)
+        return self.means[c, k] + np.sqrt(self.variances[c, k]) * rng.standard_normal((n, D))
+
+    def law_of(self, c):
+        weights = jnp.full(2, 0.5)
+        return GaussianMixture(weights, jnp.asarray(self.means)[c], jnp.asarray(self.variances)[c])
+
+    def denoiser_of(self, c):
+        return self.law_of(c).denoiser(SCHEDULE)
+
+
+LAWS = Classes()
+PRIOR = np.log([0.4, 0.3, 0.1, 0.1, 0.1])
+
+
+def logits_of(key, denoiser_of=LAWS.denoiser_of, **options):
+    return class_logits(key, denoiser_of, SCHEDULE, **{"num_classes": CLASSES, **options})
+
+
+def float32(x):
+    return jnp.asarray(x, jnp.float32)
+
+
+def test_logits_are_log_posteriors_by_quadrature(monkeypatch, float64):
+    """Of Gaussian classes in one dimension, with a prior: to 1e-8 nats."""
+    means, variances = np.array([-0.6, 0.3, 1.0]), np.array([0.2, 0.5, 0.1])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    v, w = np.polynomial.legendre.leggauss(12)
+    v, w = (np.arange(6)[:, None] + (v + 1) / 2).ravel() / 6, np.tile(w / 12, 6)
+
+    def cell_means(key, x, integrand, *, strata, replicates, pairs, rows_per_call):
+        """Gauss-Hermite in the noise and Gauss-Legendre in v for what is drawn at random."""
+        noise = jnp.tile(nodes, len(v))[:, None]
+        rows = jnp.broadcast_to(x, noise.shape)
+        stratum = jnp.zeros(len(noise), int)
+        value = integrand(rows, noise, stratum, jnp.repeat(v, len(nodes))) @ np.outer(w, weights).ravel()
+        return jnp.full((1, strata, replicates), value / weights.sum())
+
+    monkeypatch.setattr(low_discrepancy, "cell_means", cell_means)
+    x = np.array([-1.0, 0.1, 1.1, 1.5])
+    result = jax.jit(
+        lambda x: class_logits(
+            jax.random.key(0),
+            lambda c: Gaussian(jnp.asarray(means)[c][None], jnp.asarray(variances)[c]).denoiser(SCHEDULE),
+            SCHEDULE,
+            x,
+            num_classes=3,
+            num_evaluations=20,
+            log_prior=PRIOR[:3],
+        )
+    )(jnp.asarray(x)[:, None])
+    wanted = PRIOR[:3] - 0.5 * ((x[:, None] - means) ** 2 / variances + np.log(variances))
+    np.testing.assert_allclose(result.value, wanted - wanted.max(1, keepdims=True), atol=1e-8)
+    assert (wanted.argmax(1) == np.array([0, 1, 2, 1])).all()  # or it would say little
+
+
+@pytest.fixture(scope="module")
+def repeated():
+    """Logits of 24 rows under 16 keys, (16, 24, CLASSES), plain and by elimination; and what the latter cost."""
+    x, counted = LAWS.sample(24), []
+
+    def count(x, label):
+        counted.append(x.size // D)
+        return x
+
+    def counting(c):
+        def denoise(x, t):
+            shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+            label = jnp.broadcast_to(c, x.shape)  # of which the callback is to have one for each class
+            x = jax.pure_callback(count, shape, x, label, vmap_method="broadcast_all")
+            return LAWS.denoiser_of(c)(x, t)
+
+        return denoise
+
+    def over_keys(run):
+        return jax.jit(
+            lambda *arguments: jax.lax.map(
+                lambda key: run(key, *arguments), jax.random.split(jax.random.key(1), 16)
+            )
+        )
+
+    @over_keys
+    def with_references(key, means, variances):
+        def reference_of(c):
+            return GaussianMixture(jnp.full(2, 0.5), means[c], variances[c])
+
+        return logits_of(
+            key, x=float32(x), log_prior=float32(PRIOR), num_evaluations=160, reference_of=reference_of
+        )
+
+    @over_keys
+    def eliminated(key):
+        return logits_of(
+            key, counting, x=float32(x), log_prior=float32(PRIOR), num_evaluations=80, elimination=((2, 360),)
+        )
+
+    means, variances = float32(LAWS.means), float32(LAWS.variances)
+    results = {
+        "plain": with_references(jnp.zeros_like(means), jnp.ones_like(variances)),  # one for all
+        "near": with_references(means, 1.2 * variances),
+        "own": with_references(means, variances),
+        "elimination": eliminated(),
+    }
+    jax.block_until_ready(results)
+    return x, results, sum(counted) / (16 * len(x))
+
+
+@pytest.mark.parametrize("name", ["plain", "near", "elimination"])
+def test_ratios_are_unbiased_with_honest_errors(repeated, name):
+    """Against Bayes' rule in NumPy. Ratios of classes that are eliminated are of fewer evaluations."""
+    x, results, _ = repeated
+    value, error = (np.asarray(part, np.float64) for part in results[name])
+    wanted = LAWS.log_prob(x) + PRIOR
+    winner = value.argmax(2)[..., None]
+    best = np.broadcast_to(wanted.argmax(1)[None, :, None], winner.shape)
+    assert (np.take_along_axis(value, winner, 2) == 0).all()
+    assert (np.take_along_axis(error, winner, 2) == 0).all()
+    exact = wanted - np.take_along_axis(np.broadcast_to(wanted, value.shape), winner, 2)
+    covered = np.abs(value - exact) < 1.96 * error
+    assert 0.88 < covered[error > 0].mean() < 0.985
+    assert (winner == best).mean() > 0.9
+    if name != "elimination":  # where the winner is the luckier one
+        off = value - np.take_along_axis(value, best, 2) - (wanted - wanted.max(1, keepdims=True))
+        mean = off.mean((1, 2))  # keys are independent
+        assert abs(mean.mean()) < 3 * mean.std(ddof=1) / len(mean) ** 0.5
+
+
+def test_elimination_spends_where_it_matters(repeated):
+    """5 * 80 + 2 * 360 evaluations of a row: 1120 for the precision that would take 5 * 440 without."""
+    _, results, cost = repeated
+    assert cost == 5 * 80 + 2 * 360
+    plain, eliminated = (
+        float(jnp.mean(jnp.sort(results[name].standard_error, axis=2)[..., 1] ** 2))
+        for name in ("plain", "elimination")
+    )
+    assert eliminated < 0.6 * plain  # of the most precise ratio; 160 / 440 is expected
+
+
+def test_references_take_out_what_they_know(repeated):
+    """The laws as their own references leave nothing; laws that are a fifth too wide leave a fraction."""
+    x, results, _ = repeated
+    wanted = LAWS.log_prob(x) + PRIOR
+    value, error = results["own"]
+    np.testing.assert_allclose(
+        value, np.broadcast_to(wanted - wanted.max(1, keepdims=True), value.shape), atol=1e-4
+    )
+    assert error.max() < 1e-5
+    plain, near = (jnp.mean(results[name].standard_error ** 2) for name in ("plain", "near"))
+    assert near < 0.2 * plain
+
+
+class Means(nn.Module):
+    """A network with labels that is exact for N(mean of the class, I) under Karras' schedule."""
+
+    @nn.compact
+    def __call__(self, x, t, labels):
+        mean = self.param("mean", nn.initializers.normal(1.0), (CLASSES, D))[labels]
+        return (x + t[:, None] ** 2 * mean) / (1 + t[:, None] ** 2)
+
+
+def test_a_network_with_labels():
+    """Flax through make_denoiser. Classes that are alike differ by nothing at all, and rows are on their own."""
+    network, schedule = Means(), Karras()
+    params = network.init(jax.random.key(0), jnp.zeros((1, D)), jnp.zeros(1), jnp.zeros(1, int))
+    params["params"]["mean"] = params["params"]["mean"].at[3].set(params["params"]["mean"][1])
+
+    def denoiser_of(c):
+        def predict(params, x, t):
+            return network.apply(params, x, t, jnp.full(t.shape, c))
+
+        return make_denoiser(predict, params, schedule, parameterization=parameterizations.data)
+
+    @jax.jit
+    def run(x):
+        options = {"num_classes": CLASSES, "num_evaluations": 100, "t_max": 80.0}
+        return class_logits(jax.random.key(0), denoiser_of, schedule, x, rows_per_call=1000, **options)
+
+    x = np.random.default_rng(0).standard_normal((6, D))
+    value, error = (np.asarray(part) for part in run(float32(x)))
+    mean = np.asarray(params["params"]["mean"], np.float64)
+    wanted = -0.5 * ((x[:, None] - mean) ** 2).sum(2)
+    off = value - (wanted - np.take_along_axis(wanted, value.argmax(1)[:, None], 1))
+    assert (np.abs(off) < 0.05).all()
+    assert error.max() < 0.05 < np.abs(wanted - wanted.max(1, keepdims=True)).mean()
+    assert (value[:, 1] == value[:, 3]).all()
+    assert (error[:, 1] == error[:, 3]).all()
+    x[[1, 3]] += 1
+    np.testing.assert_array_equal(np.asarray(run(float32(x)).value)[::2], value[::2])
+
+
+GOOD = {"x": np.zeros((3, D), np.float32), "num_evaluations": 20}
+BAD = {
+    "integers": ({"x": np.zeros((3, D), int)}, TypeError, "x must be an array of floating-point"),
+    "nan": ({"x": np.full((3, D), np.nan, np.float32)}, ValueError, "x has 9 non-finite"),
+    "few": ({"num_evaluations": 19}, ValueError, "num_evaluations must be an integer of at least 20"),
+    "one class": ({"num_classes": 1}, ValueError, "num_classes must be an integer of at least 2"),
+    "rows": ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer of at least 1"),
+    "more": ({"elimination": ((3, 20), (3, 20))}, ValueError, "fewer classes in each round .* 3 after 3"),
+    "few later": ({"elimination": ((3, 10),)}, ValueError, r"elimination\[0\]\[1\] must be .* at least 20"),
+    "none left": ({"elimination": ((0, 20),)}, ValueError, r"elimination\[0\]\[0\] must be .* at least 1"),
+    "prior": ({"log_prior": jnp.zeros(4)}, ValueError, r"log_prior must have shape \(5,\)"),
+    "impossible": ({"log_prior": jnp.log(jnp.arange(5.0))}, ValueError, "log_prior has 1 non-finite"),
+    "data left": ({"t_max": 0.9}, ValueError, "t_max = 0.9"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(case):
+    options, error, words = BAD[case]
+    with pytest.raises(error, match=words):
+        logits_of(jax.random.key(0), **{**GOOD, **options})

@@ -1,0 +1,228 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import CASES, NAMES, Chosen, log_snr_times
+from scipy import stats
+
+from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
+from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.typing import Denoised
+
+
+def gaussian(d):
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((d, d)) / np.sqrt(d)
+    covariance = root @ root.T + 0.2 * np.eye(d)
+    return rng.standard_normal(d), covariance
+
+
+def mixture(d):
+    rng = np.random.default_rng(1)
+    return np.array([0.5, 0.3, 0.2]), 1.5 * rng.standard_normal((3, d)), rng.uniform(0.1, 0.5, (3, d))
+
+
+def laws(d):
+    mean, covariance = gaussian(d)
+    weights, means, variances = mixture(d)
+
+    def mixture_log_prob(x):
+        parts = [
+            np.log(w) + stats.norm(m, np.sqrt(v)).logpdf(x).sum(1)
+            for w, m, v in zip(weights, means, variances, strict=True)
+        ]
+        return np.logaddexp.reduce(parts, axis=0)
+
+    return {
+        "gaussian": (
+            Gaussian(jnp.asarray(mean), jnp.asarray(covariance)),
+            lambda x: stats.multivariate_normal(mean, covariance).logpdf(x),
+        ),
+        "mixture": (
+            GaussianMixture(jnp.asarray(weights), jnp.asarray(means), jnp.asarray(variances)),
+            mixture_log_prob,
+        ),
+    }
+
+
+def grid(name, num_steps):
+    """Increasing times with log-SNR from 14 down to -10, or as far as the schedule goes."""
+    case = CASES[name]
+    case = case._replace(t_min=0.0 if name == "ve" else 1e-7 * case.t_max)
+    times = log_snr_times(case, 4000)
+    level = 2 * np.log(case.alpha(times) / case.sigma(times))
+    ends = np.interp([-10.0, 14.0], level, times)
+    return log_snr_times(case._replace(t_min=ends[1], t_max=ends[0]), num_steps)[::-1].copy()
+
+
+@pytest.mark.parametrize("law", ["gaussian", "mixture"])
+@pytest.mark.parametrize("d", [2, 16])
+def test_exact_trace_gives_the_log_density(d, law, float64):
+    """Within 1e-3 nats of the truth, from the exact start, under every schedule."""
+    distribution, log_prob = laws(d)[law]
+    x = distribution.sample(jax.random.key(0), 6)
+    options = tuple(CASES[name].schedule for name in NAMES)
+
+    @jax.jit  # one call for all schedules: most of the time goes to compilation
+    def run(numbers, grids):
+        def one(case):
+            number, times = case
+            schedule = Chosen(number, options)
+            start = distribution.perturbed(schedule, times[-1])
+            denoise = distribution.denoiser(schedule)
+            return probability_flow(jax.random.key(1), denoise, schedule, x, times, start=start)
+
+        return jax.lax.map(one, (numbers, grids))
+
+    got = run(jnp.arange(len(NAMES)), jnp.asarray(np.stack([grid(name, 80) for name in NAMES])))
+    for name, value in zip(NAMES, got.value, strict=True):
+        wanted = log_prob(np.asarray(x))
+        if name == "ve":  # its process starts with noise, and so does the density that it can tell
+            wanted = distribution.perturbed(CASES[name].schedule, 0.0).log_prob(x)
+        np.testing.assert_allclose(value, wanted, atol=1e-3, err_msg=name)
+    assert (got.standard_error == 0).all()
+
+
+def test_the_rule_is_of_order_four(float64):
+    case = CASES["vp"]
+    distribution, _ = laws(2)["mixture"]
+    x = distribution.sample(jax.random.key(0), 6)
+    values = [
+        probability_flow(
+            jax.random.key(1),
+            distribution.denoiser(case.schedule),
+            case.schedule,
+            x,
+            jnp.asarray(grid("vp", n)),
+        ).value
+        for n in (30, 60, 480)
+    ]
+    slope = np.log2(np.abs(values[0] - values[2]).max() / np.abs(values[1] - values[2]).max())
+    assert slope > 3.6
+
+
+def test_the_default_start_is_the_noise():
+    """Wide data under the Karras schedule: the default differs from the exact start by their log-ratio."""
+    case = CASES["karras"]
+    distribution = Gaussian(jnp.zeros(3), 4.0)
+    x = distribution.sample(jax.random.key(0), 5)
+    times = jnp.asarray(grid("karras", 40), jnp.float32)
+    run = functools.partial(
+        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule, x, times
+    )
+    exact = run(start=distribution.perturbed(case.schedule, times[-1])).value
+    # the flow of a Gaussian is linear: x_T = x sqrt((4 + sigma^2) / 4), up to sigma(t_min)
+    sigma2 = float(times[-1]) ** 2
+    end = np.asarray(x) * np.sqrt((4 + sigma2) / 4)
+    ratio = stats.norm(0, np.sqrt(sigma2)).logpdf(end).sum(1) - stats.norm(0, np.sqrt(4 + sigma2)).logpdf(
+        end
+    ).sum(1)
+    np.testing.assert_allclose(run().value - exact, ratio, atol=2e-3)
+
+
+def test_probes_are_unbiased_with_honest_standard_errors():
+    """Over 200 keys: mean within 4 standard errors, and 95 % intervals that cover 88 to 99 %."""
+    case = CASES["vp"]
+    distribution, _ = laws(16)["gaussian"]
+    x = distribution.sample(jax.random.key(0), 1)
+    denoise = distribution.denoiser(case.schedule)
+    times = jnp.asarray(grid("vp", 20), jnp.float32)
+    exact = probability_flow(jax.random.key(1), denoise, case.schedule, x, times).value[0]
+
+    @jax.jit
+    def estimate(key):
+        return probability_flow(key, denoise, case.schedule, x, times, num_probes=16)
+
+    value, error = jax.lax.map(estimate, jax.random.split(jax.random.key(2), 200))
+    value, error = np.asarray(value)[:, 0], np.asarray(error)[:, 0]
+    assert abs(value.mean() - exact) < 4 * value.std() / np.sqrt(200)
+    covered = (np.abs(value - exact) < stats.t(15).ppf(0.975) * error).mean()
+    assert 0.88 < covered < 0.99
+
+
+def test_a_row_does_not_depend_on_its_batch():
+    case = CASES["vp"]
+    distribution, _ = laws(2)["mixture"]
+    x = distribution.sample(jax.random.key(0), 7)
+    run = functools.partial(
+        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule
+    )
+    times = jnp.asarray(grid("vp", 8), jnp.float32)
+    np.testing.assert_allclose(
+        run(x, times, num_probes=2).value[:3], run(x[:3], times, num_probes=2).value, rtol=1e-6
+    )
+
+
+def test_images_go_through_as_they_are(float64):
+    """An event of any shape, by its d = H W C entries."""
+    case = CASES["karras"]
+
+    def denoise(x, t):
+        total = 0.5 + t**2
+        return Denoised(0.5 / total * x, t / total * x)
+
+    x = jax.random.normal(jax.random.key(0), (3, 2, 2, 2)) * np.sqrt(0.5)
+    got = probability_flow(jax.random.key(1), denoise, case.schedule, x, jnp.asarray(grid("karras", 60)))
+    wanted = stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x)).sum((1, 2, 3))
+    np.testing.assert_allclose(got.value, wanted, atol=5e-3)
+
+
+# --- adaptive steps ----------------------------------------------------------------------------------------
+
+
+def adaptive(name, x, law, **options):
+    case = CASES[name]
+    t_min, t_max = grid(name, 1)
+    start = law.perturbed(case.schedule, t_max)
+    run = functools.partial(adaptive_probability_flow, t_min=t_min, t_max=t_max, start=start, **options)
+    return jax.jit(run, static_argnums=(1,))(jax.random.key(1), law.denoiser(case.schedule), case.schedule, x)
+
+
+@pytest.mark.parametrize("name", ["vp", "karras", "rectified_flow"])
+def test_the_error_follows_the_tolerance(name, float64):
+    """Points of the law and points far from it, where the flow is stiff; fewer calls at a looser tolerance."""
+    law, log_prob = laws(4)["mixture"]
+    x = law.sample(jax.random.key(0), 8) * jnp.repeat(jnp.asarray([1.0, 3.0]), 4)[:, None]
+    error, calls = {}, {}
+    for tolerance in (1e-3, 1e-6):
+        got = adaptive(name, x, law, tolerance=tolerance)
+        error[tolerance] = np.abs(got.value - log_prob(np.asarray(x))).max()
+        calls[tolerance] = np.asarray(got.num_evaluations)
+    assert error[1e-6] < 1e-3
+    assert error[1e-3] < 1.0
+    assert error[1e-6] < 0.1 * error[1e-3]
+    assert (calls[1e-3] < calls[1e-6]).all()
+    assert calls[1e-6].max() < 1200
+
+
+def test_each_row_steps_alone(float64):
+    law, _ = laws(3)["mixture"]
+    x = law.sample(jax.random.key(0), 5) * jnp.asarray([1.0, 1, 1, 1, 9])[:, None]
+    together, alone = (adaptive("vp", rows, law, num_probes=2, sketch_size=1) for rows in (x, x[:2]))
+    np.testing.assert_allclose(together.value[:2], alone.value, rtol=1e-9)
+    np.testing.assert_array_equal(together.num_evaluations[:2], alone.num_evaluations)
+
+
+def test_rows_that_run_out_of_steps_have_no_answer(float64):
+    law, _ = laws(2)["mixture"]
+    x = law.sample(jax.random.key(0), 3)
+    got = adaptive("vp", x, law, tolerance=1e-7, max_steps=5)
+    assert np.isnan(got.value).all()
+    np.testing.assert_array_equal(got.num_evaluations, 31)
+
+
+def test_the_derivative_is_the_score(float64):
+    law, _ = laws(2)["mixture"]
+    x = law.sample(jax.random.key(0), 4)
+    gradient = jax.grad(lambda x: adaptive("vp", x, law, tolerance=1e-7, max_steps=200).value.sum())(x)
+    np.testing.assert_allclose(gradient, jax.vmap(jax.grad(law.log_prob))(x), rtol=1e-3, atol=1e-3)
+
+
+def test_a_sketch_needs_probes_and_room():
+    law, _ = laws(2)["gaussian"]
+    x = law.sample(jax.random.key(0), 2)
+    for options in ({"sketch_size": 1}, {"sketch_size": 3, "num_probes": 1}):
+        with pytest.raises(ValueError, match="sketch_size must be at most the 2 entries"):
+            adaptive("vp", x, law, **options)

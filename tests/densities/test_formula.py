@@ -1,0 +1,452 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import CASES, NAMES, Chosen, gaussian_denoiser
+
+from jaxdiff._numerics import low_discrepancy
+from jaxdiff.densities import formula
+from jaxdiff.densities.formula import TimeDensity, density_formula, log_density_increment, noise_level_curve
+from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, Spectrum
+from jaxdiff.noising.schedules import (
+    Karras,
+    LinearVariance,
+    OrnsteinUhlenbeck,
+    RectifiedFlow,
+    VariancePreserving,
+)
+
+SCHEDULE = LinearVariance()
+
+
+class Law:
+    """A mixture with diagonal covariances: its NumPy log-density, and the library's object."""
+
+    def __init__(self, weights, means, variances):
+        self.weights, self.means, self.variances = map(np.asarray, (weights, means, variances))
+
+    def log_prob(self, x, alpha=1.0, sigma=0.0):
+        """Of alpha data + sigma noise at x, shape (..., d)."""
+        variances = alpha**2 * self.variances + sigma**2
+        squares = (x[..., None, :] - alpha * self.means) ** 2 / variances
+        parts = np.log(self.weights) - 0.5 * (squares + np.log(2 * np.pi * variances)).sum(-1)
+        return np.logaddexp.reduce(parts, axis=-1)
+
+    def sample(self, n, seed=0):
+        rng = np.random.default_rng(seed)
+        k = rng.choice(len(self.weights), size=n, p=self.weights)
+        return self.means[k] + np.sqrt(self.variances[k]) * rng.standard_normal((n, self.means.shape[1]))
+
+    @property
+    def exact(self):
+        return GaussianMixture(*map(jnp.asarray, (self.weights, self.means, self.variances)))
+
+    @property
+    def gaussian(self):
+        """With the law's own mean and covariance."""
+        mean = self.weights @ self.means
+        centred = self.means - mean
+        covariance = np.einsum("k,ki,kj->ij", self.weights, centred, centred)
+        return Gaussian(jnp.asarray(mean), jnp.asarray(covariance + np.diag(self.weights @ self.variances)))
+
+
+def mixture(d, least=0.1):
+    rng = np.random.default_rng(1)
+    return Law([0.5, 0.3, 0.2], rng.standard_normal((3, d)), rng.uniform(least, 0.6, (3, d)))
+
+
+def gaussian(d):
+    rng = np.random.default_rng(2)
+    mean, variance = rng.standard_normal((1, d)), rng.uniform(0.1, 0.6, (1, d))
+    return Law([0.5, 0.3, 0.2], np.repeat(mean, 3, 0), np.repeat(variance, 3, 0))
+
+
+# --- the identities, by quadrature -------------------------------------------------------------------------
+
+
+def gauss_hermite(n, d):
+    """Points (n^d, d) and weights for means over d standard normals."""
+    z, w = np.polynomial.hermite_e.hermegauss(n)
+    points = np.stack(np.meshgrid(*[z] * d, indexing="ij"), -1).reshape(-1, d)
+    return points, functools.reduce(np.multiply.outer, [w / w.sum()] * d).ravel()
+
+
+def quadrature(nodes):
+    """What stands for `low_discrepancy.mean`: Gauss-Hermite in the noise, 6 x 12 Gauss-Legendre nodes in v."""
+    v, w = np.polynomial.legendre.leggauss(12)
+    v, w = (np.arange(6)[:, None] + (v + 1) / 2).ravel() / 6, np.tile(w / 12, 6)
+
+    def mean(key, x, integrand, num_evaluations, rows_per_call):
+        noise, weights = map(jnp.asarray, gauss_hermite(nodes, x.shape[1]))
+
+        def at(v):
+            # Row by row, so that the time of v is sought once for all rows.
+            def one(x, noise):
+                return integrand(x[None], noise[None], jnp.zeros(1, int), v[None])[0]
+
+            return jax.vmap(lambda x: jax.vmap(one, (None, 0))(x, noise) @ weights)(x)
+
+        return w @ jax.lax.map(at, jnp.asarray(v)), jnp.zeros(len(x))
+
+    return mean
+
+
+@pytest.mark.parametrize(("d", "nodes"), [(1, 80), (2, 40)])
+def test_the_formulas_hold_under_every_schedule(d, nodes, monkeypatch, float64):
+    """log p(x), E[log p_t(X_t) | x] and its increments: within 1e-8, 1e-8 and 1e-10 nats.
+
+    For a mixture and for a Gaussian, which is written as one too, so that they are one compiled call.
+    """
+    laws = mixture(d, least=0.3), gaussian(d)
+    monkeypatch.setattr(low_discrepancy, "mean", quadrature(nodes))
+    x = np.array([[0.3, -0.5], [1.5, 0.4]])[:, :d]
+    cases = [CASES[name] for name in NAMES]
+    options = tuple(case.schedule for case in cases)
+    ends = np.array([(case.t_min, case.t_max) for case in cases])
+    cells = [(i, j) for i in range(2) for j in range(len(cases))]
+    known = jax.tree.map(lambda *parts: jnp.stack(parts), *((law.exact, law.gaussian) for law in laws))
+
+    @jax.jit
+    def run(which, numbers, ends):
+        def one(cell):
+            which, number, (t_min, t_max) = cell
+            schedule = Chosen(number, options)
+            exact, reference = jax.tree.map(lambda part: part[which], known)
+            start = exact.perturbed(schedule, t_max)
+            call = functools.partial(
+                density_formula, None, exact.denoiser(schedule), schedule, jnp.asarray(x), num_evaluations=20
+            )
+            whole = call(t_max=t_max, start=start).value
+            noised = call(t_min=t_min, t_max=t_max, start=start, extrapolate=False, reference=reference)
+            step = log_density_increment(
+                None, exact.denoiser(schedule), schedule, jnp.asarray(x), t_min, t_max, num_evaluations=20
+            )
+            return whole, noised.value, step.value
+
+        return jax.lax.map(one, (which, numbers, ends))
+
+    which, numbers = np.asarray(cells).T
+    whole, noised, step = run(which, numbers, ends[numbers])
+    noise, weights = gauss_hermite(nodes, d)
+    for i, (j, number) in enumerate(cells):
+        law, name, case = laws[j], NAMES[number], cases[number]
+        early, late = (
+            law.log_prob(alpha * x[:, None] + sigma * noise, alpha, sigma) @ weights
+            for alpha, sigma in ((case.alpha(np.float64(t)), case.sigma(np.float64(t))) for t in ends[number])
+        )
+        np.testing.assert_allclose(noised[i], early, atol=1e-8, err_msg=name)
+        np.testing.assert_allclose(step[i], late - early, atol=1e-10, err_msg=name)
+        if name != "ve":  # which has no clean time: what it leaves is of order sigma(0)^4 = 1e-8
+            np.testing.assert_allclose(whole[i], law.log_prob(x), atol=1e-8, err_msg=name)
+        else:
+            np.testing.assert_allclose(whole[i], law.log_prob(x), atol=2e-6)
+
+
+# --- the estimates -----------------------------------------------------------------------------------------
+
+
+def estimates(law, x, num_keys, denoise=None, schedule=SCHEDULE, **options):
+    """Values and errors over keys, each (num_keys, batch), in one compiled call."""
+    denoise = denoise or law.exact.denoiser(schedule)
+    x = jnp.asarray(x, jnp.float32)
+
+    @jax.jit
+    def run(keys):
+        return jax.lax.map(lambda key: density_formula(key, denoise, schedule, x, **options), keys)
+
+    value, error = run(jax.random.split(jax.random.key(1), num_keys))
+    return np.asarray(value, np.float64), np.asarray(error, np.float64)
+
+
+def assert_unbiased_and_calibrated(value, error, wanted):
+    off = value - wanted[None]
+    # Every key is an independent replicate of the mean over rows.
+    assert abs(off.mean()) < 3 * off.mean(1).std(ddof=1) / np.sqrt(len(off))
+    assert 0.9 < (np.abs(off) < 1.96 * error).mean() < 0.98
+
+
+@pytest.mark.parametrize("d", [2, 20])
+@pytest.mark.parametrize("reference", ["none", "gaussian"])
+def test_estimates_are_unbiased_with_honest_errors(d, reference):
+    law = mixture(d)
+    x = law.sample(30)
+    value, error = estimates(
+        law, x, 40, num_evaluations=420, reference=law.gaussian if reference == "gaussian" else None
+    )
+    assert_unbiased_and_calibrated(value, error, law.log_prob(x))
+
+
+def test_off_the_distribution_too():
+    """Points that no sample is near, log-densities of -60 and less, at t from 1e-7 on."""
+    law = mixture(10)
+    x = law.sample(30) + np.random.default_rng(5).standard_normal((30, 10))
+    value, error = estimates(law, x, 40, num_evaluations=400, reference=law.gaussian)
+    assert np.median(law.log_prob(x)) < -20
+    assert_unbiased_and_calibrated(value, error, law.log_prob(x))
+
+
+def test_a_truncated_range_and_a_time_density():
+    """A start far from noise, E[log p_tmin(X_tmin) | x] at the other end, and masses that are far from even."""
+    law, schedule = mixture(2), OrnsteinUhlenbeck()
+    x = law.sample(30)
+    t_min, t_max = 0.1, 0.7
+    value, error = estimates(
+        law,
+        x,
+        40,
+        schedule=schedule,
+        num_evaluations=400,
+        t_min=t_min,
+        t_max=t_max,
+        start=law.exact.perturbed(schedule, t_max),
+        extrapolate=False,
+        time_density=TimeDensity(0.5, jnp.asarray([0.3, 2.0, 1.0, 5.0, 1.0])),
+    )
+    noise, weights = gauss_hermite(40, 2)
+    alpha, sigma = np.exp(-t_min), np.sqrt(-np.expm1(-2 * t_min))
+    wanted = law.log_prob(alpha * x[:, None] + sigma * noise, alpha, sigma) @ weights
+    assert_unbiased_and_calibrated(value, error, wanted)
+
+
+def test_open_ends_are_extrapolated():
+    """EDM's range [0.002, 80] and a coarse one, [0.03, 12]: what is left is of second order in both ends."""
+    law, schedule = mixture(2), Karras()
+    x = law.sample(30)
+    value, error = estimates(
+        law, x, 40, schedule=schedule, num_evaluations=400, t_min=0.03, t_max=12.0, reference=law.gaussian
+    )
+    assert_unbiased_and_calibrated(value, error, law.log_prob(x))
+    x = x[:8]
+    coarse = {"schedule": schedule, "num_evaluations": 4000, "t_min": 0.1, "t_max": 80.0}
+    cut, _ = estimates(law, x, 4, **coarse, reference=law.gaussian)
+    noised, _ = estimates(law, x, 4, **coarse, reference=law.gaussian, extrapolate=False)
+    off, off_noised = (np.abs(v.mean(0) - law.log_prob(x)).mean() for v in (cut, noised))
+    assert off < 0.25 * off_noised
+
+
+def test_data_without_a_density():
+    """Data on a line in the plane: E[log p_t(X_t) | x] is a Gaussian's, with -log sigma_t of the normal."""
+    schedule, t = RectifiedFlow(), 0.02
+    angle = np.array([0.6, 0.8])
+    law = Gaussian(jnp.zeros(2), Spectrum(jnp.asarray([1.5, 0.0]), jnp.asarray([[0.6, -0.8], [0.8, 0.6]])))
+    x = np.linspace(-2, 2, 30)[:, None] * angle
+    value, error = estimates(
+        None,
+        x,
+        40,
+        law.denoiser(schedule),
+        schedule,
+        num_evaluations=400,
+        t_min=t,
+        extrapolate=False,
+        time_density=TimeDensity(1.0, jnp.log1p(1 / jnp.arange(1.0, 51))),  # 50 bins, falling as 1 / u
+    )
+    along, across = (1 - t) ** 2 * 1.5 + t**2, t**2
+    square = ((1 - t) ** 2 * (x @ angle) ** 2 + t**2) / along + t**2 / across
+    wanted = -0.5 * (square + np.log(along) + np.log(across)) - np.log(2 * np.pi)
+    assert_unbiased_and_calibrated(value, error, wanted)
+
+
+def test_the_law_itself_as_reference_leaves_nothing():
+    law = mixture(5)
+    x = law.sample(10)
+    value, error = estimates(law, x, 2, num_evaluations=40, reference=law.exact)
+    np.testing.assert_allclose(value, np.broadcast_to(law.log_prob(x), (2, 10)), atol=2e-5)
+    assert error.max() < 1e-5
+
+
+def test_increments_add_up_to_their_ends():
+    """Over a range that noise does not dominate, against the same by Gauss-Hermite."""
+    law, schedule = mixture(2), VariancePreserving()
+    x = jnp.asarray(law.sample(30), jnp.float32)
+    run = jax.jit(
+        jax.vmap(
+            lambda key: log_density_increment(
+                key, law.exact.denoiser(schedule), schedule, x, 0.05, 0.6, num_evaluations=400
+            )
+        )
+    )
+    value, error = run(jax.random.split(jax.random.key(0), 40))
+    noise, weights = gauss_hermite(40, 2)
+    early, late = (
+        law.log_prob(alpha * np.asarray(x)[:, None] + sigma * noise, alpha, sigma) @ weights
+        for alpha, sigma in ((CASES["vp"].alpha(t), CASES["vp"].sigma(t)) for t in (0.05, 0.6))
+    )
+    assert_unbiased_and_calibrated(np.asarray(value, np.float64), np.asarray(error), late - early)
+
+
+def test_better_references_and_time_densities_pay():
+    """Errors of narrow data, std 0.03: the right scale with a reference, and a pilot without, halve them."""
+    rng = np.random.default_rng(3)
+    law = Law([0.5, 0.5], 0.05 * rng.standard_normal((2, 3)), 0.03**2 * rng.uniform(0.3, 2, (2, 3)))
+    x, training = (jnp.asarray(law.sample(n, seed=n), jnp.float32) for n in (20, 24))
+    exact = law.exact.denoiser(SCHEDULE)
+
+    @jax.jit
+    def errors(keys, masses):
+        def run(reference, time_density):
+            def one(key):
+                return density_formula(
+                    key,
+                    exact,
+                    SCHEDULE,
+                    x,
+                    num_evaluations=320,
+                    reference=reference,
+                    time_density=time_density,
+                ).value
+
+            off = jax.lax.map(one, keys) - law.exact.log_prob(x)[None]
+            return jnp.sqrt(jnp.mean(off**2))
+
+        even = TimeDensity(1.0, jnp.ones(50))
+        return (
+            run(None, even),
+            run(None, TimeDensity(1.0, masses)),
+            run(law.gaussian, even),
+            run(law.gaussian, TimeDensity(0.05, jnp.ones(50))),
+        )
+
+    pilot = jax.jit(
+        functools.partial(
+            formula.pilot_time_density, denoise=exact, schedule=SCHEDULE, x=training, num_evaluations=1600
+        ),
+        static_argnames="num_bins",
+    )(jax.random.key(8), num_bins=50)
+    assert np.argmax(pilot.masses) < 5
+    plain, piloted, gaussian, scaled = map(
+        float, errors(jax.random.split(jax.random.key(1), 10), pilot.masses)
+    )
+    assert piloted < plain / 2
+    assert gaussian < plain / 1.5
+    assert scaled < gaussian / 2
+
+
+def test_the_gradient_is_the_score():
+    law = mixture(3)
+    x = jnp.asarray(law.sample(12), jnp.float32)
+    denoise = law.exact.denoiser(SCHEDULE)
+
+    def total(x, key):
+        return density_formula(key, denoise, SCHEDULE, x, num_evaluations=240, rows_per_call=500).value.sum()
+
+    gradients = np.asarray(
+        jax.jit(jax.vmap(jax.grad(total), in_axes=(None, 0)))(x, jax.random.split(jax.random.key(0), 60))
+    )
+    wanted = jax.vmap(jax.grad(law.exact.log_prob))(x)
+    error = gradients.std(0, ddof=1) / np.sqrt(60)
+    np.testing.assert_array_less(np.abs(gradients.mean(0) - wanted), 4 * error + 1e-4)
+    assert error.mean() < 0.2 * np.abs(wanted).mean()  # or the comparison would say nothing
+
+
+# --- the curve ---------------------------------------------------------------------------------------------
+
+
+def test_the_curve_of_a_gaussian():
+    """E|r|^2 = d (1 - s)^2 + alpha^2 |x|^2 sigma^2 / Q^2, s = sigma^2 / Q: all levels, and its errors."""
+    schedule, times = VariancePreserving(), np.array([0.02, 0.2, 0.5, 0.9])
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((20, 3)), jnp.float32)
+    denoise = gaussian_denoiser(schedule, 0.0, 0.7)
+    run = jax.jit(jax.vmap(lambda k: noise_level_curve(k, denoise, schedule, x, times, num_evaluations=400)))
+    curve = run(jax.random.split(jax.random.key(0), 20))
+    alpha, sigma = CASES["vp"].alpha(times), CASES["vp"].sigma(times)
+    total = alpha**2 * 0.7 + sigma**2
+    mean = sigma * alpha / total * np.linalg.norm(x, axis=1)[:, None]
+    wanted = 3 * (1 - sigma**2 / total) ** 2 + mean**2
+    np.testing.assert_allclose(curve.log_snr[0], 2 * np.log(alpha / sigma), rtol=1e-4)
+    off = np.asarray(curve.squared_error) - wanted[None]
+    assert (np.abs(off.mean((0, 1))) < 4 * off.std((0, 1)) / np.sqrt(400)).all()
+    assert 0.9 < (np.abs(off) < 1.96 * curve.standard_error).mean() < 0.98
+
+
+def test_the_local_dimension():
+    """Two pieces in five dimensions, of dimensions 1 and 3: each point knows its own."""
+    values = np.zeros((2, 5))
+    values[0, :1], values[1, 1:4] = 1.0, 1.0
+    law = GaussianMixture(
+        jnp.asarray([0.5, 0.5]), jnp.zeros((2, 5)).at[1].set(3.0), Spectrum(jnp.asarray(values))
+    )
+    x = np.zeros((2, 5))
+    x[0, 0], x[1] = 0.7, [3, 3.5, 2.0, 3.3, 3]
+    curve = noise_level_curve(
+        jax.random.key(0),
+        law.denoiser(SCHEDULE),
+        SCHEDULE,
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray([0.5, 1e-4]),
+        num_evaluations=3200,
+    )
+    error = np.asarray(curve.standard_error)[:, 1]
+    assert (np.abs(np.asarray(curve.local_dimension) - [1, 3]) < 4 * error).all()
+    assert error.max() < 0.1
+
+
+# --- the call ----------------------------------------------------------------------------------------------
+
+
+def test_rows_calls_and_shapes_do_not_matter():
+    """One row alone, other chunks, and images: the same numbers. One trace of the denoiser."""
+    law = mixture(4)
+    x = jnp.asarray(law.sample(5), jnp.float32)
+    exact, traces = law.exact.denoiser(SCHEDULE), []
+
+    def denoise(x, t):
+        traces.append(x.shape)
+        return exact(x, t)
+
+    def of_images(x, t):
+        return jax.tree.map(lambda v: v.reshape(x.shape), exact(x.reshape(-1, 4), t))
+
+    @functools.partial(jax.jit, static_argnames=("f", "rows"))
+    def run(x, f, rows):
+        return density_formula(jax.random.key(3), f, SCHEDULE, x, num_evaluations=90, rows_per_call=rows)
+
+    whole = run(x, denoise, 4096)
+    run(x + 1, denoise, 4096)
+    assert len(traces) == 1
+    for other in (run(x, exact, 1), run(x, exact, 25), run(x.reshape(5, 2, 2), of_images, 4096)):
+        np.testing.assert_allclose(other.value, whole.value, rtol=1e-5)
+        np.testing.assert_allclose(other.standard_error, whole.standard_error, rtol=1e-3)
+    np.testing.assert_allclose(run(x[:2], exact, 4096).value, whole.value[:2], rtol=1e-5)
+
+
+GOOD = {"x": np.zeros((3, 2), np.float32), "num_evaluations": 20}
+BAD = {
+    "integers": ({"x": np.zeros((3, 2), int)}, TypeError, "x must be an array of floating-point"),
+    "nan": ({"x": np.full((3, 2), np.nan, np.float32)}, ValueError, "x has 6 non-finite"),
+    "few": ({"num_evaluations": 19}, ValueError, "num_evaluations must be an integer of at least 20"),
+    "reference": ({"reference": Gaussian(jnp.zeros(3), 1.0)}, ValueError, "shape"),
+    "singular": ({"reference": Gaussian(jnp.zeros(2), 0.0)}, ValueError, "positive"),
+    "points": ({"reference": Empirical(jnp.zeros((4, 2)))}, ValueError, "no density"),
+    "start": ({"start": Gaussian(jnp.zeros(3), 1.0)}, ValueError, "shape"),
+    "order": ({"t_min": 1.0, "t_max": 0.5}, ValueError, "t_min must be below t_max"),
+    "t_min": ({"t_min": -0.1}, ValueError, "t_min = -0.1 is outside the range"),
+    "t_max": ({"t_max": 1.5}, ValueError, "t_max = 1.5 is outside the range"),
+    "data left": ({"t_max": 0.9}, ValueError, r"log-SNR at t_max = 0.9 is -2.2 .* wanted less than -4"),
+    "vector time": ({"t_min": np.zeros(3)}, ValueError, "t_min must have shape"),
+    "masses": ({"time_density": TimeDensity(1.0, (1.0, 0.0))}, ValueError, "masses must be positive"),
+    "scale": ({"time_density": TimeDensity(0.0)}, ValueError, "scale must be positive"),
+    "rows": ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer of at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case):
+    options, error, message = BAD[case]
+    options = GOOD | options
+    with pytest.raises(error, match=message):
+        density_formula(
+            jax.random.key(0), gaussian_denoiser(SCHEDULE, 0.0, 1.0), SCHEDULE, options.pop("x"), **options
+        )
+
+
+def test_bad_input_of_the_curve():
+    call = functools.partial(
+        noise_level_curve, jax.random.key(0), gaussian_denoiser(SCHEDULE, 0.0, 1.0), SCHEDULE, GOOD["x"]
+    )
+    with pytest.raises(ValueError, match="sigma at each of times must be positive"):
+        call(jnp.asarray([0.0, 0.5]), num_evaluations=100)
+    with pytest.raises(ValueError, match="num_evaluations must be an integer of at least 32"):
+        call(jnp.asarray([0.1, 0.5]), num_evaluations=31)

@@ -1,0 +1,217 @@
+import contextlib
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.train import __main__ as program
+from experiments.train import configs, evaluation, problems, trainer
+from experiments.train.configs import CONFIGS, smoke
+from jaxdiff.laws.distributions import Gaussian, Spectrum
+from jaxdiff.learning import training
+from jaxdiff.models import ResidualMLP, UNet
+from jaxdiff.running.parallel import Layout, data_mesh
+
+CONFIG = dataclasses.replace(
+    smoke(CONFIGS["digits"]),
+    model=ResidualMLP(width=16, num_blocks=1, dropout=0.1),
+    flip=True,
+    start="gaussian",
+    horizon=5.0,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run on one device: what it is made of, its directory, its figures and the state at its end."""
+    out = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
+        figures = program.main(CONFIG, out, profile=out / "trace")
+        run = trainer.prepare(CONFIG, problems.load(CONFIG, None))
+    return run, out, figures, jax.device_get(trainer.fit(run, out, resume=True))
+
+
+def test_it_writes_what_it_says(finished):
+    _, out, figures, _ = finished
+    assert json.loads((out / "figures.json").read_text()) == json.loads(json.dumps(figures))
+    assert all(np.isfinite(v) for v in figures.values() if isinstance(v, float))
+    assert figures["config"]["model"] == configs.as_dict(CONFIG)["model"]
+    assert figures["config"]["model"]["name"] == "ResidualMLP"
+    for name in ("figure.png", "samples-00000006.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [3, 6]
+    assert list((out / "trace").rglob("*.xplane.pb"))
+
+
+def test_a_stopped_run_exits_saved_and_goes_on_with_other_devices(finished, tmp_path, monkeypatch, capsys):
+    run, _, _, end = finished
+    pmapped = run._replace(
+        config=dataclasses.replace(run.config, engine="pmap"), layout=Layout(data_mesh(jax.devices()[:2]))
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "interruption", lambda: contextlib.nullcontext(lambda step: step == 3))
+        with pytest.raises(SystemExit) as stopped:
+            trainer.fit(pmapped, tmp_path, resume=True)  # which begins where there is nothing
+    assert stopped.value.code == 75
+    assert "Stopped and saved at step 3" in capsys.readouterr().err
+    state = jax.device_get(trainer.fit(run, tmp_path, resume=True))
+    assert state.step == 6
+    for one, other in zip(jax.tree.leaves(end.params), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max())
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_more_steps_are_the_same_run_and_another_batch_is_not(finished):
+    run, out, _, _ = finished
+    for change, message in (
+        ({"batch_size": 32}, "batch_size: got 16, wanted 32"),
+        ({"model": run.config.model.clone(width=32)}, r"model.width: got 16, wanted 32"),
+    ):
+        other = run._replace(config=dataclasses.replace(run.config, **change))
+        with pytest.raises(ValueError, match=message):
+            trainer.fit(other, out, resume=True)
+    longer = dataclasses.replace(run.config, steps=9, engine="pmap", save_every=1)
+    assert configs.identity(longer) == configs.identity(run.config)
+    with pytest.raises(FileExistsError, match="holds a run, saved at step 6; go on with --resume"):
+        trainer.fit(run, out)
+
+
+def test_the_average_is_listened_to_when_it_knows_something(finished):
+    run, _, _, end = finished
+    config = dataclasses.replace(run.config, bootstrap=0.9, bootstrap_after=3)
+    other = jax.tree.map(lambda p: p + 0.3, end.params)
+    x = run.problem.law.sample(jax.random.key(0), 16)
+    loss = jax.jit(run.learner._replace(config=config).loss)
+    taught = [
+        [loss(run.reference, end.params, average, jnp.int32(step), jax.random.key(1), x) for step in (2, 3)]
+        for average in (end.params, other)
+    ]
+    assert taught[0][0] == taught[1][0]
+    assert abs(taught[0][1] - taught[1][1]) > 1e-3 * taught[0][1]
+
+
+def test_an_untrained_model_has_the_bits_of_its_gaussian(finished):
+    """Its network answers zero, so that only the density formula and its scales are seen."""
+    run, _, _, _ = finished
+    params = run.layout.create(lambda: run.learner.init(jax.random.key(0)))
+    got = evaluation.log_densities(run, params)
+    wanted = evaluation.gaussian_log_densities(run.problem, 32)
+    # Noise sigma_min, a twentieth of the dequantization's, blurs the data a little.
+    np.testing.assert_allclose(got, wanted, atol=1.0)
+    assert abs((got - wanted).mean()) < 0.1
+
+
+def test_frechet_features_tell_noise_from_images(finished):
+    problem = finished[0].problem
+    train = (problem.train[:300] / problem.levels - problem.mean) / problem.std
+    real, noise = train.reshape(300, -1), np.random.default_rng(0).normal(size=(300, 64))
+    of_real, of_noise = (evaluation.frechet_distances(problem, x) for x in (real, noise))
+    assert of_real["frechet_samples"] < 2 * of_real["frechet_training_images"]
+    assert of_noise["frechet_samples"] > 10 * of_real["frechet_samples"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_s_model_takes_its_data(name):
+    shape = (8, 8, 1) if CONFIGS[name].dataset == "digits" else (32, 32, 3)
+    size, config = math.prod(shape), CONFIGS[name]
+    learner = trainer.Learner(config, shape)
+    law = Gaussian(jnp.zeros(size), Spectrum(jnp.ones(size), jnp.eye(size)))
+
+    def denoised(key):
+        params = learner.init(key)
+        return learner.denoiser(params, problems.Reference(law))(jnp.ones((2, size)), jnp.ones(2))
+
+    assert jax.eval_shape(denoised, jax.random.key(0)).data.shape == (2, size)
+
+
+def test_a_stationary_covariance_is_the_mean_over_equal_differences():
+    images = np.random.default_rng(0).normal(size=(50, 3, 4, 2)).cumsum(1).cumsum(2)
+    both = np.concatenate([images, images[:, :, ::-1]])
+    wanted = np.zeros((3, 4, 2, 3, 4, 2))
+    for dy in range(-2, 3):
+        for dx in range(-3, 4):
+            places = [
+                (y, x, y + dy, x + dx)
+                for y in range(3) for x in range(4)
+                if 0 <= y + dy < 3 and 0 <= x + dx < 4
+            ]  # fmt: skip
+            products = [np.einsum("nc,nd->ncd", both[:, y, x], both[:, v, u]) for y, x, v, u in places]
+            for y, x, v, u in places:
+                wanted[y, x, :, v, u, :] = np.mean(products, axis=(0, 1))
+    got = problems._stationary_covariance(images)
+    np.testing.assert_allclose(got, wanted.reshape(24, 24), atol=1e-10)
+
+
+def test_the_reference_is_the_law_s_own_denoiser(finished):
+    law = finished[0].problem.law
+    x, t = law.sample(jax.random.key(0), 6), jnp.geomspace(0.002, 80.0, 6)
+    own, fast = (jax.jit(one.denoiser(trainer.SCHEDULE))(x, t) for one in (law, problems.Reference(law)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), fast, own)
+
+
+def test_flips_are_keyed_by_row():
+    images = jnp.arange(64.0).reshape(16, 2, 2, 1)
+    got = problems.flipped(jax.random.key(0), images)
+    np.testing.assert_array_equal(problems.flipped(jax.random.key(0), images[:5]), got[:5])
+    mirrored = (got == images[:, :, ::-1]).all((1, 2, 3))
+    assert 2 < mirrored.sum() < 14
+    np.testing.assert_array_equal(got[~mirrored], images[~mirrored])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["cats"], "invalid choice: 'cats'"),
+        (["patches", "--step", "3"], "unknown option --step; near it: --steps"),
+        (["patches", "--model.chanels=3"], "unknown option --model.chanels=3; near it: --model.channels"),
+        (["patches", "--steps", "many"], "argument --steps: invalid int value: 'many'"),
+        (
+            ["patches", "--weight", "flat"],
+            "argument --weight: invalid choice of likelihood, edm value: 'flat'",
+        ),
+        (["patches", "--model.dtype", "float17"], "argument --model.dtype: invalid dtype or none value"),
+        (["patches", "--flip", "maybe"], "invalid bool value: 'maybe'"),
+        (["patches", "--steps", "0"], "steps must be an integer of at least 1, got 0"),
+        (["patches", "--ema_widths", "0.5"], "width must lie in (0, 12^(-1/2) = 0.2887], got 0.5"),
+        (["patches", "--process-id", "1"], "--coordinator, --num-processes and --process-id go together"),
+        (["cifar10"], "The data set cifar10 is read from your files; give --data DIR"),
+    ],
+)
+def test_bad_flags_end_in_one_line(flags, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        program.command_line(flags)
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
+    seen = []
+
+    def main(config, out, **options):
+        seen.append((config, out, options))
+        return dict.fromkeys(FIGURES, 1.0)
+
+    monkeypatch.setattr(program, "main", main)
+    flags = "--steps 7 --model.channels 8 --model.channel_multipliers 1,2 --model.dtype bfloat16 --flip false"
+    program.command_line(
+        ["patches", *flags.split(), "--decay_after", "none", "--out", str(tmp_path), "--resume"]
+    )
+    config, out, options = seen[0]
+    model = UNet(channels=8, channel_multipliers=(1, 2), blocks_per_level=1, dtype="bfloat16")
+    wanted = dataclasses.replace(CONFIGS["patches"], steps=7, model=model, flip=False, decay_after=None)
+    assert (config, out) == (wanted, tmp_path)
+    assert options == {"data": None, "resume": True, "profile": None}
+
+
+FIGURES = (
+    "bits_per_dimension", "bits_per_dimension_standard_error", "gaussian_bits_per_dimension", "frechet_samples", "frechet_gaussian",
+    "frechet_training_images", "training_seconds", "total_seconds",
+)  # fmt: skip

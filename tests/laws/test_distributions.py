@@ -1,0 +1,416 @@
+"""Closed-form laws against scipy, brute force, quadrature and automatic differentiation."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.special
+import scipy.stats
+
+from jaxdiff.laws import distributions
+from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, Spectrum, StudentTMixture
+from jaxdiff.noising import schedules
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scales:
+    """A schedule that stands still: one compilation then serves every schedule and time."""
+
+    alpha_value: jax.Array | float
+    sigma_value: jax.Array | float
+
+    def alpha(self, t):
+        return self.alpha_value
+
+    def sigma(self, t):
+        return self.sigma_value
+
+
+def every_schedule():
+    yield from (
+        (schedule, t)
+        for schedule in (
+            schedules.VariancePreserving(),
+            schedules.SubVariancePreserving(),
+            schedules.VarianceExploding(),
+            schedules.Karras(),
+            schedules.Cosine(),
+            schedules.RectifiedFlow(),
+            schedules.OrnsteinUhlenbeck(),
+            schedules.LinearVariance(),
+        )
+        for t in (0.02, 0.4, 0.97)
+    )
+    yield from ((schedules.from_betas(np.linspace(1e-3, 0.2, 20)), t) for t in (0.3, 11.0))
+
+
+D, K = 3, 2
+WEIGHTS = np.array([0.3, 0.7])
+MEANS = np.array([[1.0, -0.5, 0.25], [-1.5, 0.75, 2.0]])
+SCALARS = np.array([0.5, 1.25])
+DIAGONALS = np.array([[0.25, 1.0, 2.0], [1.5, 0.5, 0.75]])
+_factors = np.random.default_rng(0).normal(size=(K, D, D))
+MATRICES = _factors @ _factors.transpose(0, 2, 1) / D + 0.5 * np.eye(D)
+POINTS = np.random.default_rng(1).normal(size=(12, D))
+SUBSPACE = np.diag([2.0, 0.0, 0.5])
+X = np.concatenate([MEANS, 2 * np.random.default_rng(2).normal(size=(6, D)), [[15.0, -20.0, 8.0]]])
+
+LAWS = {
+    "gaussian-isotropic": lambda: Gaussian(MEANS[0], 0.5),
+    "gaussian-diagonal": lambda: Gaussian(MEANS[0], DIAGONALS[0]),
+    "gaussian-full": lambda: Gaussian(MEANS[0], MATRICES[0]),
+    "gaussian-singular": lambda: Gaussian(MEANS[0], SUBSPACE),
+    "mixture-isotropic": lambda: GaussianMixture(WEIGHTS, MEANS, SCALARS),
+    "mixture-diagonal": lambda: GaussianMixture(WEIGHTS, MEANS, DIAGONALS),
+    "mixture-full": lambda: GaussianMixture(WEIGHTS, MEANS, MATRICES),
+    "student-isotropic": lambda: StudentTMixture(WEIGHTS, MEANS, SCALARS, 1.5),
+    "student-full": lambda: StudentTMixture(WEIGHTS, MEANS, MATRICES, [2.5, 6.0], 0.25),
+    "empirical": lambda: Empirical(POINTS),
+}
+
+STRETCHED = {
+    "gaussian-full": lambda c: Gaussian(c * MEANS[0], c * MATRICES[0]),
+    "mixture-full": lambda c: GaussianMixture(WEIGHTS, c * MEANS, c * MATRICES),
+    "student-full": lambda c: StudentTMixture(WEIGHTS, c * MEANS, c * MATRICES, 2 * c),
+}
+
+# Covariances as dense matrices, for scipy.
+DENSE = {
+    "gaussian-isotropic": [0.5 * np.eye(D)],
+    "gaussian-diagonal": [np.diag(DIAGONALS[0])],
+    "gaussian-full": [MATRICES[0]],
+    "gaussian-singular": [SUBSPACE],
+    "mixture-isotropic": [s * np.eye(D) for s in SCALARS],
+    "mixture-diagonal": [np.diag(s) for s in DIAGONALS],
+    "mixture-full": list(MATRICES),
+    "empirical": [np.zeros((D, D))] * len(POINTS),
+}
+
+
+def dense_mixture(name):
+    """(weights, means, covariances) of a law that is a mixture of Gaussians."""
+    if name == "empirical":
+        return np.full(len(POINTS), 1 / len(POINTS)), POINTS, DENSE[name]
+    if name.startswith("gaussian"):
+        return np.ones(1), MEANS[:1], DENSE[name]
+    return WEIGHTS, MEANS, DENSE[name]
+
+
+def reference_log_prob(name, x, alpha, sigma):
+    weights, means, covariances = dense_mixture(name)
+    terms = [
+        np.log(w) + scipy.stats.multivariate_normal(alpha * m, alpha**2 * c + sigma**2 * np.eye(D)).logpdf(x)
+        for w, m, c in zip(weights, means, covariances, strict=True)
+    ]
+    return scipy.special.logsumexp(terms, axis=0)
+
+
+@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("scales", [(1.0, 0.0), (0.6, 0.8)])
+def test_log_density_is_scipys(name, scales, float64):
+    law = LAWS[name]()
+    if scales[1] > 0:
+        law = law.perturbed(Scales(*scales), 0.5)
+    elif name in ("gaussian-singular", "empirical"):
+        with pytest.raises(ValueError, match=r"no density|singular"):
+            law.log_prob(X)
+        return
+    np.testing.assert_allclose(law.log_prob(X), reference_log_prob(name, X, *scales), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_denoiser_is_the_score_of_the_noised_law(name, float64):
+    """E[noise | x] = -sigma grad log p_t and x = alpha data + sigma noise, on every schedule."""
+    law = LAWS[name]()
+
+    @jax.jit
+    @jax.vmap
+    def evaluate(scales):
+        score = jax.vmap(jax.grad(lambda x: law.perturbed(scales, 0.0).log_prob(x)))(X)
+        return score, law.denoiser(scales)(X, 0.0)
+
+    alpha, sigma = (
+        jnp.stack(v) for v in zip(*((s.alpha(t), s.sigma(t)) for s, t in every_schedule()), strict=True)
+    )
+    score, denoised = evaluate(Scales(alpha, sigma))
+    alpha, sigma = np.asarray(alpha)[:, None, None], np.asarray(sigma)[:, None, None]
+    np.testing.assert_allclose(-denoised.noise / sigma, score, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        alpha * denoised.data + sigma * denoised.noise, X[None] + 0 * alpha, rtol=1e-11
+    )
+
+
+@pytest.mark.parametrize("name", ["gaussian-full", "mixture-full", "student-full"])
+def test_schedules_themselves(name, float64):
+    """The law asks a schedule for alpha and sigma at t, vmapped over the schedule, times and law at once."""
+    betas, times = jnp.array([5.0, 20.0]), jnp.array([0.1, 0.5, 0.9])
+    stretches = jnp.array([1.0, 1.5])
+    laws = jax.vmap(STRETCHED[name])(stretches)
+
+    def evaluate(law, beta, t):
+        schedule = schedules.VariancePreserving(0.1, beta)
+        return law.denoiser(schedule)(X, t), law.perturbed(schedule, t).log_prob(X)
+
+    over = jax.vmap(evaluate, in_axes=(None, None, 0))
+    over = jax.vmap(jax.vmap(over, in_axes=(None, 0, None)), in_axes=(0, None, None))
+    together = jax.jit(over)(laws, betas, times)
+    alone = jax.jit(evaluate)
+    for i, j, k in ((0, 0, 0), (1, 0, 2), (0, 1, 1), (1, 1, 2)):
+        one = alone(jax.tree.map(lambda leaf, i=i: leaf[i], laws), float(betas[j]), float(times[k]))
+        chosen = jax.tree.map(lambda leaf, at=(i, j, k): leaf[at], together)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12), chosen, one)
+
+
+@pytest.mark.parametrize("name", ["mixture-full", "student-full", "empirical"])
+def test_time_per_row(name, float64, monkeypatch):
+    """A time per row, in several chunks, gives what a scalar time gives row by row."""
+    monkeypatch.setattr(distributions, "_CHUNK", 4000 if name == "student-full" else 24)
+    denoise = LAWS[name]().denoiser(schedules.Cosine())
+    times = np.linspace(0.1, 0.9, len(X))
+    together = jax.jit(denoise)(jnp.asarray(X), times)
+    one = jax.jit(denoise)
+    for i, t in enumerate(times):
+        row = one(X[i : i + 1], t)
+        np.testing.assert_allclose(together.data[i], row.data[0], rtol=1e-10)
+        np.testing.assert_allclose(together.noise[i], row.noise[0], rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["gaussian-full", "gaussian-singular", "mixture-diagonal", "mixture-full", "student-full", "empirical"],
+)
+def test_float32_keeps_its_digits(name):
+    """Neither mean is computed from the other: noise at sigma = 1e-3 and data at alpha = 1e-3 are exact."""
+    law, small = LAWS[name](), 2.0**-10
+    # An empirical law is met near its points; its noise elsewhere is (x - point) / sigma all the same.
+    near = np.float32(X[1:9] if name != "empirical" else POINTS[:8] + small)
+    far = np.float32(X[1:9])
+
+    @jax.jit
+    def evaluate(law, alpha, sigma, x):
+        return law.denoiser(Scales(alpha, sigma))(x, 0.0)
+
+    def both(law, dtype):
+        one, tiny = jnp.asarray(1, dtype), jnp.asarray(small, dtype)
+        noise = evaluate(law, one, tiny, jnp.asarray(near, dtype)).noise
+        data = evaluate(law, tiny, one, jnp.asarray(far, dtype)).data
+        assert noise.dtype == data.dtype == dtype
+        return np.asarray([noise, data], np.float64)
+
+    single = both(law, jnp.float32)
+    with jax.enable_x64(True):
+        double = both(jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), law), jnp.float64)
+    error = np.linalg.norm(single - double, axis=-1) / np.linalg.norm(double, axis=-1)
+    assert error.max() < 1e-5
+
+
+@pytest.mark.parametrize(("alpha", "sigma"), [(1.0, 0.01), (0.7, 0.5), (1e-3, 1.0), (1.0, 80.0)])
+def test_empirical_is_brute_force(alpha, sigma, float64):
+    offset = 100.0  # far from the origin, where a careless expansion of the square would lose digits
+    law = Empirical(POINTS + offset)
+    x = alpha * (POINTS + offset) + sigma * np.random.default_rng(3).normal(size=POINTS.shape)
+    got = law.denoiser(Scales(alpha, sigma))(jnp.asarray(x), 0.0)
+    residuals = x[:, None] - alpha * (POINTS + offset)[None]
+    weights = scipy.special.softmax(-0.5 * (residuals**2).sum(-1) / sigma**2, axis=1)
+    np.testing.assert_allclose(got.data, weights @ (POINTS + offset), rtol=1e-11)
+    np.testing.assert_allclose(got.noise, np.einsum("ij,ijd->id", weights, residuals / sigma), rtol=1e-6)
+
+
+@pytest.mark.parametrize("d", [1, 2, 10, 100])
+def test_student_t_is_scipys(d, float64):
+    directions = np.random.default_rng(4).normal(size=(8, d))
+    distances = np.array([0, 1e-3, 0.1, 1, 5, 30, 100, 200])[:, None]
+    diagonal = np.geomspace(0.25, 4, d)
+    mean = np.linspace(-1, 1, d)
+    x = mean + np.sqrt(diagonal) * distances * directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    degrees = np.array([0.5, 1.0, 3.0, 100.0, 1e5])
+    got = jax.jit(jax.vmap(lambda nu: StudentTMixture([1.0], [mean], [diagonal], nu).log_prob(x)))(degrees)
+    for nu, values in zip(degrees, got, strict=True):
+        wanted = scipy.stats.multivariate_t(mean, np.diag(diagonal), nu).logpdf(x)
+        np.testing.assert_allclose(values, wanted, rtol=1e-12, atol=1e-9)
+
+
+def noised_student_integrals(u, scales, nu, variance):
+    """(log p(x), E[e^y S Q^-1 u]) by adaptive quadrature; u in eigencoordinates."""
+
+    def log_integrand(y):
+        total = scales * np.exp(y) + variance
+        prior = -0.5 * nu * (y + np.exp(-y)) + 0.5 * nu * np.log(0.5 * nu) - scipy.special.gammaln(0.5 * nu)
+        return prior - 0.5 * np.sum(u**2 / total + np.log(2 * np.pi * total))
+
+    grid = np.linspace(-8, 60, 3001)
+    heights = np.array([log_integrand(y) for y in grid])
+    top = heights.max()
+    inside = grid[heights > top - 45]  # what is left out weighs e^-45
+    edges = np.linspace(inside[0] - 0.1, inside[-1] + 0.1, 6)
+
+    def integrate(f):
+        parts = [
+            scipy.integrate.quad(f, *ends, epsabs=1e-13, epsrel=1e-11, limit=200)[0]
+            for ends in itertools.pairwise(edges)
+        ]
+        return sum(parts)
+
+    mass = integrate(lambda y: np.exp(log_integrand(y) - top))
+    gain = integrate(
+        lambda y: np.exp(log_integrand(y) - top) * scales[0] * np.exp(y) / (scales[0] * np.exp(y) + variance)
+    )
+    return top + np.log(mass), gain / mass * u[0]
+
+
+@pytest.mark.parametrize("d", [1, 10, 100])
+def test_noised_student_t_is_quadrature(d, float64):
+    rng = np.random.default_rng(5)
+    basis = np.linalg.qr(rng.normal(size=(d, d)))[0]
+    scales = np.geomspace(0.1, 2, d)[::-1]
+    law = StudentTMixture([1.0], np.zeros((1, d)), [basis * scales @ basis.T], 3.0)
+    distances = np.array([0.0, 1.0, 20.0, 200.0])[:, None]
+    u = rng.normal(size=(4, d)) * np.sqrt(scales)
+    u = distances * u / np.sqrt(np.sum(u**2 / scales, axis=1, keepdims=True) / d)
+    x = jnp.asarray(u @ basis.T)
+
+    @jax.jit
+    def evaluate(sigma):
+        schedule = Scales(jnp.ones_like(sigma), sigma)
+        return law.perturbed(schedule, 0.0).log_prob(x), law.denoiser(schedule)(x, 0.0).data
+
+    for sigma in (0.1, 7.0):
+        log_density, data = evaluate(jnp.asarray(sigma))
+        wanted = np.transpose([noised_student_integrals(row, scales, 3.0, sigma**2) for row in u])
+        np.testing.assert_allclose(log_density, wanted[0], rtol=0, atol=1e-8)
+        np.testing.assert_allclose(data @ basis[:, 0], wanted[1], rtol=1e-8, atol=1e-10)
+
+
+def moments(name):
+    weights, means, covariances = dense_mixture(name)
+    mean = weights @ means
+    second = sum(w * (c + np.outer(m, m)) for w, m, c in zip(weights, means, covariances, strict=True))
+    return mean, second - np.outer(mean, mean)
+
+
+@pytest.mark.parametrize("name", ["gaussian-full", "gaussian-singular", "mixture-diagonal", "mixture-full"])
+def test_sample_moments(name):
+    n = 20_000
+    x = np.asarray(LAWS[name]().sample(jax.random.key(0), n), np.float64)
+    mean, covariance = moments(name)
+    error = np.sqrt(np.diag(covariance) / n)
+    assert (np.abs(x.mean(0) - mean) <= 4 * error + 1e-6).all()
+    products = (x - mean)[:, :, None] * (x - mean)[:, None, :]
+    assert (np.abs(products.mean(0) - covariance) <= 4 * products.std(0) / np.sqrt(n) + 1e-6).all()
+
+
+def test_empirical_samples_are_its_points():
+    n = 6000
+    x = np.asarray(Empirical(POINTS).sample(jax.random.key(0), n))
+    which = np.argmin(((x[:, None] - POINTS[None]) ** 2).sum(-1), axis=1)
+    np.testing.assert_array_equal(x, np.float32(POINTS)[which])
+    rate = 1 / len(POINTS)
+    assert (np.abs(np.bincount(which, minlength=12) / n - rate) < 4 * np.sqrt(rate * (1 - rate) / n)).all()
+
+
+def test_student_t_sample_quantiles():
+    """Along any direction a t is a t, and with noise its characteristic function gains a factor."""
+    n = 20_000
+    law = StudentTMixture([1.0], MEANS[:1], MATRICES[:1], 2.5)
+    direction = np.array([0.6, -0.8, 0.3])
+    margin = scipy.stats.t(2.5, direction @ MEANS[0], np.sqrt(direction @ MATRICES[0] @ direction))
+    clean = np.asarray(law.sample(jax.random.key(1), n)) @ direction
+    for level in (0.001, 0.05, 0.5, 0.9, 0.999):
+        share = np.mean(clean < margin.ppf(level))
+        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / n)
+    noisy = np.asarray(law.perturbed(Scales(1.0, 2.0), 0.0).sample(jax.random.key(2), n)) @ direction
+    waves = np.cos(0.4 * (noisy - margin.mean()))
+    wave = scipy.integrate.quad(lambda y: margin.pdf(y + margin.mean()), 0, np.inf, weight="cos", wvar=0.4)[0]
+    noise_wave = np.exp(-0.5 * (0.4 * 2.0) ** 2 * direction @ direction)
+    assert abs(waves.mean() - 2 * wave * noise_wave) < 4 * waves.std() / np.sqrt(n)
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian-full", "mixture-diagonal", "mixture-full", "student-full", "empirical"]
+)
+def test_samples_do_not_depend_on_how_many(name):
+    law, key = LAWS[name](), jax.random.key(3)
+    np.testing.assert_allclose(law.sample(key, 8)[:4], law.sample(key, 4), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gaussian-full", "mixture-full", "student-full"])
+def test_diagonalized_once(name):
+    """No eigendecomposition per time: neither noising nor denoising asks for one."""
+    law = LAWS[name]()
+    program = jax.make_jaxpr(
+        lambda x, t: (
+            law.perturbed(schedules.Cosine(), t).log_prob(x),
+            law.denoiser(schedules.Cosine())(x, t),
+        )
+    )(jnp.asarray(X, jnp.float32), 0.5)
+    assert "eigh" in str(jax.make_jaxpr(jnp.linalg.eigh)(jnp.eye(D)))
+    assert "eigh" not in str(program)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_pytree_is_rebuilt_without_checks(name):
+    law = LAWS[name]()
+    jax.tree.map(jnp.shape, law)  # leaves that are not arrays
+    doubled = jax.vmap(lambda _: law)(jnp.arange(2))  # leaves of two laws, which no constructor accepts
+    again = jax.tree.map(lambda leaf: leaf[1], doubled)
+    jax.tree.map(np.testing.assert_array_equal, again, law)
+
+
+def test_log_prob_takes_any_leading_shape(float64):
+    law = LAWS["mixture-full"]()
+    flat = law.log_prob(X[:6])
+    np.testing.assert_allclose(law.log_prob(X[:6].reshape(2, 3, D)), flat.reshape(2, 3), rtol=1e-13)
+    np.testing.assert_allclose(law.log_prob(X[0]), flat[0], rtol=1e-13)
+
+
+def _asymmetric():
+    matrix = np.eye(D)
+    matrix[0, 1] = 0.5
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Gaussian(np.zeros((2, D)), 1.0), "mean must have shape"),
+        (lambda: Gaussian([np.nan, 0.0], 1.0), "mean has 1 non-finite"),
+        (lambda: Gaussian(np.zeros(D), np.eye(D + 1)), "covariance must have the shape"),
+        (lambda: Gaussian(np.zeros(D), Spectrum(jnp.ones(2))), "covariance must be a Spectrum of values"),
+        (
+            lambda: GaussianMixture(WEIGHTS, MEANS, Spectrum(jnp.ones((2, D)), jnp.eye(D))),
+            "Spectrum of values",
+        ),
+        (lambda: Gaussian(np.zeros(2), [[np.inf, 0], [0, 1]]), "covariance has 1 non-finite"),
+        (lambda: Gaussian(np.zeros(D), _asymmetric()), "covariance must be symmetric"),
+        (lambda: Gaussian(np.zeros(D), np.diag([1.0, 2.0, -0.1])), "no negative eigenvalue"),
+        (lambda: Gaussian(np.zeros(D), -1.0), "no negative eigenvalue"),
+        (lambda: GaussianMixture([0.5, 0.6], MEANS, SCALARS), "weights must sum to 1"),
+        (lambda: GaussianMixture([1.5, -0.5], MEANS, SCALARS), "weights must be positive"),
+        (lambda: GaussianMixture([1.0], MEANS, SCALARS), "means must have shape"),
+        (lambda: GaussianMixture(WEIGHTS, MEANS, np.ones(3)), "covariances must have the shape"),
+        (lambda: GaussianMixture(WEIGHTS, MEANS, 1.0), "covariances must have the shape"),
+        (lambda: StudentTMixture(WEIGHTS, MEANS, SCALARS, [3.0]), "degrees_of_freedom must be a scalar"),
+        (lambda: StudentTMixture(WEIGHTS, MEANS, SCALARS, 0.0), "degrees_of_freedom must be positive"),
+        (lambda: StudentTMixture(WEIGHTS, MEANS, SCALARS, 3.0, -1.0), "noise_variance must lie in"),
+        (lambda: StudentTMixture(WEIGHTS, MEANS, -SCALARS, 3.0), "scales must have no negative eigenvalue"),
+        (lambda: Empirical(np.zeros(3)), "points must have shape"),
+        (lambda: Empirical(np.zeros((0, 3))), "at least one row"),
+        (lambda: Empirical([[0.0, np.nan]]), "points has 1 non-finite"),
+        (lambda: LAWS["gaussian-full"]().log_prob(np.zeros((4, 2))), r"x must have shape \(\.\.\., 3\)"),
+        (lambda: LAWS["empirical"]().log_prob(X), "law.perturbed"),
+        (lambda: LAWS["gaussian-full"]().sample(jax.random.key(0), 0), "n must be an integer"),
+        (lambda: LAWS["mixture-full"]().denoiser(schedules.Cosine())(jnp.zeros(3), 0.5), "x must have shape"),
+        (
+            lambda: LAWS["mixture-full"]().denoiser(schedules.Cosine())(jnp.zeros((4, 3)), jnp.zeros(3)),
+            "t must be a scalar or have shape",
+        ),
+    ],
+)
+def test_bad_input(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()

@@ -1,0 +1,130 @@
+"""Maximum-likelihood fits against closed forms, scikit-learn and the law that made the data."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.mixture import GaussianMixture as Reference
+
+from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+
+COVARIANCES = ("full", "diagonal", "isotropic")
+
+
+def dense(spectrum, d):
+    """Covariance matrices of a spectrum or a stack of them."""
+    values = np.broadcast_to(np.asarray(spectrum.values), (*spectrum.values.shape[:-1], d))
+    basis = np.broadcast_to(np.eye(d), (*values.shape, d)) if spectrum.basis is None else spectrum.basis
+    return np.einsum("...ij,...j,...kj->...ik", basis, values, basis)
+
+
+def overlapping(n=300):
+    """Two long clusters that touch."""
+    rng = np.random.default_rng(0)
+    long = rng.normal(size=(n, 2)) @ np.array([[1.0, 0.8], [0.0, 0.4]])
+    return np.where((np.arange(n) % 3 == 0)[:, None], long[:, ::-1] + np.array([[2.0, 0.0]]), long)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_gaussian_has_the_moments_of_the_data(covariance, float64):
+    data = overlapping()
+    law = fit_gaussian(data, covariance=covariance)
+    full = np.cov(data.T, bias=True)
+    wanted = {"full": full, "diagonal": np.diag(np.diag(full)), "isotropic": np.trace(full) / 2 * np.eye(2)}
+    np.testing.assert_allclose(law.mean, data.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(dense(law.covariance, 2), wanted[covariance], rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_likelihood_never_falls(covariance, float64):
+    data = overlapping()
+    likelihood = jax.jit(lambda law: law.log_prob(data).mean())
+    path = [
+        float(
+            likelihood(
+                fit_mixture(
+                    jax.random.key(1), data, 3, covariance=covariance, num_restarts=1, num_iterations=k
+                )
+            )
+        )
+        for k in range(1, 40)
+    ]
+    assert np.diff(path).min() > -1e-12
+    assert path[-1] > path[0] + 0.01
+
+
+def test_likelihood_never_falls_on_the_floor(float64):
+    """A floor that binds: the update stays a maximizer, where a floor that is added would not be one."""
+    data = overlapping()
+    fits = [
+        fit_mixture(jax.random.key(1), data, 3, num_restarts=1, num_iterations=k, floor=0.2)
+        for k in range(1, 30)
+    ]
+    assert fits[-1].covariances.values.min() == pytest.approx(0.2 * data.var(0).mean(), rel=1e-12)
+    path = [float(fit.log_prob(data).mean()) for fit in fits]
+    assert np.diff(path).min() > -1e-12
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_likelihood_is_scikit_learns(covariance, float64):
+    data = overlapping()
+    kind = {"full": "full", "diagonal": "diag", "isotropic": "spherical"}[covariance]
+    reference = Reference(2, covariance_type=kind, n_init=5, tol=1e-9, max_iter=1000, random_state=0).fit(
+        data
+    )
+    ours = fit_mixture(jax.random.key(0), data, 2, covariance=covariance, num_iterations=500)
+    assert float(ours.log_prob(data).mean()) == pytest.approx(reference.score(data), abs=1e-3)
+    theirs = GaussianMixture(reference.weights_, reference.means_, reference.covariances_)
+    np.testing.assert_allclose(theirs.log_prob(data), reference.score_samples(data), rtol=1e-9)
+
+
+def test_separated_components_are_found():
+    n, weights = 3000, np.array([0.2, 0.3, 0.5])
+    means = np.array([[-10.0, 0.0], [10.0, 0.0], [0.0, 12.0]])
+    covariances = np.array([[[1.0, 0.6], [0.6, 1.0]], [[2.0, 0.0], [0.0, 0.5]], [[1.0, -0.3], [-0.3, 0.4]]])
+    data = GaussianMixture(weights, means, covariances).sample(jax.random.key(4), n)
+    fit = fit_mixture(jax.random.key(5), data, 3)
+    order = [int(np.argmin(((np.asarray(fit.means) - m) ** 2).sum(1))) for m in means]
+    assert sorted(order) == [0, 1, 2]
+    counts = n * weights
+    assert (np.abs(np.asarray(fit.weights)[order] - weights) < 4 * np.sqrt(weights * (1 - weights) / n)).all()
+    variances = np.diagonal(covariances, axis1=1, axis2=2)
+    assert (np.abs(np.asarray(fit.means)[order] - means) < 4 * np.sqrt(variances / counts[:, None])).all()
+    # Var of a Gaussian's sample covariance: (c_ii c_jj + c_ij^2) / n.
+    spread = np.sqrt((variances[:, :, None] * variances[:, None, :] + covariances**2) / counts[:, None, None])
+    assert (np.abs(dense(fit.covariances, 2)[order] - covariances) < 4.5 * spread).all()
+
+
+@pytest.mark.parametrize("covariance", COVARIANCES)
+def test_duplicated_points_stay_finite(covariance):
+    """More components than distinct points: clusters of no width, and some of no points."""
+    data = np.repeat(np.array([[0.0, 0.0], [1.0, 3.0]], np.float32), 10, axis=0)
+    fit = fit_mixture(jax.random.key(0), data, 4, covariance=covariance, floor=1e-4)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(fit))
+    assert np.isfinite(fit.log_prob(data)).all()
+    assert fit.covariances.values.min() == pytest.approx(1e-4 * data.var(0).mean(), rel=1e-4)
+    np.testing.assert_allclose(float(fit.weights.sum()), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        (np.zeros(5), {}, "data must have shape"),
+        (np.zeros((0, 2)), {}, "at least one row"),
+        (np.array([[0.0, np.nan], [1.0, 1.0]]), {}, "data has 1 non-finite"),
+        (np.eye(4), {"covariance": "diag"}, "covariance must be one of 'full'"),
+        (np.eye(4), {"num_components": 5}, "as many rows as there are components"),
+        (np.eye(4), {"num_components": 0}, "num_components must be an integer"),
+        (np.eye(4), {"num_restarts": 0}, "num_restarts must be an integer"),
+        (np.eye(4), {"num_iterations": 1.5}, "num_iterations must be an integer"),
+        (np.eye(4), {"floor": 0.0}, "floor must be positive"),
+        (np.ones((4, 2)), {}, "the variance of data must be positive"),
+    ],
+)
+def test_bad_input(data, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_mixture(jax.random.key(0), data, **{"num_components": 2, **options})
+    if options.keys() <= {"covariance"} and "variance of data" not in message:
+        with pytest.raises(ValueError, match=message):
+            fit_gaussian(data, **options)

@@ -1,0 +1,90 @@
+"""Two processes train as one does, stop together, and say so when one of them is gone."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+
+import numpy as np
+
+WORKER = pathlib.Path(__file__).parent.parent / "distributed_worker.py"
+
+
+def spawn(directory, processes, devices):
+    """All the processes of a run."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
+    environment["PYTHONPATH"] = str(WORKER.parent.parent)
+    arguments = [str(directory), str(port), str(processes)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-u", str(WORKER), *arguments, str(number), str(devices)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(processes)
+    ]  # fmt: skip
+
+
+def finish(running, timeout=100):
+    """Exit statuses, what process 0 had still to report, and what each wrote to stderr."""
+    try:
+        ends = [process.communicate(timeout=timeout) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    return [process.returncode for process in running], reports(ends[0][0]), [err for _, err in ends]
+
+
+def reports(text):
+    """Losses by the step that ends their dispatch."""
+    return {line[0]: line[1:] for line in map(json.loads, filter(is_report, text.splitlines()))}
+
+
+def is_report(line):
+    return line.startswith("[") and not line.startswith("[Gloo]")
+
+
+def read_until(process, step):
+    """The reports of process 0 up to the one of a step."""
+    lines = []
+    for line in process.stdout:
+        if is_report(line):
+            lines.append(line)
+            if json.loads(line)[0] >= step:
+                return reports("".join(lines))
+    raise AssertionError(process.stderr.read())
+
+
+def test_two_processes_train_as_one_stop_together_and_go_on_as_one(tmp_path):
+    whole = spawn(tmp_path / "one", 1, 2)
+    statuses, expected, errors = finish(whole)
+    assert statuses == [0], errors
+    two = spawn(tmp_path / "two", 2, 1)
+    got = read_until(two[0], 8)
+    two[1].send_signal(signal.SIGTERM)
+    statuses, more, errors = finish(two)
+    assert statuses == [75, 75], errors
+    got |= more
+    stopped_at = max(got)
+    assert 8 <= stopped_at < 40
+    statuses, rest, errors = finish(spawn(tmp_path / "two", 1, 2))
+    assert statuses == [0], errors
+    assert min(rest) == stopped_at + 4
+    got |= rest
+    assert list(got) == list(expected)
+    np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_a_process_whose_peer_has_died_says_so_and_ends(tmp_path):
+    two = spawn(tmp_path, 2, 1)
+    read_until(two[0], 8)
+    two[1].kill()
+    statuses, _, errors = finish(two, timeout=60)
+    assert statuses[0] != 0
+    assert "ConnectionError: Process 0 of 2 cannot go on" in errors[0]
+    assert "they go on from the last checkpoint" in errors[0]
