@@ -7,8 +7,8 @@ likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.mode
 from jaxdiff import data, models, theory
 from jaxdiff.data import feeds, image_sets
 from jaxdiff.denoising import parameterizations, quantized
-from jaxdiff.denoising.denoisers import guided, make_denoiser
-from jaxdiff.denoising.parameterizations import convert
+from jaxdiff.denoising.denoiser import Denoiser, Distribution, guided, make_denoiser
+from jaxdiff.denoising.prediction import convert
 from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
 from jaxdiff.densities.discretized import discretized_formula
@@ -71,7 +71,7 @@ from jaxdiff.sampling.samplers import (
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.theory import LevelError, score_error
-from jaxdiff.typing import Denoised, Denoiser, Distribution, Predictor, Schedule, StartLaw
+from jaxdiff.typing import Denoised, Predictor, Schedule, StartLaw
 
 __all__ = [
     "Checkpoints",

@@ -1,9 +1,9 @@
 """The names that the rest of the library speaks in. No code.
 
-A *schedule* is two scalar functions of a scalar time, ``x_t = alpha(t) data + sigma(t) noise``.
-A *denoiser* answers ``(x, t)`` with the conditional means of both, which fixes the score
-(``-noise / sigma``), the probability flow (``data alpha' + noise sigma'``) and every network
-parameterization at once.
+A *schedule* is two scalar functions of a scalar time, ``x_t = alpha(t) data + sigma(t) noise``, and the range
+of times where they are defined. A *denoiser* (`jaxdiff.denoising.denoiser.Denoiser`) answers ``(x, t)`` with
+the conditional means of data and noise, which fixes the score (``-noise / sigma``), the probability flow
+(``data alpha' + noise sigma'``) and every prediction type at once.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,40 @@ Key: TypeAlias = jax.Array
 Time: TypeAlias = jax.Array | float
 Params: TypeAlias = Any
 """Any pytree of arrays."""
+Condition: TypeAlias = Any
+"""What a denoiser is told beside x and t: labels, embeddings, images, masks; any pytree of arrays.
 
-Predictor: TypeAlias = Callable[[Params, Array, Array], Array]
-"""``predict(params, x, t)``: x of shape (batch, ...), t of shape (batch,); the answer has x's shape."""
+The leading axis of each array is the batch's. An array of leading axis 1, or a scalar, stands for every row.
+"""
+
+Predictor: TypeAlias = Callable[..., Array]
+"""``predict(params, x, t)``: x of shape (batch, ...), t of shape (batch,); the answer has x's shape.
+
+With a condition it is ``predict(params, x, t, condition)``, or ``predict(params, x, t, **condition)`` if that
+is a dictionary. A Flax module's ``apply`` is one.
+"""
 
 
 class Schedule(Protocol):
     """A Gaussian noising process: the mean scale and the noise standard deviation at a scalar time."""
 
+    @property
+    def t_min(self) -> float:
+        """The first time: of no noise, or where the definition begins."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """The last time: of no signal, or where the definition ends; it may be infinite."""
+        ...
+
+    @property
+    def working_range(self) -> tuple[float, float]:
+        """The times between which networks are trained and sampled, for data of unit standard deviation."""
+        ...
+
     def alpha(self, t: Time) -> Array:
-        """Scale of the data at time t; non-increasing."""
+        """Scale of the data at time t; non-increasing, NaN outside of [t_min, t_max]."""
         ...
 
     def sigma(self, t: Time) -> Array:
@@ -45,29 +69,18 @@ class Denoised(NamedTuple):
     noise: Array
 
 
-Denoiser: TypeAlias = Callable[[Array, Time], Denoised]
-"""``denoise(x, t)``: x of shape (batch, ...), t scalar or of shape (batch,)."""
-
-
 class StartLaw(Protocol):
     """A law that sampling can start from: draws of it, and its density."""
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one point."""
+        ...
+
     def sample(self, key: Key, n: int) -> Array:
-        """Draw n points, shape (n, d); point i depends on (key, i) only."""
+        """Draw n points, shape (n, *shape); point i depends on (key, i) only."""
         ...
 
     def log_prob(self, x: Array) -> Array:
-        """Log-density in nats of x, shape (..., d) -> (...)."""
-        ...
-
-
-class Distribution(StartLaw, Protocol):
-    """A law on vectors with everything in closed form; an oracle, a start law or a reference."""
-
-    def perturbed(self, schedule: Schedule, t: Time) -> "Distribution":
-        """The law of ``alpha(t) data + sigma(t) noise``."""
-        ...
-
-    def denoiser(self, schedule: Schedule) -> Denoiser:
-        """The exact conditional means under this law."""
+        """Log-density in nats of x, shape (..., *shape) -> (...)."""
         ...

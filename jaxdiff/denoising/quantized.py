@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.data.batches import dequantize
-from jaxdiff.denoising.parameterizations import Parameterization, noise, noise_level
+from jaxdiff.denoising.prediction import Parameterization, noise, noise_level
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
 

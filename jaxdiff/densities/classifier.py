@@ -22,8 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.densities.formula import TimeDensity, check_input, check_no_data_left, level_integrand
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, Time
+from jaxdiff.typing import Array, Key, Schedule, Time
 
 
 class ClassLogits(NamedTuple):

@@ -34,10 +34,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
+from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.densities.elbo import grid, kernels
 from jaxdiff.densities.flow import LogDensity
 from jaxdiff.noising.process import perturb
-from jaxdiff.typing import Array, Denoiser, Key, Schedule
+from jaxdiff.typing import Array, Key, Schedule
 
 _REPLICATES = 6
 

@@ -39,10 +39,11 @@ from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.densities.flow import LogDensity
 from jaxdiff.laws.distributions import Gaussian, Spectrum
 from jaxdiff.noising.process import log_snr_of_grid, perturb
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule
+from jaxdiff.typing import Array, Key, Schedule
 
 
 def elbo(

@@ -20,8 +20,9 @@ import numpy as np
 
 from jaxdiff._numerics import checks, divergence
 from jaxdiff._numerics.randomness import signs_like
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.noising.process import inverse_log_snr, log_snr
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, Time
+from jaxdiff.typing import Array, Key, Schedule, Time
 
 Velocity: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 """(z, t), t scalar or (batch,), to the right side of eq. (1) and its divergence, shape (k, batch)."""

@@ -36,10 +36,11 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff._numerics.low_discrepancy import Integrand
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.densities.flow import LogDensity
 from jaxdiff.laws.distributions import Gaussian
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, Time
+from jaxdiff.typing import Array, Key, Schedule, Time
 
 _CURVE_CELLS = 8  # at each level of a curve
 

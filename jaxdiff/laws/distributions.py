@@ -33,7 +33,8 @@ from jax.typing import ArrayLike
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Schedule, Time
+from jaxdiff.denoising.denoiser import Denoiser, Distribution, Estimate, time_axis
+from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
 # TPUs multiply matrices in bfloat16 and GPUs in TF32 unless told otherwise; an oracle needs its digits.
 _PRECISION = jax.lax.Precision.HIGHEST
@@ -85,12 +86,22 @@ class Gaussian:
     def log_prob(self, x: Array) -> Array:
         return _log_prob(self._components(), x)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.mean.shape
+
+    @property
+    def scale(self) -> Array:
+        return jnp.sqrt(jnp.mean(self.covariance.values))
+
+    def affine(self, scale: Array | float, std: Array | float) -> "Gaussian":
+        return Gaussian(scale * self.mean, _affine(self.covariance, scale**2, std**2))
+
     def perturbed(self, schedule: Schedule, t: Time) -> "Gaussian":
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return Gaussian(alpha * self.mean, _affine(self.covariance, alpha**2, sigma**2))
+        return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        return _denoiser(self._components(), schedule)
+        return _exact(self, self._components(), schedule)
 
     def _components(self) -> "_Components":
         values, basis = self.covariance
@@ -142,14 +153,22 @@ class GaussianMixture:
     def log_prob(self, x: Array) -> Array:
         return _log_prob(self._components(), x)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.means.shape[1:]
+
+    @property
+    def scale(self) -> Array:
+        return _scale(self.weights, self.means, self.covariances.values.mean(-1))
+
+    def affine(self, scale: Array | float, std: Array | float) -> "GaussianMixture":
+        return GaussianMixture(self.weights, scale * self.means, _affine(self.covariances, scale**2, std**2))
+
     def perturbed(self, schedule: Schedule, t: Time) -> "GaussianMixture":
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return GaussianMixture(
-            self.weights, alpha * self.means, _affine(self.covariances, alpha**2, sigma**2)
-        )
+        return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        return _denoiser(self._components(), schedule)
+        return _exact(self, self._components(), schedule)
 
     def _components(self) -> "_Components":
         return _Components(
@@ -244,18 +263,32 @@ class StudentTMixture:
     def log_prob(self, x: Array) -> Array:
         return _log_prob(self._components(), x)
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "StudentTMixture":
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return StudentTMixture(
-            self.weights,
-            alpha * self.means,
-            _affine(self.scales, alpha**2, 0.0),
-            self.degrees_of_freedom,
-            alpha**2 * self.noise_variance + sigma**2,
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.means.shape[1:]
+
+    @property
+    def scale(self) -> Array:
+        """Over all entries; components of fewer than 3 degrees of freedom count as if of 3."""
+        nu = jnp.maximum(self.degrees_of_freedom, 3.0)
+        return _scale(
+            self.weights, self.means, nu / (nu - 2) * self.scales.values.mean(-1) + self.noise_variance
         )
 
+    def affine(self, scale: Array | float, std: Array | float) -> "StudentTMixture":
+        return StudentTMixture(
+            self.weights,
+            scale * self.means,
+            _affine(self.scales, scale**2, 0.0),
+            self.degrees_of_freedom,
+            scale**2 * self.noise_variance + std**2,
+        )
+
+    def perturbed(self, schedule: Schedule, t: Time) -> "StudentTMixture":
+        return self.affine(schedule.alpha(t), schedule.sigma(t))
+
     def denoiser(self, schedule: Schedule) -> Denoiser:
-        return _denoiser(self._components(), schedule)
+        return _exact(self, self._components(), schedule)
 
     def draw_scales(self, key: Key, x: Array) -> ScaleDraw:
         """A draw of each component's scale for rows x, shape (n, d); row i depends on (key, i) only."""
@@ -326,13 +359,36 @@ class Empirical:
             "law.perturbed(schedule, t).log_prob(x)."
         )
 
-    def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.points.shape[1:]
+
+    @property
+    def scale(self) -> Array:
+        return jnp.sqrt(jnp.mean(self.points.var(0)))
+
+    def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
         n = self.points.shape[0]
         weights = jnp.full((n,), 1 / n, self.points.dtype)
-        variances = jnp.broadcast_to(schedule.sigma(t) ** 2, (n, 1))
-        return GaussianMixture(weights, schedule.alpha(t) * self.points, Spectrum(variances))
+        variances = jnp.broadcast_to(jnp.asarray(std, self.points.dtype) ** 2, (n, 1))
+        return GaussianMixture(weights, scale * self.points, Spectrum(variances))
+
+    def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
+        return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
+        return _known_everywhere(self, _Nearest(self.points), schedule)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Nearest:
+    """The denoiser of an `Empirical` law."""
+
+    points: Array
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        schedule = denoiser.schedule
         center = self.points.mean(0)
         centered = self.points - center[None]
         halved_squares = 0.5 * jnp.sum(centered**2, axis=-1)
@@ -346,11 +402,7 @@ class Empirical:
             # rounding of x or of alpha with just this error.
             return Denoised(data, (x - alpha * data) / sigma)
 
-        def denoise(x: Array, t: Time) -> Denoised:
-            _check_denoiser_input(x, t, self.points.shape[1])
-            return jax.vmap(one, in_axes=(0, 0 if jnp.ndim(t) else None))(x, t)
-
-        return denoise
+        return jax.vmap(one, in_axes=(0, time_axis(t)))(x, t)
 
 
 class _Components(NamedTuple):
@@ -403,27 +455,42 @@ def _log_prob(components: _Components, x: Array) -> Array:
     return jax.vmap(one)(x.reshape(-1, d)).reshape(x.shape[:-1])
 
 
-def _denoiser(components: _Components, schedule: Schedule) -> Denoiser:
-    def one(x: Array, t: Time) -> Denoised:
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        variances = alpha**2 * components.values + sigma**2
-        u = _project(components, x, alpha)
-        posterior = jax.nn.softmax(_log_joint(components, u, variances), axis=(0, 1))
-        mean = jnp.matmul(posterior.sum(1), components.means, precision=_PRECISION)
-        to_data, to_noise = (
-            jnp.einsum("kn,knd->kd", posterior, gain, precision=_PRECISION)
-            for gain in (alpha * components.values / variances, sigma / variances)
-        )
-        return Denoised(mean + _combine(components, to_data * u), _combine(components, to_noise * u))
+def _exact(law: Distribution, components: _Components, schedule: Schedule) -> Denoiser:
+    return _known_everywhere(law, _Posterior(components), schedule)
 
-    def denoise(x: Array, t: Time) -> Denoised:
-        _check_denoiser_input(x, t, components.means.shape[-1])
+
+def _known_everywhere(law: Distribution, estimate: Estimate, schedule: Schedule) -> Denoiser:
+    """A denoiser at all times of the schedule, of a law's shape and scale."""
+    checks.schedule(schedule)
+    return Denoiser(estimate, schedule, law.shape, law.scale, schedule.t_min, schedule.t_max)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Posterior:
+    """Eqs. (2) to (5)."""
+
+    components: _Components
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        schedule, components = denoiser.schedule, self.components
+
+        def one(x: Array, t: Time) -> Denoised:
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            variances = alpha**2 * components.values + sigma**2
+            u = _project(components, x, alpha)
+            posterior = jax.nn.softmax(_log_joint(components, u, variances), axis=(0, 1))
+            mean = jnp.matmul(posterior.sum(1), components.means, precision=_PRECISION)
+            to_data, to_noise = (
+                jnp.einsum("kn,knd->kd", posterior, gain, precision=_PRECISION)
+                for gain in (alpha * components.values / variances, sigma / variances)
+            )
+            return Denoised(mean + _combine(components, to_data * u), _combine(components, to_noise * u))
+
         if jnp.ndim(t) == 0:  # the variances belong to the whole batch
             return jax.vmap(one, in_axes=(0, None))(x, t)
         rows = max(1, _CHUNK // max(components.values.size, components.means.size))
-        return jax.lax.map(lambda row: one(*row), (x, jnp.asarray(t)), batch_size=rows)
-
-    return denoise
+        return jax.lax.map(lambda row: one(*row), (x, t), batch_size=rows)
 
 
 def _log_scales(nu: Array, d: int) -> tuple[Array, Array]:
@@ -507,12 +574,10 @@ def _check_mixture(weights: ArrayLike, means: ArrayLike) -> tuple[Array, Array]:
     return weights, means
 
 
-def _check_denoiser_input(x: Array, t: Time, d: int) -> None:
-    checks.shape("x", x, (None, d))
-    if jnp.shape(t) not in ((), (x.shape[0],)):
-        raise ValueError(
-            f"t must be a scalar or have shape ({x.shape[0]},), one per row; got {jnp.shape(t)}."
-        )
+def _scale(weights: Array, means: Array, variances: Array) -> Array:
+    """Root of the mean variance of a mixture whose components have mean variances (K,)."""
+    spread = means - (weights @ means)[None]
+    return jnp.sqrt(weights @ (variances + jnp.mean(spread**2, axis=1)))
 
 
 def _choose(key: Key, weights: Array) -> Array:

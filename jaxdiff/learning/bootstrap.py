@@ -56,11 +56,11 @@ import optax
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.denoising.denoisers import time_axis
+from jaxdiff.denoising.denoiser import Denoiser, time_axis
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.learning.training import Averaging, Metrics, StepFn, TrainState, averaged, make_train_step
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Schedule, Time
+from jaxdiff.typing import Array, Denoised, Key, Params, Schedule, Time
 
 
 def noise_correlation(schedule: Schedule, s: Time, t: Time) -> Array:

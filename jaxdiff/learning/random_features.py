@@ -31,9 +31,9 @@ from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdiff._numerics import checks
 from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import skip_denoised
-from jaxdiff.denoising.parameterizations import Parameterization
-from jaxdiff.typing import Array, Denoised, Distribution, Key, Schedule, Time
+from jaxdiff.denoising.denoiser import Distribution, skip_denoised
+from jaxdiff.denoising.prediction import Parameterization
+from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
 _PRECISION = jax.lax.Precision.HIGHEST
 

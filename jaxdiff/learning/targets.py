@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.denoising.denoisers import time_axis
+from jaxdiff.denoising.denoiser import time_axis
 from jaxdiff.laws.distributions import Empirical
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
@@ -24,6 +24,7 @@ def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tupl
     """
     checks.batch("data", data, t)
     checks.finite("data", data)
+    checks.schedule(schedule)
     checks.in_range("t", schedule, t)
     data = jnp.asarray(data)
     noise = noise_like(key, data)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxdiff._numerics import checks
 from jaxdiff.typing import Array
 
 # Cycles per unit of t. The slowest wave, of length 16, is monotone over t in [-2.5, 2.5], so no two noise
@@ -23,9 +24,9 @@ _TIME_FREQUENCIES = tuple(2.0 ** np.linspace(-4, 3, 16))
 
 
 class Conditioning(nn.Module):
-    """Eq. (1): t (batch,) and labels (batch,) or None -> c (batch, width), in t's precision.
+    """Eq. (1): t (batch,) and labels (batch,) or None -> c (batch, width), in float32 or t's precision.
 
-    Under a class label outside 0, ..., num_classes the answer is NaN.
+    Under a class label outside 0, ..., num_classes that `check_inputs` could not know, the answer is NaN.
     """
 
     width: int
@@ -72,7 +73,8 @@ def check_inputs(
 ) -> None:
     """Raise ValueError unless a network can answer for x, t and labels; TypeError if labels are not integers.
 
-    axes names the axes of x. The values of labels are not looked at.
+    axes names the axes of x. Where the values of labels are known they must be in 0, ..., num_classes; under
+    ``jit`` they are not, and a label out of range answers NaN.
     """
     if x.ndim != len(axes):
         raise ValueError(f"x must have shape ({', '.join(axes)}), got {x.shape}.")
@@ -94,3 +96,10 @@ def check_inputs(
         raise ValueError(f"labels must hold one class per row of x, shape {batch}, got {jnp.shape(labels)}.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"labels must be integers, got {labels.dtype}.")
+    values = checks.known(labels)
+    if values is not None and (wrong := (values < 0) | (values > num_classes)).any():
+        row = int(np.argmax(wrong))
+        raise ValueError(
+            f"labels must lie in 0, ..., {num_classes}, with {num_classes} where there is no class; "
+            f"got {values[row]} in row {row}."
+        )

@@ -17,7 +17,8 @@ from jaxdiff.typing import Array
 class Conditions(nn.Module):
     """What the networks of a flow hear of the class: one vector a row, and under guidance that of no class.
 
-    Without classes the one answer is None; under a label outside 0, ..., num_classes it is NaN.
+    Without classes the one answer is None; under a label outside 0, ..., num_classes that `check_flow_inputs`
+    could not know, it is NaN.
     """
 
     width: int

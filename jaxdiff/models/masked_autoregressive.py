@@ -41,8 +41,8 @@ class MaskedAutoregressive(nn.Module):
         answer = model.apply(params, z[:, i], x_t, t, method="denoise")   # of token i in every row
 
     order holds a permutation of 0, ..., n - 1 for each row, shape (batch, n): order[:, 0] comes first. The
-    answer is zero at initialization; dropout is that of `ResidualMLP`. Raises ValueError if a shape is wrong
-    or width is not a multiple of num_heads, and TypeError if order is not of integers.
+    answer is zero at initialization; dropout and precision are those of `ResidualMLP`. Raises ValueError if a
+    shape is wrong or width is not a multiple of num_heads, and TypeError if order is not of integers.
     """
 
     num_outputs: int

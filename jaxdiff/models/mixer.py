@@ -19,7 +19,7 @@ from jaxdiff.typing import Array
 class Mixer(nn.Module):
     """Features (batch, tokens, f), noise levels t (batch,), labels or None -> (batch, tokens, num_outputs).
 
-    Zero at initialization; dropout, num_classes and errors are those of `ResidualMLP`.
+    Zero at initialization; dropout, num_classes, precision and errors are those of `ResidualMLP`.
     """
 
     num_outputs: int = 1

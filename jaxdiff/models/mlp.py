@@ -18,15 +18,17 @@ class ResidualMLP(nn.Module):
 
     Zero at initialization. num_blocks may be 0; dropout is the rate at which units are dropped inside the
     blocks when ``train=True``, which needs ``rngs={"dropout": key}``; row i's depend on (key, i) only. With
-    num_classes set, labels are integers in 0, ..., num_classes, the last being "no class"; a label out of
-    range answers NaN.
+    num_classes set, labels are integers in 0, ..., num_classes, the last being "no class"; under ``jit``,
+    where their values are not known, a label out of range answers NaN.
+
+    The computation and the answer are in the precision of x, and in float32 at least.
 
     input_frequencies feeds sin(2 pi f x) and cos(2 pi f x) beside x, which lets a smooth network see the
     grain of quantized data: (64, 128) are those of variational diffusion models for 8-bit pixels in
     [-1, 1] (Kingma et al. 2021, arXiv 2107.00630).
 
-    Raises ValueError if a shape is wrong, or if labels are missing or not expected; TypeError if they are
-    not integers.
+    Raises ValueError if a shape is wrong, if labels are missing or not expected, or if known ones are out of
+    range; TypeError if they are not integers.
     """
 
     width: int = 256

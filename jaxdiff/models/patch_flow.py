@@ -37,9 +37,11 @@ class PatchFlow(nn.Module):
 
     With num_classes set, labels are integers in 0, ..., num_classes, the last being "no class". guidance,
     a scalar g, then replaces (m, s) by c + g (c - u), c those of the class and u those of no class: again an
-    autoregressive flow, with its exact log_det. Raises ValueError if a shape is wrong, if the image is not
-    cut by patch_size, if width is not a multiple of num_heads, or if labels are missing or not expected;
-    TypeError if they are not integers.
+    autoregressive flow, with its exact log_det.
+
+    The computation and both answers are in the precision of x, and in float32 at least. Raises ValueError if
+    a shape is wrong, if the image is not cut by patch_size, if width is not a multiple of num_heads, if
+    labels are missing or not expected, or if known ones are out of range; TypeError if they are not integers.
     """
 
     patch_size: int = 2
@@ -115,6 +117,7 @@ class PatchFlow(nn.Module):
         size = self.patch_size
         if any(n % size for n in x.shape[1:3]):
             raise ValueError(f"x must have sides that are multiples of patch_size = {size}, got {x.shape}.")
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         return cut(x, size), self.conditions(labels, guidance, x.dtype)
 
     def _in_order(self, patches: Array) -> Array:

@@ -39,8 +39,11 @@ class SplineCoupling(nn.Module):
 
     With num_classes set, labels are integers in 0, ..., num_classes, the last being "no class". guidance,
     a scalar g, then replaces the parameters c of every spline by c + g (c - u), u those of no class; what
-    comes out is a bijection again, with its exact log_det. Raises ValueError if a shape is wrong, or if
-    labels are missing or not expected; TypeError if they are not integers.
+    comes out is a bijection again, with its exact log_det.
+
+    The computation and both answers are in the precision of x, and in float32 at least. Raises ValueError if
+    a shape is wrong, if labels are missing or not expected, or if known ones are out of range; TypeError if
+    they are not integers.
     """
 
     num_layers: int = 6
@@ -68,6 +71,7 @@ class SplineCoupling(nn.Module):
         self, x: Array, labels: Array | None, guidance: Array | float | None, *, inverse: bool
     ) -> tuple[Array, Array]:
         check_flow_inputs(("batch", "d"), self.num_classes, x, labels, guidance)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         conditions = self.conditions(labels, guidance, x.dtype)
 
         def through(layer: "_Layer", x: Array, order: Array) -> tuple[Array, Array]:

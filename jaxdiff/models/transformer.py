@@ -9,6 +9,13 @@ with c = c(t, label), mod(h) = (1 + scale) h + shift, and (shift1, scale1, gate1
 W_c c + b_c, one row for each image. W_c = b_c = 0 at initialization, so that each block begins as the
 identity, and W_out = b_out = 0. Half of place are waves of a patch's row and half of its column, cos and sin
 of row / 10000^(4 i / width), and are not learned.
+
+With a context, such as the embeddings of a text's tokens, each block hears it between (2) and (3):
+
+    h'     <- h' + gate * V_o attention(mod(norm(h')), [null, context])        over all its tokens  (5)
+
+with queries from the patches, keys and values from a learned token, null, and from the tokens of the context
+that are not masked. (shift, scale, gate) of (5) are of their own V_c c + d_c, zero at initialization.
 """
 
 import functools
@@ -22,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from jaxdiff._numerics import checks
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, check_inputs
 from jaxdiff.models.patches import cut, put_back
@@ -32,16 +40,24 @@ class DiffusionTransformer(nn.Module):
     """Images x (batch, height, width, C), noise levels t (batch,), labels (batch,) or None -> x's shape.
 
     Zero at initialization. Patches have patch_size^2 pixels; width is the number of channels of a patch
-    inside, expansion that of the perceptron over width. dropout, num_classes and dtype are those of `UNet`.
+    inside, expansion that of the perceptron over width. dropout, num_classes and dtype, and with it the
+    precision of the answer, are those of `UNet`.
+
+    With context_width set, each block hears a context: (batch, m, context_width) floats of order one, of any
+    m, with context_mask (batch, m) that is True where a token counts, None standing for everywhere. The order
+    of the tokens is not heard, unless they tell it themselves. A row whose mask is all False is the null
+    condition of classifier-free guidance, whatever its context holds. The parameters are those of the same
+    model without a context, and more of new names: joined with trained ones, they begin with its answers.
 
     With remat, the backward pass computes each block a second time instead of keeping what it computed: of a
     block, only its input stays in memory, for a third more operations.
 
-    attention is the ``implementation`` of `jax.nn.dot_product_attention`: "cudnn", in bfloat16 on NVIDIA GPUs
-    only, never holds the scores of all pairs of patches.
+    attention is the ``implementation`` of `jax.nn.dot_product_attention` among patches: "cudnn", in bfloat16
+    on NVIDIA GPUs only, never holds the scores of all pairs of them.
 
     Raises ValueError if a shape is wrong, if an image is not cut by patch_size, if width is not a multiple of
-    num_heads and of 4, or if labels are missing or not expected; TypeError if they are not integers.
+    num_heads and of 4, if labels or a context are missing or not expected, or if known labels are out of
+    range; TypeError if labels are not integers, a context not floats, or its mask not booleans.
     """
 
     patch_size: int = 2
@@ -54,10 +70,21 @@ class DiffusionTransformer(nn.Module):
     dtype: DTypeLike | None = None
     remat: bool = False
     attention: Literal["xla", "cudnn"] | None = None
+    context_width: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        labels: Array | None = None,
+        context: Array | None = None,
+        context_mask: Array | None = None,
+        *,
+        train: bool = False,
+    ) -> Array:
         check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels)
+        _check_context(self.context_width, x, context, context_mask)
         self._check_sizes(x.shape[1:3])
         condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels)
         patches = cut(x, self.patch_size)
@@ -65,17 +92,28 @@ class DiffusionTransformer(nn.Module):
         places = waves_of_places(down, across, self.width)
         h = _dense(self.width, self.dtype, name="in")(patches)
         h += jnp.asarray(places, h.dtype)[None]
+        heard = () if context is None else self._with_null(context, context_mask)
         # Arguments are counted from self; the fourth, train, is no array.
         block = nn.remat(_Block, static_argnums=(3,)) if self.remat else _Block
         for i in range(self.num_blocks):
             options = (self.num_heads, self.expansion, self.dropout, self.dtype, self.attention)
-            h = block(*options, name=f"block_{i}")(h, condition, train)
+            h = block(*options, name=f"block_{i}")(h, condition, train, *heard)
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         shift, scale = _modulations(2, self.width, None, condition)
         h = (1 + scale) * _norm(h, None) + shift
         zeros = nn.initializers.zeros_init()
         answer = _dense(patches.shape[-1], None, kernel_init=zeros, name="out")(h)
         return put_back(answer, x, self.patch_size)
+
+    def _with_null(self, context: Array, mask: Array | None) -> tuple[Array, Array]:
+        """The context after the null token, (batch, 1 + m, context_width), and which tokens count."""
+        batch, m, width = context.shape
+        null = self.param("null", nn.initializers.normal(1.0), (1, 1, width))
+        mask = jnp.ones((batch, m), bool) if mask is None else mask
+        # A NaN in a masked token would be heard: it is not zero under a weight of zero either.
+        context = jnp.where(mask[..., None], context, jnp.zeros_like(context))
+        context = jnp.concatenate([jnp.broadcast_to(null, (batch, 1, width)), context], axis=1)
+        return context, jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
 
     def _check_sizes(self, size: tuple[int, ...]) -> None:
         if self.width % math.lcm(self.num_heads, 4):
@@ -90,7 +128,7 @@ class DiffusionTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Eqs. (2) and (3): h (batch, n, width), condition (batch, width) -> h's shape."""
+    """Eqs. (2), (5) and (3): h (batch, n, width), condition (batch, width) -> h's shape."""
 
     num_heads: int
     expansion: int
@@ -99,7 +137,14 @@ class _Block(nn.Module):
     attention: Literal["xla", "cudnn"] | None
 
     @nn.compact
-    def __call__(self, h: Array, condition: Array, train: bool) -> Array:
+    def __call__(
+        self,
+        h: Array,
+        condition: Array,
+        train: bool,
+        context: Array | None = None,
+        counts: Array | None = None,
+    ) -> Array:
         batch, n, width = h.shape
         dense = functools.partial(_dense, dtype=self.dtype)
         shift1, scale1, gate1, shift2, scale2, gate2 = _modulations(6, width, self.dtype, condition)
@@ -108,9 +153,56 @@ class _Block(nn.Module):
         q, k, v = jnp.split(qkv.reshape(batch, n, 3 * self.num_heads, width // self.num_heads), 3, axis=2)
         heard = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
         h += gate1 * dense(width, name="attend")(heard.reshape(h.shape))
+        if context is not None and counts is not None:
+            h = _Hearing(self.num_heads, self.dtype, name="hearing")(h, condition, context, counts)
         along = dense(self.expansion * width, name="mlp_in")((1 + scale2) * _norm(h, self.dtype) + shift2)
         along = Dropout(self.dropout, deterministic=not train)(nn.gelu(along))
         return h + gate2 * dense(width, name="mlp_out")(along)
+
+
+class _Hearing(nn.Module):
+    """Eq. (5): h (batch, n, width) and context (batch, tokens, c), of which those count that counts says."""
+
+    num_heads: int
+    dtype: DTypeLike | None
+
+    @nn.compact
+    def __call__(self, h: Array, condition: Array, context: Array, counts: Array) -> Array:
+        batch, _, width = h.shape
+        dense = functools.partial(_dense, dtype=self.dtype)
+        shift, scale, gate = _modulations(3, width, self.dtype, condition)
+        heads = (batch, -1, self.num_heads, width // self.num_heads)
+        # No biases, for the same reasons.
+        q = dense(width, use_bias=False, name="q")((1 + scale) * _norm(h, self.dtype) + shift)
+        kv = dense(2 * width, use_bias=False, name="kv")(context.astype(h.dtype))
+        k, v = (part.reshape(heads) for part in jnp.split(kv, 2, axis=-1))
+        # Never by cuDNN, which asks for more of a mask and of the number of tokens; these scores are few.
+        heard = jax.nn.dot_product_attention(q.reshape(heads), k, v, mask=counts[:, None, None])
+        return h + gate * dense(width, name="attend")(heard.reshape(h.shape))
+
+
+def _check_context(width: int | None, x: Array, context: Array | None, mask: Array | None) -> None:
+    """Raise ValueError or TypeError unless the model can hear the context: see `DiffusionTransformer`."""
+    if width is None:
+        if context is not None or mask is not None:
+            raise ValueError(
+                "a context or its mask was given to a model without; build it with context_width=..."
+            )
+        return
+    if context is None:
+        raise ValueError(
+            f"context is missing for a model of context_width = {width}; give floats of shape "
+            f"({x.shape[0]}, m, {width}), with a context_mask that is False throughout where there is none."
+        )
+    checks.shape("context", context, (x.shape[0], None, width))
+    checks.floating("context", context)
+    if mask is not None:
+        checks.shape("context_mask", mask, context.shape[:2])
+        if mask.dtype != bool:
+            raise TypeError(
+                f"context_mask must be booleans, True where a token counts, got {mask.dtype}; "
+                "convert it first, for instance context_mask > 0."
+            )
 
 
 def _modulations(num: int, width: int, dtype: DTypeLike | None, condition: Array) -> list[Array]:

@@ -29,14 +29,15 @@ class UNet(nn.Module):
     (0 being the full resolution; attention costs (pixels of the level)^2). dropout and num_classes are those
     of `ResidualMLP`.
 
-    dtype is the precision of the computation inside, None standing for that of x. Parameters, statistics
-    of normalizations, softmax and the last layer stay in float32 (in float64 if x is).
+    dtype is the precision of the computation inside, None standing for that of x, and float32 at least.
+    Parameters, statistics of normalizations, softmax and the last layer stay in float32 (in float64 if x is),
+    and so does the answer: it is float32 for x in bfloat16 too.
 
     With remat, the backward pass computes each block a second time instead of keeping what it computed: of a
     block, only its input stays in memory, for a third more operations.
 
-    Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), or if
-    labels are missing or not expected; TypeError if they are not integers.
+    Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), if labels
+    are missing or not expected, or if known ones are out of range; TypeError if they are not integers.
     """
 
     channels: int = 64
@@ -138,8 +139,8 @@ def _norm(x: Array, dtype: DTypeLike | None, *, name: str, affine: bool = True) 
 def _conv(
     channels: int, size: int, dtype: DTypeLike | None, train: bool, *, name: str, **options: Any
 ) -> nn.Conv:
-    ours = _same if train and jax.default_backend() == "cpu" else None
-    options = {"kernel_init": _kernel_init, "conv_general_dilated": ours, **options}
+    # In training only, since ours has no derivative in forward mode.
+    options = {"kernel_init": _kernel_init, "conv_general_dilated": _same if train else None, **options}
     return nn.Conv(channels, (size, size), dtype=dtype, name=name, **options)
 
 
@@ -148,31 +149,46 @@ def _same(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -
     return _convolve(x, kernel)
 
 
-_plain = functools.partial(
+_conv_nhwc = functools.partial(
     jax.lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("NHWC", "HWIO", "NHWC")
 )
 
 
-# JAX's own derivatives, as convolutions in the order of axes that XLA has a fast kernel for on CPU. It would
-# reorder them by itself, but only outside of loops: in the scan of a training loop they take 18 times as long
-# (MEASURED, jax 0.12.0.1, 2026-11-22). On CPU only, whose order it is, and in training only, since it has no
-# derivative in forward mode.
+def _plain(x: Array, kernel: Array) -> Array:
+    return _conv_nhwc(x, kernel, padding="SAME")
+
+
 @jax.custom_vjp
 def _convolve(x: Array, kernel: Array) -> Array:
     """Images (n, height, width, c) with a kernel (k, k, c, c'), k odd, to the images' size."""
-    return _plain(x, kernel, padding="SAME")
+    return _plain(x, kernel)
 
 
 def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(x, kernel), (x, kernel)
+    return _plain(x, kernel), (x, kernel)
 
 
 def _backward(kept: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    of_x = _plain(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), padding="SAME")
+    # By the platform that the program is compiled for, which need not be one that this host has.
+    return jax.lax.platform_dependent(*kept, cotangent, cpu=_written_out, default=_of_jax)
+
+
+def _of_jax(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    (of_x,) = jax.linear_transpose(lambda x: _plain(x, kernel), x)(cotangent)
+    (of_kernel,) = jax.linear_transpose(lambda kernel: _plain(x, kernel), kernel)(cotangent)
+    return of_x, of_kernel
+
+
+def _written_out(x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
+    """`_of_jax`, as convolutions in the order of axes that XLA has a fast kernel for on CPU.
+
+    XLA would reorder them by itself, but only outside of loops: in the scan of a training loop they take 18
+    times as long (MEASURED, jax 0.12.0.1, 2026-11-22).
+    """
+    of_x = _plain(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
     margin = [(size // 2, size // 2) for size in kernel.shape[:2]]
     # Channels take the place of rows, and rows that of channels.
-    of_kernel = _plain(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), padding=margin)
+    of_kernel = _conv_nhwc(x.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), padding=margin)
     return of_x, of_kernel.transpose(1, 2, 0, 3)
 
 

@@ -10,11 +10,14 @@ With s < t on one path, scale a = alpha_t / alpha_s and lambda = log(alpha^2 / s
 Times are scalars and x has any shape; `jax.vmap` gives each example its own time.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded, number
 from jaxdiff.typing import Array, Schedule, Time
 
 
@@ -23,7 +26,7 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
     checks.shape("t", t, ())  # one of shape (d,) would broadcast along the wrong axis; vmap over examples
-    return schedule.alpha(t) * data + schedule.sigma(t) * noise
+    return (schedule.alpha(t) * data + schedule.sigma(t) * noise).astype(jnp.result_type(data))
 
 
 def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
@@ -55,7 +58,8 @@ def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
 
 def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """((alpha, sigma), (alpha', sigma')) at a scalar time."""
-    t = jnp.asarray(t, float)
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
 
 
@@ -79,6 +83,7 @@ def log_snr_of_grid(
     return times, levels
 
 
+@jax.jit
 def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
     """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
 
@@ -96,3 +101,30 @@ def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_
     halvings = 64 if t_min.dtype == jnp.float32 else 100
     low, high = jax.lax.fori_loop(0, halvings, halve, (t_min, t_max))
     return 0.5 * (low + high)
+
+
+def working_range(schedule: Schedule, scale: Array | float = 1.0) -> tuple[Time, Time]:
+    """The times whose log-SNRs at the data's scale are those of the schedule's working range at scale 1.
+
+    Two Python numbers at scale 1, and else two scalars, within the schedule's range: under `Karras` from
+    0.002 to 80 standard deviations of the data.
+    """
+    if number(scale) == 1:
+        return schedule.working_range
+    return _scaled_range(schedule, scale)
+
+
+@folded
+@jax.jit
+def _scaled_range(schedule: Schedule, scale: Array | float) -> tuple[Array, Array]:
+    ends = tuple(jnp.asarray(t, float) for t in schedule.working_range)
+    shift = 2 * jnp.log(jnp.asarray(scale, float))
+    least, most = (log_snr(schedule, end) - shift for end in ends[::-1])
+    # Brackets for the bisection, where the schedule's own range has an infinite end.
+    low, high = (jnp.asarray(t, float) for t in (schedule.t_min, schedule.t_max))
+    if math.isinf(schedule.t_max):
+        high = jax.lax.while_loop(lambda t: log_snr(schedule, t) > least, lambda t: 2 * t, ends[1])
+    if math.isinf(schedule.t_min):
+        low = jax.lax.while_loop(lambda t: log_snr(schedule, t) < most, lambda t: 2 * t - 1, ends[0])
+    first, last = (inverse_log_snr(schedule, level, t_min=low, t_max=high) for level in (most, least))
+    return first, last

@@ -2,20 +2,26 @@
 
     x_t = alpha(t) data + sigma(t) noise,       noise ~ N(0, I).
 
-Fields are leaves, so a schedule can be passed through ``jit`` as data and ``vmap``-ped over its own
-parameters. Any object with the same two methods works everywhere in the library.
+Each states its range. ``t_min`` and ``t_max`` are the ends of its definition, where sigma or alpha vanish or
+the formula stops: a time beyond them answers NaN. ``working_range`` is what a network is trained on and
+sampled from unless something else is said, for data of unit standard deviation.
+
+Array fields are data, so a schedule can be passed through ``jit`` and mapped over its own parameters; Python
+numbers are constants of the program (`jd.pytree`). Any such object with the same members works everywhere.
 
 Both functions are written in the ``expm1`` form of their definition, so that they keep full relative
 precision in float32 as t -> 0, where sigma -> 0, and as t -> 1, where alpha -> 0.
 """
 
+import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
-from jaxdiff.typing import Array, Time
+from jaxdiff.typing import Array, Schedule, Time
 
 
 @pytree
@@ -28,6 +34,9 @@ class VariancePreserving:
 
     beta_min: Array | float = 0.1
     beta_max: Array | float = 20.0
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (1e-4, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("beta_min", self.beta_min)
@@ -50,6 +59,9 @@ class SubVariancePreserving:
 
     beta_min: Array | float = 0.1
     beta_max: Array | float = 20.0
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (1e-2, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("beta_min", self.beta_min)
@@ -65,13 +77,17 @@ class SubVariancePreserving:
 @pytree
 @dataclass(frozen=True)
 class VarianceExploding:
-    """The VE SDE: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t in [0, 1].
+    """The VE SDE: alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t, t up to 1.
 
-    Its noise at t = 0 is sigma_min, not zero. Song et al. 2021, arXiv 2011.13456, eq. 30.
+    Its noise at t = 0 is sigma_min, not zero: that is at t = -inf, where the denoised last step of a sampler
+    goes. Song et al. 2021, arXiv 2011.13456, eq. 30.
     """
 
     sigma_min: Array | float = 0.01
     sigma_max: Array | float = 50.0
+    t_min: ClassVar[float] = -math.inf
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("sigma_min", self.sigma_min)
@@ -79,11 +95,11 @@ class VarianceExploding:
         checks.ordered("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(jnp.asarray(t, float))
+        return jnp.ones_like(_inside(self, t))
 
     def sigma(self, t: Time) -> Array:
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
-        return self.sigma_min * jnp.exp(jnp.asarray(t) * log_ratio)
+        return self.sigma_min * jnp.exp(_inside(self, t) * log_ratio)
 
 
 @pytree
@@ -94,11 +110,15 @@ class Karras:
     Karras et al. 2022, arXiv 2206.00364, section 3.
     """
 
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = math.inf
+    working_range: ClassVar[tuple[float, float]] = (0.002, 80.0)
+
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(jnp.asarray(t, float))
+        return jnp.ones_like(_inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(t, float)
+        return _inside(self, t)
 
 
 @pytree
@@ -111,18 +131,25 @@ class Cosine:
     """
 
     shift: Array | float = 1.0
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (1e-3, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("shift", self.shift)
 
-    # 1 - t is exact in floating point near t = 1, so alpha is a sine of it rather than a cosine of t.
     def alpha(self, t: Time) -> Array:
-        cos, sin = self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
+        cos, sin = self._parts(t)
         return cos / jnp.hypot(cos, sin)
 
     def sigma(self, t: Time) -> Array:
-        cos, sin = self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
+        cos, sin = self._parts(t)
         return sin / jnp.hypot(cos, sin)
+
+    def _parts(self, t: Time) -> tuple[Array, Array]:
+        t = _inside(self, t)
+        # 1 - t is exact in floating point near t = 1, so alpha is a sine of it rather than a cosine of t.
+        return self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
 
 
 @pytree
@@ -133,11 +160,15 @@ class RectifiedFlow:
     Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv 2210.02747.
     """
 
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (1e-3, 1.0)
+
     def alpha(self, t: Time) -> Array:
-        return 1 - jnp.asarray(t, float)
+        return 1 - _inside(self, t)
 
     def sigma(self, t: Time) -> Array:
-        return jnp.asarray(t, float)
+        return _inside(self, t)
 
 
 @pytree
@@ -148,11 +179,15 @@ class OrnsteinUhlenbeck:
     The convention of theory papers, arXiv 2502.10354 among them.
     """
 
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = math.inf
+    working_range: ClassVar[tuple[float, float]] = (1e-5, 5.0)
+
     def alpha(self, t: Time) -> Array:
-        return jnp.exp(-jnp.asarray(t, float))
+        return jnp.exp(-_inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(-jnp.expm1(-2 * jnp.asarray(t, float)))
+        return jnp.sqrt(-jnp.expm1(-2 * _inside(self, t)))
 
 
 @pytree
@@ -163,29 +198,46 @@ class LinearVariance:
     The SDE of the score-based density formula, arXiv 2408.16765, eq. 2.4.
     """
 
+    t_min: ClassVar[float] = 0.0
+    t_max: ClassVar[float] = 1.0
+    working_range: ClassVar[tuple[float, float]] = (1e-5, 1.0)
+
     def alpha(self, t: Time) -> Array:
-        return jnp.sqrt(1 - jnp.asarray(t, float))
+        return jnp.sqrt(1 - _inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(jnp.asarray(t, float))
+        return jnp.sqrt(_inside(self, t))
 
 
 @pytree
 @dataclass(frozen=True)
 class DiscreteVariancePreserving:
-    """A DDPM table as a continuous schedule: VP with the rate constant on each [i-1, i], t in [0, T].
+    """A DDPM table as a continuous schedule, t in [0, T]: alpha^2 is linear in t on each [i-1, i].
 
-    At whole t it has the table's marginals, alpha_t^2 = prod_{i <= t} (1 - beta_i); in between it is the VP
-    SDE that joins them. Made by `from_betas`. Ho et al. 2020, arXiv 2006.11239.
+    At whole t it has the table's marginals, alpha_t^2 = prod_{i <= t} (1 - beta_i), that of the data before
+    any noise being at t = 0. A last beta of 1, a table of zero terminal signal, is allowed. Made by
+    `from_betas`. Ho et al. 2020, arXiv 2006.11239; zero terminal signal: Lin et al. 2023, arXiv 2305.08891.
     """
 
+    betas: Array
+    """beta_1, ..., beta_T, shape (T,)."""
     rate_integral: Array
-    """B at t = 0, 1, ..., T, so that alpha = exp(-B/2); shape (T + 1,)."""
+    """B = -log alpha^2 before each step, at t = 0, ..., T - 1, shape (T,)."""
+    t_min: ClassVar[float] = 0.0
+
+    @property
+    def t_max(self) -> float:
+        return float(self.betas.shape[-1])
+
+    @property
+    def working_range(self) -> tuple[float, float]:
+        return 1.0, self.t_max
 
     def _integral(self, t: Time) -> Array:
-        knots = jnp.arange(self.rate_integral.shape[0], dtype=self.rate_integral.dtype)
-        # NaN beyond the table, so that a time out of range is found rather than silently clamped.
-        return jnp.interp(jnp.asarray(t, knots.dtype), knots, self.rate_integral, left=jnp.nan, right=jnp.nan)
+        t = _inside(self, jnp.asarray(t, self.betas.dtype))
+        last = self.betas.shape[-1] - 1
+        step = jnp.clip(jnp.where(jnp.isnan(t), 0, jnp.floor(t)).astype(int), 0, last)
+        return self.rate_integral[step] - jnp.log1p(-(t - step) * self.betas[step])
 
     def alpha(self, t: Time) -> Array:
         return jnp.exp(-0.5 * self._integral(t))
@@ -195,22 +247,31 @@ class DiscreteVariancePreserving:
 
 
 def from_betas(betas: Array) -> DiscreteVariancePreserving:
-    """The schedule of a DDPM table of variances betas, shape (T,), each in (0, 1); time runs over [0, T].
+    """The schedule of a DDPM table of variances betas, shape (T,), in (0, 1); the last may be 1.
 
-    Raises ValueError for another shape or a beta outside (0, 1).
+    Time runs over [0, T], whole times being the table's: t = i is after the first i of its steps. Raises
+    ValueError for another shape or a beta out of range.
     """
     betas = jnp.asarray(betas, float)
     checks.shape("betas", betas, (None,))
     checks.integer("the number of betas", len(betas), 1)
     values = checks.known(betas)
-    if values is not None and not ((values > 0) & (values < 1)).all():
+    if values is not None and not ((values > 0).all() and (values[:-1] < 1).all() and values[-1] <= 1):
         raise ValueError(
-            f"betas must lie strictly between 0 and 1, got {values.min():g} to {values.max():g}."
+            f"betas must lie strictly between 0 and 1, but for a last one of 1; got {values.min():g} to "
+            f"{values.max():g}."
         )
-    integral = -jnp.cumsum(jnp.log1p(-betas))
-    return DiscreteVariancePreserving(jnp.concatenate([jnp.zeros_like(integral[:1]), integral]))
+    integral = -jnp.cumsum(jnp.log1p(-betas[:-1]))
+    return DiscreteVariancePreserving(betas, jnp.concatenate([jnp.zeros_like(betas[:1]), integral]))
+
+
+def _inside(schedule: Schedule, t: Time) -> Array:
+    """t as an array, NaN beyond the schedule's range: no formula goes on to plausible numbers there."""
+    t = jnp.asarray(t)
+    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
 
 
 def _linear_rate_integral(schedule: VariancePreserving | SubVariancePreserving, t: Time) -> Array:
-    t = jnp.asarray(t, float)
+    t = _inside(schedule, t)
     return schedule.beta_min * t + 0.5 * (schedule.beta_max - schedule.beta_min) * t * t

@@ -3,21 +3,29 @@
 Training: a point u in (0, 1) goes through the quantile function of a law of times. Times carry the
 reciprocal of their density, so that ``mean(weight * f(t))`` estimates ``int f(t) dt`` whatever the law:
 
-    times = log_snr_uniform(stratified(key, 512), schedule, t_min=1e-3, t_max=1.0)
+    times = log_snr_uniform(stratified(key, 512), VariancePreserving())
 
 Sampling: decreasing grids, traced, so that another grid of the same length does not recompile. The last
-entry decides the last step: end at sigma > 0 to keep x at that noise, append the time of sigma = 0
-(`jnp.append(grid, 0.0)`) to return the denoiser's estimate of the data.
+entry decides the last step: end at sigma > 0 to keep x at that noise; with `to_clean` it returns the
+denoiser's estimate of the data.
+
+Where t_min and t_max are not given they are those of the schedule's working range. Where everything that a
+grid depends on is known it is computed at once, inside ``jit`` too, so that what takes it can check it there.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
 
 from jaxdiff._numerics import checks, shards
+from jaxdiff._numerics.constants import folded
 from jaxdiff.noising.process import inverse_log_snr, log_snr
-from jaxdiff.typing import Array, Key, Schedule
+from jaxdiff.typing import Array, Key, Schedule, Time
+
+_MOST_NOISE = 100.0  # sigma over alpha, in units of the data: beyond it a grid has its first entry only
 
 
 class TrainingTimes(NamedTuple):
@@ -38,42 +46,57 @@ def stratified(key: Key, n: int) -> Array:
     return (rows + jax.random.uniform(key, (whole,))[rows]) / whole
 
 
-def uniform(u: Array, *, t_min: Array | float = 0.0, t_max: Array | float = 1.0) -> TrainingTimes:
+def uniform(u: Array, *, t_min: Time, t_max: Time) -> TrainingTimes:
     """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max."""
     _in_unit_interval(u)
     checks.ordered("t_min", t_min, "t_max", t_max)
     return TrainingTimes(t_min + (t_max - t_min) * u, jnp.broadcast_to(t_max - t_min, u.shape))
 
 
-def log_normal(u: Array, *, mean: Array | float = -1.2, std: Array | float = 1.2) -> TrainingTimes:
-    """log t ~ N(mean, std^2), EDM's law of sigma (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+def log_normal(
+    u: Array,
+    schedule: Schedule,
+    *,
+    mean: Array | float = -1.2,
+    std: Array | float = 1.2,
+    t_min: Time | None = None,
+    t_max: Time | None = None,
+) -> TrainingTimes:
+    """log(sigma / alpha) ~ N(mean, std^2), cut off at t_min and t_max, under any schedule.
+
+    Under `Karras` with the default mean and std EDM's law of sigma, for data of standard deviation 1/2
+    (Karras et al. 2022, arXiv 2206.00364, table 1). Raises ValueError unless std > 0 and t_min < t_max are in
+    the schedule's range.
+    """
     _in_unit_interval(u)
     checks.positive("std", std)
-    normal = jax.scipy.special.ndtri(jnp.clip(u, jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg))
-    t = jnp.exp(mean + std * normal)
-    return TrainingTimes(t, t * std * jnp.sqrt(2 * jnp.pi) * jnp.exp(0.5 * normal**2))
+    t_min, t_max = _range(schedule, t_min, t_max)
+    low, high = (ndtr((-0.5 * log_snr(schedule, t) - mean) / std) for t in (t_min, t_max))
+    inside = jnp.clip(low + (high - low) * u, jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg)
+    normal = ndtri(inside)
+    t = _to_times(schedule, -2 * (mean + std * normal), t_min, t_max)
+    density = jnp.exp(-0.5 * normal**2) / (std * jnp.sqrt(2 * jnp.pi)) * -0.5 * _slope(schedule, t)
+    return TrainingTimes(t, (high - low) / density)
 
 
 def log_snr_uniform(
-    u: Array, schedule: Schedule, *, t_min: Array | float, t_max: Array | float
+    u: Array, schedule: Schedule, *, t_min: Time | None = None, t_max: Time | None = None
 ) -> TrainingTimes:
     """Times whose log-SNR is uniform between those of t_min and t_max, under any schedule.
 
-    The importance law of the likelihood weighting: `parameterizations.likelihood` times this weight is the
+    The importance law of the likelihood weighting: `weights.likelihood` times this weight is the
     constant (lambda_max - lambda_min) / 2. Both ends need sigma > 0 and alpha > 0.
     Raises ValueError unless t_min < t_max and both log-SNRs are finite.
     """
     _in_unit_interval(u)
+    t_min, t_max = _range(schedule, t_min, t_max)
     high, low = _log_snr_ends(schedule, t_min, t_max)
-    value = high + (low - high) * u
-    t = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=t_min, t_max=t_max))(value)
-    slope = jax.vmap(jax.grad(lambda s: log_snr(schedule, s)))(t)
-    return TrainingTimes(t, (low - high) / slope)
+    t = _to_times(schedule, high + (low - high) * u, t_min, t_max)
+    return TrainingTimes(t, (low - high) / _slope(schedule, t))
 
 
-def power_grid(
-    num_steps: int, *, t_max: Array | float = 1.0, t_min: Array | float = 0.0, rho: Array | float = 1.0
-) -> Array:
+@folded
+def power_grid(num_steps: int, *, t_min: Time, t_max: Time, rho: Array | float = 1.0) -> Array:
     """num_steps + 1 decreasing times from t_max to t_min, uniform in t^(1/rho).
 
     rho = 1 is uniform, 2 quadratic; 7, with the Karras schedule, is EDM's grid (arXiv 2206.00364, eq. 5).
@@ -89,27 +112,78 @@ def power_grid(
     return grid.at[0].set(t_max).at[-1].set(t_min)  # roots and powers do not round back to the ends
 
 
+@folded
+def noise_grid(
+    schedule: Schedule,
+    num_steps: int,
+    *,
+    t_min: Time | None = None,
+    t_max: Time | None = None,
+    scale: Array | float = 1.0,
+    rho: Array | float = 7.0,
+) -> Array:
+    """num_steps + 1 decreasing times from t_max to t_min, uniform in (sigma / alpha)^(1/rho): EDM's, of any
+    schedule.
+
+    Where sigma / alpha at t_max is more than 100 times the data's standard deviation, scale, or infinite, the
+    first entry is t_max and the others are those of a grid from there. A good grid for every sampler here.
+    Raises ValueError unless t_min < t_max are in the schedule's range, sigma(t_min) > 0 and rho > 0.
+    """
+    checks.integer("num_steps", num_steps, 1)
+    checks.positive("rho", rho)
+    t_min, t_max = _range(schedule, t_min, t_max)
+    grid = _noise_grid(schedule, t_min, t_max, scale, rho, num_steps)
+    checks.positive("sigma / alpha at t_min", jnp.exp(-0.5 * log_snr(schedule, t_min)))
+    return grid
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def _noise_grid(
+    schedule: Schedule, t_min: Time, t_max: Time, scale: Array | float, rho: Array | float, num_steps: int
+) -> Array:
+    low, high = (jnp.exp(-0.5 * log_snr(schedule, t)) for t in (t_min, t_max))
+    high = jnp.minimum(high, jnp.maximum(_MOST_NOISE * scale, 2 * low))
+    ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + 1) ** rho
+    # The bisection ends below t_max wherever there is signal left.
+    grid = _to_times(schedule, -2 * jnp.log(ratios), t_min, t_max)
+    return grid.at[0].set(t_max).at[-1].set(t_min)
+
+
+@folded
+def to_clean(schedule: Schedule, times: Array) -> Array:
+    """Decreasing times and, after them, that of no noise: a sampler's last step is then the denoiser's
+    estimate.
+
+    Raises ValueError where times reach it already.
+    """
+    checks.shape("times", times, (None,))
+    checks.ordered("the schedule's first time", schedule.t_min, "times[-1]", times[-1])
+    return jnp.append(times, jnp.asarray(schedule.t_min, times.dtype))
+
+
+@folded
 def log_snr_grid(
-    schedule: Schedule, num_steps: int, *, t_max: Array | float = 1.0, t_min: Array | float
+    schedule: Schedule, num_steps: int, *, t_min: Time | None = None, t_max: Time | None = None
 ) -> Array:
     """num_steps + 1 decreasing times from t_max to t_min, uniform in log-SNR, under any schedule.
 
     Raises ValueError unless t_min < t_max and both log-SNRs are finite.
     """
     checks.integer("num_steps", num_steps, 1)
+    t_min, t_max = _range(schedule, t_min, t_max)
     high, low = _log_snr_ends(schedule, t_min, t_max)
-    values = jnp.linspace(low, high, num_steps + 1)
-    grid = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=t_min, t_max=t_max))(values)
+    grid = _to_times(schedule, jnp.linspace(low, high, num_steps + 1), t_min, t_max)
     return grid.at[0].set(t_max).at[-1].set(t_min)
 
 
+@folded
 def gaussian_grid(
     schedule: Schedule,
     num_steps: int,
     *,
     variance: Array | float,
-    t_max: Array | float = 1.0,
-    t_min: Array | float,
+    t_min: Time | None = None,
+    t_max: Time | None = None,
 ) -> Array:
     """num_steps + 1 decreasing times from t_max to t_min, equal ratios of variance + sigma^2 / alpha^2.
 
@@ -120,12 +194,13 @@ def gaussian_grid(
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive("variance", variance)
+    t_min, t_max = _range(schedule, t_min, t_max)
     ends = [jnp.exp(-level) for level in _log_snr_ends(schedule, t_min, t_max)]
     low, high = (jnp.log(variance + end) for end in ends)
     # v = e^l - variance, by expm1 from v at the clean end, where nearly all of e^l is the variance.
     rise = jnp.linspace(high - low, 0.0, num_steps + 1)
     v = ends[0] + (variance + ends[0]) * jnp.expm1(rise)
-    grid = jax.vmap(lambda v: inverse_log_snr(schedule, -jnp.log(v), t_min=t_min, t_max=t_max))(v)
+    grid = _to_times(schedule, -jnp.log(v), t_min, t_max)
     return grid.at[0].set(t_max).at[-1].set(t_min)
 
 
@@ -150,13 +225,35 @@ def truncate(times: Array, t_max: float) -> Array:
     return jnp.concatenate([jnp.full(1, t_max, below.dtype), below])
 
 
+@jax.jit
+def _to_times(schedule: Schedule, levels: Array, t_min: Time, t_max: Time) -> Array:
+    """The times of log-SNRs, (n,)."""
+    return jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(levels)
+
+
+def _slope(schedule: Schedule, t: Array) -> Array:
+    """d lambda / dt at times (n,)."""
+    return jax.vmap(jax.grad(lambda s: log_snr(schedule, s)))(t)
+
+
 def _in_unit_interval(u: Array) -> None:
     checks.floating("u", u)
     checks.within("u", u, 0.0, 1.0)
 
 
-def _log_snr_ends(schedule: Schedule, t_min: Array | float, t_max: Array | float) -> tuple[Array, Array]:
+def _range(schedule: Schedule, t_min: Time | None, t_max: Time | None) -> tuple[Time, Time]:
+    """t_min and t_max, by default the schedule's working range, in order and in the schedule's range."""
+    checks.schedule(schedule)
+    low, high = schedule.working_range
+    t_min, t_max = low if t_min is None else t_min, high if t_max is None else t_max
+    for name, t in (("t_min", t_min), ("t_max", t_max)):
+        checks.shape(name, t, ())
+        checks.in_range(name, schedule, t)
     checks.ordered("t_min", t_min, "t_max", t_max)
+    return t_min, t_max
+
+
+def _log_snr_ends(schedule: Schedule, t_min: Time, t_max: Time) -> tuple[Array, Array]:
     ends = log_snr(schedule, t_min), log_snr(schedule, t_max)
     for name, t, value in (("t_min", t_min, ends[0]), ("t_max", t_max, ends[1])):
         known = checks.known(value)
@@ -165,5 +262,4 @@ def _log_snr_ends(schedule: Schedule, t_min: Array | float, t_max: Array | float
                 f"the log-SNR at {name} = {t} is {known}, wanted a finite one: take a {name} inside the "
                 f"range of {schedule}, where both alpha and sigma are above zero."
             )
-        checks.in_range(name, schedule, t)
     return ends

@@ -38,10 +38,11 @@ from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like, signs_like
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws.metrics import Estimate
 from jaxdiff.noising.process import inverse_log_snr, log_snr, log_snr_of_grid, perturb
 from jaxdiff.noising.schedules import Karras
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _NODES = 6  # Gauss and Legendre's, in each step; a step's noise variance falls by less than e^6 in any use
 

@@ -25,11 +25,12 @@ import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.noising.process import perturb
 from jaxdiff.noising.times import log_snr_grid
 from jaxdiff.sampling.budget import discretization_error, initialization_error, optimal_grid, score_curvature
 from jaxdiff.sampling.starts import Family, fit_start, sampling_error
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Schedule, StartLaw
+from jaxdiff.typing import Array, Key, Schedule, StartLaw
 
 _CURVATURE_ROWS = 2048
 _DIP_ROWS, _DIP_DIRECTIONS, _DIP_DRAWS = 1000, 24, 200

@@ -40,8 +40,9 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.noising.process import perturb, transition
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Params, Schedule, Time
+from jaxdiff.typing import Array, Key, Params, Schedule, Time
 
 
 class LevelError(NamedTuple):

@@ -1,0 +1,31 @@
+"""What is known inside ``jit``: numbers that the traced program does not depend on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def folded(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """The function, computed at once wherever all of its arguments are known, also while ``jit`` traces.
+
+    Its answer is then a constant of the program: checks see it, and no run computes it again.
+    """
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return function(*args, **kwargs)
+        with jax.ensure_compile_time_eval():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def number(value: Any) -> float | None:
+    """A Python or NumPy number that stands in the program itself; None for arrays and what is traced."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,253 @@
+"""From noise to data: the one scan that drives every sampler.
+
+Noise at step k of sample i is a function of (key, k, i): a sample does not depend on its batch.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.noising import times as grids
+from jaxdiff.noising.process import log_snr
+from jaxdiff.sampling.dpm_solver import DPMSolverPP
+from jaxdiff.sampling.sampler import Sampler, check_sampler
+from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
+
+LEAST_NOISE = -4
+"""The log-SNR at the data's scale below which noise dominates, and pure noise is a start."""
+NUM_STEPS = 32
+"""Of the default grid: denoiser calls, with a sampler that makes one a step."""
+
+
+def sample(
+    key: Key,
+    denoise: Denoiser,
+    n: int,
+    *,
+    sampler: Sampler | None = None,
+    num_steps: int | None = None,
+    times: Array | None = None,
+    start: StartLaw | None = None,
+) -> Array:
+    """n samples of the data, shape (n, *denoise.shape), by the reverse process from noise; point i from (key,
+    i).
+
+    sampler: by default `DPMSolverPP`, one denoiser call a step.
+    num_steps: of the default grid, `times.noise_grid` over the denoiser's working range with a last step to
+        its estimate of the data; 32 if nothing is said.
+    times: another grid, decreasing; it is taken as it is, so append the time of no noise (`times.to_clean`)
+        for the denoised last step.
+    start: the law at the first time, by default N(0, sigma^2 I), for which noise must dominate there.
+
+    Memory is constant in the steps. Raises TypeError for what is no key, denoiser or sampler, and ValueError
+    for times that do not decrease or that the denoiser does not know, and for a start of another shape or
+    scale; where values are traced the answer is NaN instead. `integrate` is the same from a given x.
+    """
+    checks.key(key)
+    check_denoiser("denoise", denoise)
+    checks.integer("n", n, 1)
+    sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
+    if times is None:
+        times = default_times(denoise, NUM_STEPS if num_steps is None else num_steps)
+    elif num_steps is not None:
+        raise ValueError("num_steps and times were both given; a grid has its own number of steps.")
+    check_grid(denoise, sampler, times)
+    first = _first(times)
+    if start is None:
+        check_no_data_left(denoise, first)
+    elif tuple(start.shape) != denoise.shape:
+        raise ValueError(f"start must be a law of points of shape {denoise.shape}, got one of {start.shape}.")
+    start_key, key = jax.random.split(key)
+    x = _draw(start_key, denoise, start, first, n)
+    if start is None:
+        x = jnp.where(_level(denoise.schedule, denoise.scale, first) < LEAST_NOISE, x, jnp.nan)
+    else:
+        check_start_scale(denoise, x, first)
+    return _integrate(key, denoise, sampler, x, times)
+
+
+def integrate(
+    key: Key, denoise: Denoiser, x: Array, times: Array, *, sampler: Sampler | None = None
+) -> Array:
+    """Integrate x, shape (batch, *denoise.shape), from times[0] down to times[-1]; memory constant in the
+    steps.
+
+    x is a draw from the law at times[0]: `initial_noise`, or any start law's. Its dtype is kept; times and
+    all that follows from them are in float32 or better. Raises as `sample`, TypeError for integer x and
+    ValueError for NaN.
+    """
+    sampler = _check(key, denoise, x, times, sampler)
+    return _integrate(key, denoise, sampler, x, times)
+
+
+def integrate_path(
+    key: Key, denoise: Denoiser, x: Array, times: Array, *, sampler: Sampler | None = None
+) -> Array:
+    """`integrate` with the whole trajectory, shape (len(times), batch, ...), from x itself to the sample."""
+    sampler = _check(key, denoise, x, times, sampler)
+    return _integrate_path(key, denoise, sampler, x, times)
+
+
+def initial_noise(key: Key, denoise: Denoiser, n: int, t: Time | None = None) -> Array:
+    """n draws of sigma(t) noise, shape (n, *denoise.shape), the usual start; row i depends on (key, i) only.
+
+    t: a scalar, by default the end of the denoiser's working range. Raises ValueError where the denoiser does
+    not know it.
+    """
+    checks.key(key)
+    check_denoiser("denoise", denoise)
+    t = denoise.working_range[1] if t is None else t
+    checks.shape("t", t, ())
+    denoise.check_times("t", t)
+    return _draw(key, denoise, None, jnp.asarray(t, float), n)
+
+
+@folded
+def default_times(denoise: Denoiser, num_steps: int) -> Array:
+    """num_steps + 1 times: over the denoiser's working range, and then a last step to no noise."""
+    checks.integer("num_steps", num_steps, 2)
+    t_min, t_max = denoise.working_range
+    grid = grids.noise_grid(denoise.schedule, num_steps - 1, t_min=t_min, t_max=t_max, scale=denoise.scale)
+    return grids.to_clean(denoise.schedule, grid)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _draw(key: Key, denoise: Denoiser, start: StartLaw | None, t: Array, n: int) -> Array:
+    if start is not None:
+        return start.sample(key, n)
+    return denoise.schedule.sigma(t) * noise_like(key, jnp.zeros((n, *denoise.shape)))
+
+
+@jax.jit
+def _integrate(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, times: Array) -> Array:
+    def body(state: Any, step: tuple[Array, Array, Array]) -> tuple[Any, None]:
+        return _step(key, denoise, sampler, state, step), None
+
+    return jax.lax.scan(body, sampler.init(x), _steps(denoise.schedule, x, times))[0].x
+
+
+@jax.jit
+def _integrate_path(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, times: Array) -> Array:
+    def body(state: Any, step: tuple[Array, Array, Array]) -> tuple[Any, Array]:
+        state = _step(key, denoise, sampler, state, step)
+        return state, state.x
+
+    _, path = jax.lax.scan(body, sampler.init(x), _steps(denoise.schedule, x, times))
+    return jnp.concatenate([x[None], path])
+
+
+def _step(key: Key, denoise: Denoiser, sampler: Sampler, state: Any, step: tuple[Array, Array, Array]) -> Any:
+    new = sampler.step(jax.random.fold_in(key, step[0]), denoise, state, step[1], step[2])
+    # Scalars of the schedule are in single precision or better; what is carried keeps the precision of x.
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
+
+
+def _steps(schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array, Array]:
+    times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
+    # Traced times that do not decrease answer NaN, as known ones raise.
+    ordered = jnp.all(times[:-1] > times[1:])
+    times = jnp.where(ordered, times, jnp.nan)
+    return jnp.arange(len(times) - 1), times[:-1], times[1:]
+
+
+def _first(times: Array) -> Time:
+    """times[0], known where they are: indexing under ``jit`` would hide it."""
+    known = checks.known(times)
+    return jnp.asarray(times)[0] if known is None else float(known[0])
+
+
+def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
+    """Raise ValueError unless times decrease and the denoiser knows them, but for a last one of no noise."""
+    checks.times(denoise.schedule, times, increasing=False)
+    known = checks.known(times)
+    if known is None:
+        return
+    # Nothing is asked of the denoiser at the clean end.
+    clean = known[-1] <= denoise.schedule.t_min
+    denoise.check_times("times", known[:-1] if clean else known)
+    if getattr(sampler, "needs_signal", False):
+        alpha = checks.known(_alpha(denoise.schedule, float(known[0])))
+        if alpha is not None and alpha == 0:
+            raise ValueError(
+                f"{type(sampler).__name__} cannot start at times[0] = {known[0]:g} of {denoise.schedule}, "
+                "where "
+                "alpha = 0 and the drift is infinite; start a little later, or take another sampler."
+            )
+
+
+def check_no_data_left(denoise: Denoiser, t: Time) -> None:
+    """Raise ValueError where noise does not dominate at a known time t, where noise is to be the start."""
+    level = checks.known(_level(denoise.schedule, denoise.scale, t))
+    if level is not None and not level < LEAST_NOISE:
+        raise ValueError(
+            f"the log-SNR at t = {float(checks.known(t)):g} of {denoise.schedule} is {float(level):.3g} at "
+            "the "
+            f"data's scale, wanted less than {LEAST_NOISE} for a start from pure noise: begin at a larger "
+            "time, take a "
+            "denoiser that knows one, or give the law at that time as start."
+        )
+
+
+def check_start_scale(denoise: Denoiser, x: Array, t: Time) -> None:
+    """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds sigma(t) noise."""
+    values, t_known = checks.known(x), checks.known(t)
+    if values is None or t_known is None or values.size < 64:
+        return
+    wanted = checks.known(_scales(denoise.schedule, denoise.scale, t))
+    if wanted is None:
+        return
+    got = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    sigma, total = map(float, wanted)
+    # Of 64 standard normal numbers or more the root mean square is above 1/2 but once in 10^12 draws.
+    if not sigma / 2 <= got <= 30 * total:
+        raise ValueError(
+            f"x has the root mean square {got:.3g} at t = {float(t_known):g} of {denoise.schedule}, where "
+            "noise "
+            f"alone has {sigma:.3g} and noise and data about {total:.3g}; draw it by initial_noise(key, "
+            "denoise, "
+            "n, t), or from a law fitted at that time."
+        )
+
+
+def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler | None) -> Sampler:
+    checks.key(key)
+    check_denoiser("denoise", denoise)
+    sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
+    checks.batch("x", x)
+    if tuple(x.shape[1:]) != denoise.shape:
+        raise ValueError(
+            f"x must have shape {checks.shown_shape(('batch', *denoise.shape))}, the data's of the denoiser; "
+            f"got {x.shape}."
+        )
+    checks.finite("x", x)
+    check_grid(denoise, sampler, times)
+    check_start_scale(denoise, x, _first(times))
+    return sampler
+
+
+@folded
+@jax.jit
+def _alpha(schedule: Schedule, t: Time) -> Array:
+    return schedule.alpha(t)
+
+
+@folded
+@jax.jit
+def _level(schedule: Schedule, scale: Array | float, t: Time) -> Array:
+    """The log-SNR at the data's scale."""
+    return log_snr(schedule, t) + 2 * jnp.log(scale)
+
+
+@folded
+@jax.jit
+def _scales(schedule: Schedule, scale: Array | float, t: Time) -> Array:
+    """Root mean squares of the noise, and of noise and data."""
+    sigma = schedule.sigma(t)
+    return jnp.stack([sigma, jnp.hypot(schedule.alpha(t) * scale, sigma)])
