@@ -1,5 +1,6 @@
 """Independent references: float64 NumPy formulas written from the definitions, never from the library."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
 from jaxdiff.noising import schedules
 from jaxdiff.typing import Denoised
 
@@ -61,8 +63,14 @@ BETAS = np.linspace(1e-3, 0.2, 60)
 
 
 def _table(t):
-    knots = np.concatenate([[0.0], np.cumsum(-np.log(1 - BETAS))])
-    return np.interp(t, np.arange(61), knots)
+    """alpha^2: the table's at whole times, and linear between them."""
+    return np.interp(t, np.arange(61), np.concatenate([[1.0], np.cumprod(1 - BETAS)]))
+
+
+def _table_rate(t):
+    """-d log alpha^2 / dt."""
+    step = int(t)
+    return BETAS[step] / (1 - (t - step) * BETAS[step])
 
 
 CASES = {
@@ -135,10 +143,10 @@ CASES = {
         lambda: schedules.from_betas(jnp.asarray(BETAS)),
         0.25,
         60.0,
-        lambda t: np.exp(-_table(t) / 2),
-        lambda t: np.sqrt(1 - np.exp(-_table(t))),
-        lambda t: np.log(1 - BETAS[int(t)]) / 2,
-        lambda t: np.sqrt(-np.log(1 - BETAS[int(t)])),
+        lambda t: np.sqrt(_table(t)),
+        lambda t: np.sqrt(1 - _table(t)),
+        lambda t: -_table_rate(t) / 2,
+        lambda t: np.sqrt(_table_rate(t)),
     ),
 }
 NAMES = list(CASES)
@@ -150,18 +158,32 @@ def interior(case: Case, n: int = 7) -> np.ndarray:
     return np.geomspace(low, case.t_max, n + 2)[1:-1] * (1 + 1e-7)
 
 
-def gaussian_denoiser(schedule, mean: float, variance: float):
-    """The exact denoiser of N(mean, variance I), by the conditional mean of a joint Gaussian."""
+def gaussian_denoiser(schedule, mean: float, variance: float, shape: tuple[int, ...] = (1,)) -> Denoiser:
+    """The exact denoiser of N(mean, variance I), by the conditional mean of a joint Gaussian, at all times."""
+    return as_denoiser(
+        _GaussianMeans(schedule, mean, variance),
+        schedule,
+        shape=shape,
+        scale=math.sqrt(variance) if isinstance(variance, int | float) else jnp.sqrt(variance),
+        t_min=schedule.t_min,
+        t_max=schedule.t_max,
+    )
 
-    def denoise(x, t):
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+
+@pytree
+@dataclass(frozen=True)
+class _GaussianMeans:
+    schedule: Any
+    mean: Any
+    variance: Any
+
+    def __call__(self, x, t):
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         if jnp.ndim(alpha):  # one time for each row
             alpha, sigma = (v.reshape(v.shape + (1,) * (x.ndim - 1)) for v in (alpha, sigma))
-        total = alpha**2 * variance + sigma**2
-        centred = x - alpha * mean
-        return Denoised(mean + alpha * variance / total * centred, sigma / total * centred)
-
-    return denoise
+        total = alpha**2 * self.variance + sigma**2
+        centred = x - alpha * self.mean
+        return Denoised(self.mean + alpha * self.variance / total * centred, sigma / total * centred)
 
 
 def gaussian_flow(case: Case, x, t: float, s: float, mean: float, variance: float):
@@ -202,6 +224,20 @@ class Chosen:
 
     number: Any
     schedules: Any
+
+    @property
+    def t_min(self):
+        """The first of all; each schedule answers NaN outside of its own range."""
+        return min(schedule.t_min for schedule in self.schedules)
+
+    @property
+    def t_max(self):
+        return max(schedule.t_max for schedule in self.schedules)
+
+    @property
+    def working_range(self):
+        low, high = jnp.asarray([schedule.working_range for schedule in self.schedules]).T
+        return low[self.number], high[self.number]
 
     def alpha(self, t):
         return jax.lax.switch(self.number, [s.alpha for s in self.schedules], t)
