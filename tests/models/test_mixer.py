@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transcription import dense, silu
+from transcription import standardized as norm
 
 from jaxdiff.models import Mixer
 from jaxdiff.models.embedding import Conditioning
@@ -27,18 +29,6 @@ def trained():
 
 
 apply = jax.jit(MODEL.apply)
-
-
-def norm(h):
-    return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
-
-
-def dense(p, h):
-    return h @ p["kernel"] + p.get("bias", 0)
-
-
-def silu(h):
-    return h / (1 + np.exp(-h))
 
 
 def reference(params, x, t, labels):

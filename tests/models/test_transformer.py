@@ -1,8 +1,13 @@
 """The transformer against a NumPy transcription of its equations; what it shares is in test_models.py."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from transcription import assert_answers, condition, dense, drawn, softmax
+from transcription import standardized as norm
 
 from jaxdiff.models import DiffusionTransformer
 
@@ -12,28 +17,13 @@ RNG = np.random.default_rng(0)
 X = RNG.standard_normal((3, 4, 6, 2))
 T = np.asarray([-1.0, 0.3, 2.0])
 LABELS = np.asarray([0, 2, 1])
-
-
-def dense(p, h):
-    return h @ p["kernel"] + p.get("bias", 0)
-
-
-def norm(h):
-    return (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
-
-
-def silu(h):
-    return h / (1 + np.exp(-h))
+HEARING = MODEL.clone(context_width=5)
+CONTEXT = RNG.standard_normal((3, 4, 5))
+MASK = np.asarray([[True] * 4, [False, True, True, False], [False] * 4])
 
 
 def gelu(h):
     return 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
-
-
-def condition(p, t, label):
-    angles = 2 * np.pi * t * 2.0 ** np.linspace(-4, 3, 16)
-    level = dense(p["time_out"], silu(dense(p["time_in"], np.concatenate([np.sin(angles), np.cos(angles)]))))
-    return silu(level + p["classes"][label])
 
 
 def place(row, column):
@@ -44,17 +34,21 @@ def place(row, column):
     return np.asarray(waves)
 
 
-def attention(p, h):
-    q, k, v = np.split(dense(p["qkv"], h), 3, axis=1)
+def attention(p, q, k, v):
     size, heard = WIDTH // HEADS, []
     for i in range(HEADS):
         own = slice(i * size, (i + 1) * size)
-        weights = np.exp(q[:, own] @ k[:, own].T / np.sqrt(size))
-        heard.append(weights / weights.sum(1, keepdims=True) @ v[:, own])
+        heard.append(softmax(q[:, own] @ k[:, own].T / np.sqrt(size)) @ v[:, own])
     return dense(p["attend"], np.concatenate(heard, axis=1))
 
 
-def reference(p, x, t, label):
+def hearing(p, h, c, tokens):
+    shift, scale, gate = np.split(dense(p["modulation"], c), 3)
+    k, v = np.split(dense(p["kv"], tokens), 2, axis=1)
+    return h + gate * attention(p, dense(p["q"], (1 + scale) * norm(h) + shift), k, v)
+
+
+def reference(p, x, t, label, context=None, mask=None):
     """The answer for one image, patch by patch."""
     corners = [(i, j) for i in range(0, x.shape[0], PATCH) for j in range(0, x.shape[1], PATCH)]
     h = np.stack(
@@ -65,7 +59,11 @@ def reference(p, x, t, label):
     )
     c, block = condition(p["conditioning"], t, label), p["block_0"]
     shift1, scale1, gate1, shift2, scale2, gate2 = np.split(dense(block["modulation"], c), 6)
-    h = h + gate1 * attention(block, (1 + scale1) * norm(h) + shift1)
+    h = h + gate1 * attention(
+        block, *np.split(dense(block["qkv"], (1 + scale1) * norm(h) + shift1), 3, axis=1)
+    )
+    if context is not None:
+        h = hearing(block["hearing"], h, c, np.concatenate([p["null"][0], context[mask]]))
     along = gelu(dense(block["mlp_in"], (1 + scale2) * norm(h) + shift2))
     h = h + gate2 * dense(block["mlp_out"], along)
     shift, scale = np.split(dense(p["modulation"], c), 2)
@@ -75,13 +73,13 @@ def reference(p, x, t, label):
     return answer
 
 
-def test_it_is_its_equations():
-    shapes = jax.eval_shape(MODEL.init, jax.random.key(0), X, T, LABELS)
-    params = jax.tree.map(lambda s: 0.5 * RNG.standard_normal(s.shape), shapes)
-    expected = np.stack([reference(params["params"], *row) for row in zip(X, T, LABELS, strict=True)])
-    got = jax.jit(MODEL.apply)(*jax.tree.map(jnp.float32, (params, X, T)), LABELS)
-    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert np.abs(expected).mean() > 0.3
+@pytest.mark.parametrize(
+    ("model", "inputs"), [(MODEL, (X, T, LABELS)), (HEARING, (X, T, LABELS, CONTEXT, MASK))]
+)
+def test_it_is_its_equations(model, inputs):
+    params = drawn(RNG, model, *inputs)
+    expected = np.stack([reference(params["params"], *row) for row in zip(*inputs, strict=True)])
+    assert_answers(model, params, inputs, expected)
 
 
 def test_number_of_parameters():
@@ -92,3 +90,124 @@ def test_number_of_parameters():
     block = (6 * w * w + 6 * w) + 3 * w * w + (w * w + w) + (4 * w * w + 4 * w) + (4 * w * w + w)
     ends = (pixels * w + w) + (2 * w * w + 2 * w) + (w * pixels + pixels)
     assert sum(a.size for a in jax.tree.leaves(shapes)) == conditioning + 3 * block + ends
+
+
+APPLY = jax.jit(HEARING.apply)
+IMAGES, LEVELS = jnp.asarray(X, jnp.float32), jnp.asarray(T, jnp.float32)
+TOKENS, COUNTS = jnp.asarray(CONTEXT, jnp.float32), jnp.asarray(MASK)
+
+
+@pytest.fixture(scope="module")
+def params():
+    """With nothing left at zero, of the model with a context."""
+    return jax.tree.map(jnp.float32, drawn(RNG, HEARING, X, T, LABELS, CONTEXT))
+
+
+@pytest.fixture(scope="module")
+def heard(params):
+    return APPLY(params, IMAGES, LEVELS, LABELS, TOKENS, COUNTS)
+
+
+def test_masked_tokens_have_no_influence_and_the_others_do(params, heard):
+    for value in (7.0, np.nan):
+        other = jnp.where(COUNTS[..., None], TOKENS, value)
+        np.testing.assert_array_equal(APPLY(params, IMAGES, LEVELS, LABELS, other, COUNTS), heard)
+    moved = jnp.abs(APPLY(params, IMAGES, LEVELS, LABELS, TOKENS.at[:, 2].add(1), COUNTS) - heard)
+    assert (moved.max((1, 2, 3)) > 1e-2).tolist() == [True, True, False]
+    gradient = jax.grad(
+        lambda context: (HEARING.apply(params, IMAGES, LEVELS, LABELS, context, COUNTS) ** 2).sum()
+    )
+    np.testing.assert_array_equal((jax.jit(gradient)(TOKENS) != 0).all(2), COUNTS)
+
+
+def test_a_mask_of_none_is_one_of_all_true(params):
+    every = APPLY(params, IMAGES, LEVELS, LABELS, TOKENS, jnp.ones_like(COUNTS))
+    np.testing.assert_array_equal(APPLY(params, IMAGES, LEVELS, LABELS, TOKENS), every)
+
+
+def test_the_order_and_the_number_of_tokens_are_not_heard(params, heard):
+    order = jnp.asarray([2, 0, 3, 1])
+    longer = [jnp.pad(a[:, order], [(0, 0), (0, 2), (0, 0)][: a.ndim]) for a in (TOKENS, COUNTS)]
+    got = APPLY(params, IMAGES, LEVELS, LABELS, *longer)
+    np.testing.assert_allclose(got, heard, rtol=0, atol=1e-5 * jnp.abs(heard).max())
+
+
+def test_no_token_at_all_is_a_mask_of_all_false(params, heard):
+    got = APPLY(params, IMAGES, LEVELS, LABELS, jnp.zeros((3, 0, 5)))
+    np.testing.assert_allclose(got[2], heard[2], rtol=0, atol=1e-5 * jnp.abs(heard).max())
+
+
+def test_a_trained_model_begins_to_hear_with_the_answers_that_it_had(params):
+    """The masks of dropout are the same too."""
+    fresh = jax.jit(HEARING.init)(jax.random.key(0), IMAGES, LEVELS, LABELS, TOKENS)["params"]
+    old = params["params"]
+    joined = {**old, "block_0": {**old["block_0"], "hearing": fresh["block_0"]["hearing"]}}
+    got, wanted = (
+        jax.jit(functools.partial(model.clone(dropout=0.5).apply, train=True))(
+            {"params": joined}, IMAGES, LEVELS, LABELS, *context, rngs={"dropout": jax.random.key(0)}
+        )
+        for model, context in ((HEARING, (TOKENS, COUNTS)), (MODEL, ()))
+    )
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * jnp.abs(wanted).max())
+
+
+def test_remat_gives_the_same_gradients_with_a_context_and_none_is_dead(params):
+    def gradient(model):
+        def loss(params):
+            return (model.apply(params, IMAGES, LEVELS, LABELS, TOKENS, COUNTS) ** 2).mean()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    plain = gradient(HEARING)
+    for (path, wanted), got in zip(
+        jax.tree.leaves_with_path(plain), jax.tree.leaves(gradient(HEARING.clone(remat=True))), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * jnp.abs(wanted).max())
+        assert (wanted != 0).mean() > 0.9, jax.tree_util.keystr(path)
+
+
+def test_a_context_in_bfloat16(params, heard):
+    half = jax.jit(HEARING.clone(dtype=jnp.bfloat16).apply)
+    got = half(params, IMAGES, LEVELS, LABELS, TOKENS.astype(jnp.bfloat16), COUNTS)
+    assert got.dtype == jnp.float32
+    assert 1e-4 < jnp.linalg.norm(got - heard) / jnp.linalg.norm(heard) < 5e-2
+
+
+@pytest.mark.parametrize("precision", [jnp.bfloat16, jnp.float32, jnp.float64])
+@pytest.mark.parametrize("of_context", [jnp.bfloat16, jnp.float32, jnp.float64])
+def test_the_context_has_a_precision_of_its_own(params, precision, of_context, float64):
+    inputs = IMAGES.astype(precision), LEVELS, LABELS, TOKENS.astype(of_context)
+    wanted = jnp.promote_types(precision, jnp.float32)
+    assert jax.eval_shape(HEARING.apply, params, *inputs).dtype == wanted
+
+
+@pytest.mark.parametrize(
+    ("model", "context", "mask", "error", "says"),
+    [
+        (MODEL, CONTEXT, None, ValueError, "model without; build it with context_width"),
+        (MODEL, None, MASK, ValueError, "model without; build it with context_width"),
+        (
+            HEARING,
+            None,
+            None,
+            ValueError,
+            r"context is missing.* = 5; give floats of shape \(3, m, 5\).*False",
+        ),
+        (HEARING, None, MASK, ValueError, "context is missing"),
+        (HEARING, CONTEXT[0], None, ValueError, r"context must have shape \(3, any, 5\), got \(4, 5\)"),
+        (HEARING, CONTEXT[:2], None, ValueError, r"context must have shape \(3, any, 5\), got \(2, 4, 5\)"),
+        (
+            HEARING,
+            CONTEXT[..., :4],
+            None,
+            ValueError,
+            r"context must have shape \(3, any, 5\), got \(3, 4, 4\)",
+        ),
+        (HEARING, CONTEXT > 0, None, TypeError, "context must be an array of floating-point"),
+        (HEARING, CONTEXT, MASK[:, :3], ValueError, r"context_mask must have shape \(3, 4\), got \(3, 3\)"),
+        (HEARING, CONTEXT, MASK.astype(int), TypeError, "context_mask must be booleans, .* got int64"),
+    ],
+)
+def test_a_wrong_context_is_refused(model, context, mask, error, says):
+    with pytest.raises(error, match=says):
+        model.init(jax.random.key(0), IMAGES, LEVELS, LABELS, context, mask)

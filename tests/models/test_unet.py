@@ -71,9 +71,7 @@ def test_it_is_its_equations():
 
 
 def plain(x, kernel):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def gradient(convolve):
@@ -141,8 +139,10 @@ def step(*, train, remat=False):
     return many, jax.eval_shape(model.init, jax.random.key(0), X, TIME)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-def test_a_program_has_the_convolutions_of_its_platform_and_not_of_this_host(remat):
+@pytest.mark.parametrize(("host", "remat"), [("cpu", False), ("tpu", True)])
+def test_a_program_has_the_convolutions_of_its_platform_and_not_of_the_host(monkeypatch, host, remat):
+    monkeypatch.setattr(jax, "default_backend", lambda: host)
+
     def program(platform, **options):
         many, params = step(**options)
         return orders(many.trace(params).lower(lowering_platforms=(platform,)).as_text())
