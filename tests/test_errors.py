@@ -15,7 +15,10 @@ from jaxdiff import theory
 from jaxdiff.denoising import denoisers, parameterizations, quantized
 from jaxdiff.densities import flow
 from jaxdiff.laws import fitting, metrics
-from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.laws.empirical import Empirical
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.learning import losses, targets
 from jaxdiff.noising import process, schedules, times
 from jaxdiff.sampling import samplers

@@ -49,7 +49,8 @@ import numpy as np
 
 from experiments.bootstrapping.laws import sphere_law
 from jaxdiff import theory
-from jaxdiff.laws.distributions import GaussianMixture, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Time
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.typing import Array, Key
 
 

@@ -42,7 +42,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bootstrapping.laws import random_law
-from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture
+from jaxdiff.laws.empirical import Empirical
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning.bootstrap import bootstrapped_target, noise_correlation, optimal_gate, target_variance
 from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck

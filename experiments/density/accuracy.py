@@ -56,8 +56,8 @@ import numpy as np
 from experiments.density.laws import mixture
 from jaxdiff.densities import formula
 from jaxdiff.densities.flow import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
-from jaxdiff.laws.distributions import GaussianMixture
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import LinearVariance
 from jaxdiff.typing import Array, Distribution, Key

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.polynomial import chebyshev
 
 from jaxdiff.densities import discretized
-from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.process import log_snr, perturb
 from jaxdiff.noising.schedules import Karras, from_betas
 from jaxdiff.typing import Array, Distribution, Schedule

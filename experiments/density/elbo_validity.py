@@ -47,7 +47,7 @@ from numpy.polynomial import Chebyshev
 from experiments.density.discretization import line_of_data, mixture, squared_errors
 from jaxdiff.densities import discretized
 from jaxdiff.densities.elbo import kernels
-from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.process import bridge, log_snr
 from jaxdiff.noising.schedules import DiscreteVariancePreserving, from_betas
 from jaxdiff.typing import Array

@@ -60,8 +60,9 @@ import optax
 
 from jaxdiff import data, theory
 from jaxdiff.laws import metrics
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import losses
 from jaxdiff.models.embedding import fourier_features
 from jaxdiff.noising import times

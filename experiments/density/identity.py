@@ -21,7 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import schedules
 from jaxdiff.noising.process import inverse_log_snr, perturb
 from jaxdiff.typing import Array, Distribution, Schedule

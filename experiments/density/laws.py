@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.laws.distributions import GaussianMixture, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.mixture import GaussianMixture
 
 
 def mixture(d: int) -> GaussianMixture:

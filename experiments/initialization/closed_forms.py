@@ -27,7 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import power_grid
 from jaxdiff.sampling.budget import kl_budget

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.initialization.laws import grid_mixture
-from jaxdiff.laws.distributions import GaussianMixture, StudentTMixture
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import log_snr_grid, power_grid, truncate
 from jaxdiff.sampling import starts

@@ -73,7 +73,7 @@ from experiments import quickstart
 from experiments.quickstart import SCHEDULE, Problem
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.laws import metrics
-from jaxdiff.laws.distributions import Empirical
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.models import PatchFlow
 from jaxdiff.noising import times
 from jaxdiff.noising.process import perturb

@@ -3,7 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.laws.distributions import GaussianMixture, Spectrum, StudentTMixture
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 
 _GRID = np.stack(np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3), indexing="ij"), -1).reshape(25, 2)
 

@@ -30,7 +30,7 @@ from experiments.train.trainer import SCHEDULE, Run, first_average
 from jaxdiff import data
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws import metrics
-from jaxdiff.laws.distributions import Gaussian
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.learning.training import TrainState
 from jaxdiff.typing import Array, Key, Params
 

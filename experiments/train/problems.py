@@ -22,7 +22,8 @@ from experiments.train.configs import Config
 from jaxdiff import data
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.data import Split, image_sets
-from jaxdiff.laws.distributions import Gaussian, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.typing import Array, Denoised, Denoiser, Key, Schedule, Time
 
 _CHUNK = 1000  # images transformed together

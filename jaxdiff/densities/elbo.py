@@ -41,7 +41,8 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.densities.flow import LogDensity
-from jaxdiff.laws.distributions import Gaussian, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.noising.process import log_snr_of_grid, perturb
 from jaxdiff.typing import Array, Key, Schedule
 

@@ -31,7 +31,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture, Spectrum, StudentTMixture
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.typing import Array, Key
 
 _COVARIANCES = ("full", "diagonal", "isotropic")

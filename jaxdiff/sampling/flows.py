@@ -30,8 +30,8 @@ from jax.typing import ArrayLike
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
 from jaxdiff._numerics.randomness import noise_like, per_row
-from jaxdiff.laws.distributions import Gaussian
 from jaxdiff.laws.fitting import NOISES, fit_gaussian
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.learning import training
 from jaxdiff.learning.ema import EmaDecay
 from jaxdiff.noising.process import perturb

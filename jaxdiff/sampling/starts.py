@@ -31,8 +31,10 @@ from flax import linen as nn
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture, StudentTMixture
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising.process import perturb, transition
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time

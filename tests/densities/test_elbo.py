@@ -11,7 +11,8 @@ from scipy import stats
 
 from jaxdiff.densities import discretized
 from jaxdiff.densities.elbo import _without_one, elbo
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Cosine, VariancePreserving
 from jaxdiff.typing import Denoised
 

@@ -8,7 +8,8 @@ from oracles import CASES, NAMES, Chosen, log_snr_times
 from scipy import stats
 
 from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.typing import Denoised
 
 

@@ -9,7 +9,10 @@ from oracles import CASES, NAMES, Chosen, gaussian_denoiser
 from jaxdiff._numerics import low_discrepancy
 from jaxdiff.densities import formula
 from jaxdiff.densities.formula import TimeDensity, density_formula, log_density_increment, noise_level_curve
-from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.empirical import Empirical
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import (
     Karras,
     LinearVariance,

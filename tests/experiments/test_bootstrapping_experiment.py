@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.bootstrapping import joint_network, level_networks, random_features
-from jaxdiff.laws.distributions import Gaussian
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.theory import score_error
 
 

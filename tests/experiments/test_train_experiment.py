@@ -11,7 +11,8 @@ import pytest
 from experiments.train import __main__ as program
 from experiments.train import configs, evaluation, problems, trainer
 from experiments.train.configs import CONFIGS, smoke
-from jaxdiff.laws.distributions import Gaussian, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.learning import training
 from jaxdiff.models import ResidualMLP, UNet
 from jaxdiff.running.parallel import Layout, data_mesh

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
-from jaxdiff.laws.distributions import GaussianMixture
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.laws.mixture import GaussianMixture
 
 COVARIANCES = ("full", "diagonal", "isotropic")
 

@@ -8,7 +8,9 @@ import pytest
 from oracles import CASES, NAMES, Chosen, gaussian_denoiser
 from scipy.optimize import brentq, minimize_scalar
 
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture, Spectrum
+from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import bootstrap
 from jaxdiff.learning.bootstrap import bootstrapped_target
 from jaxdiff.learning.targets import denoising_target

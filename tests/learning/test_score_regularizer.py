@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 
 from jaxdiff import theory
 from jaxdiff.denoising import parameterizations
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning.losses import score_regularizer
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras

@@ -7,7 +7,7 @@ import pytest
 from oracles import CASES, NAMES, gaussian_denoiser, interior
 
 from jaxdiff.denoising import parameterizations
-from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import losses, targets
 from jaxdiff.typing import Denoised
 

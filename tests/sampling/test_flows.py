@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.laws.distributions import GaussianMixture
 from jaxdiff.laws.fitting import fit_gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.models import PatchFlow, SplineCoupling
 from jaxdiff.noising.schedules import Karras, VariancePreserving
 from jaxdiff.sampling.flows import Flow, fit_flow

@@ -8,7 +8,8 @@ from oracles import CASES, NAMES, Chosen, interior
 from test_bootstrap import all_schedules, time_of
 
 from jaxdiff import theory
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck, VariancePreserving
 from jaxdiff.theory import score_error
 from jaxdiff.typing import Denoised
