@@ -1,14 +1,21 @@
 """jaxdiff: score-based diffusion in JAX, as pure functions.
 
-A schedule says how data are noised, a denoiser undoes it, and everything else takes these two: samplers,
-likelihoods, losses and diagnostics. Networks to start from are in `jaxdiff.models`.
+A schedule says how data are noised, a denoiser undoes it and carries what it knows of both, and everything
+else takes the denoiser: samplers, likelihoods, losses and diagnostics. Networks to start from are in
+`jaxdiff.models`.
 """
 
+import importlib.metadata
+
 from jaxdiff import data, models, theory
+from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.data import feeds, image_sets
-from jaxdiff.denoising import parameterizations, quantized
-from jaxdiff.denoising.denoiser import Denoiser, Distribution, guided, make_denoiser
-from jaxdiff.denoising.prediction import convert
+from jaxdiff.denoising import prediction, quantized
+from jaxdiff.denoising.conditions import drop_condition
+from jaxdiff.denoising.denoiser import Denoiser, Distribution, as_denoiser
+from jaxdiff.denoising.guidance import guided
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
 from jaxdiff.densities.discretized import discretized_formula
@@ -22,13 +29,30 @@ from jaxdiff.densities.formula import (
     pilot_time_density,
 )
 from jaxdiff.laws import metrics
-from jaxdiff.laws.distributions import Empirical, Gaussian, GaussianMixture, StudentTMixture
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
-from jaxdiff.learning import bootstrap, ema, random_features
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
+from jaxdiff.learning import bootstrap, ema, random_features, weights
 from jaxdiff.learning.bootstrap import bootstrapped_target
-from jaxdiff.learning.losses import implicit_loss, regression_loss, score_regularizer, sliced_loss
+from jaxdiff.learning.losses import (
+    denoising_loss,
+    implicit_loss,
+    regression_loss,
+    score_regularizer,
+    sliced_loss,
+)
 from jaxdiff.learning.targets import denoising_target, stable_target
-from jaxdiff.learning.training import TrainState, averaged, init_state, make_train_step, train
+from jaxdiff.learning.training import (
+    EXIT_INTERRUPTED,
+    TrainState,
+    averaged,
+    init_state,
+    interruption,
+    make_train_step,
+    train,
+)
 from jaxdiff.noising import times
 from jaxdiff.noising.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
 from jaxdiff.noising.schedules import (
@@ -44,6 +68,7 @@ from jaxdiff.noising.schedules import (
 )
 from jaxdiff.running.checkpoints import Checkpoints, restore, save
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.progress import Progress
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.budget import (
     KLBudget,
@@ -54,37 +79,42 @@ from jaxdiff.sampling.budget import (
     optimal_grid,
     score_curvature,
 )
+from jaxdiff.sampling.ddim import DDIM, ancestral
+from jaxdiff.sampling.dpm_solver import DPMSolverPP
+from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
+from jaxdiff.sampling.euler_maruyama import EulerMaruyama
 from jaxdiff.sampling.flows import Flow, fit_flow
+from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.horizon import Horizon, choose_horizon, dip_score
-from jaxdiff.sampling.samplers import (
-    Sampler,
-    ancestral,
-    ddim,
-    dpm_solver_pp,
-    euler_maruyama,
-    heun,
-    initial_noise,
-    predictor_corrector,
-    sample,
-    sample_path,
-)
+from jaxdiff.sampling.predictor_corrector import PredictorCorrector
+from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.theory import LevelError, score_error
 from jaxdiff.typing import Denoised, Predictor, Schedule, StartLaw
 
+try:
+    __version__ = importlib.metadata.version("jaxdiff")
+except importlib.metadata.PackageNotFoundError:  # run from its source
+    __version__ = "unknown"
+
 __all__ = [
+    "DDIM",
+    "EXIT_INTERRUPTED",
     "Checkpoints",
     "ClassLogits",
     "Cosine",
+    "DPMSolverPP",
     "Denoised",
     "Denoiser",
     "Distribution",
     "Empirical",
+    "EulerMaruyama",
     "Family",
     "Flow",
     "Gaussian",
     "GaussianMixture",
+    "Heun",
     "Horizon",
     "KLBudget",
     "Karras",
@@ -93,7 +123,10 @@ __all__ = [
     "LinearVariance",
     "LogDensity",
     "OrnsteinUhlenbeck",
+    "PredictionType",
     "Predictor",
+    "PredictorCorrector",
+    "Progress",
     "RectifiedFlow",
     "Sampler",
     "Schedule",
@@ -105,8 +138,10 @@ __all__ = [
     "TrainState",
     "VarianceExploding",
     "VariancePreserving",
+    "__version__",
     "adaptive_probability_flow",
     "ancestral",
+    "as_denoiser",
     "averaged",
     "bootstrap",
     "bootstrapped_target",
@@ -117,17 +152,16 @@ __all__ = [
     "data",
     "data_mesh",
     "data_parallel",
-    "ddim",
+    "denoising_loss",
     "denoising_target",
     "density_formula",
     "dip_score",
     "discretization_error",
     "discretized",
     "discretized_formula",
-    "dpm_solver_pp",
+    "drop_condition",
     "elbo",
     "ema",
-    "euler_maruyama",
     "export_sampler",
     "feeds",
     "fit_flow",
@@ -137,12 +171,14 @@ __all__ = [
     "fit_student_mixture",
     "from_betas",
     "guided",
-    "heun",
     "image_sets",
     "implicit_loss",
     "init_state",
     "initial_noise",
     "initialization_error",
+    "integrate",
+    "integrate_path",
+    "interruption",
     "inverse_log_snr",
     "kl_budget",
     "load_sampler",
@@ -154,17 +190,16 @@ __all__ = [
     "models",
     "noise_level_curve",
     "optimal_grid",
-    "parameterizations",
     "perturb",
     "pilot_time_density",
-    "predictor_corrector",
+    "prediction",
     "probability_flow",
+    "pytree",
     "quantized",
     "random_features",
     "regression_loss",
     "restore",
     "sample",
-    "sample_path",
     "save",
     "score_curvature",
     "score_error",
@@ -177,4 +212,5 @@ __all__ = [
     "times",
     "train",
     "transition",
+    "weights",
 ]

@@ -298,3 +298,19 @@ def assert_same_bits(one, other):
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b)
+
+
+def compilations(call: Callable[[], Any]) -> int:
+    """How many programs a call compiles, or takes from the disk's cache."""
+    count = 0
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        nonlocal count
+        count += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.block_until_ready(jax.tree.leaves(call()))
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return count

@@ -19,8 +19,8 @@ from jaxdiff.typing import Schedule, StartLaw
 
 def known(x: Any) -> np.ndarray | None:
     """The values of x in NumPy, or None where they are not known (a tracer, or not an array at all)."""
-    if isinstance(x, Tracer):
-        return None
+    if isinstance(x, Tracer) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+        return None  # or of other processes, too
     try:
         array = np.asarray(x)
     except TypeError:

@@ -34,7 +34,10 @@ from jaxdiff._numerics.chunks import map_rows
 from jaxdiff.typing import Array, Key
 
 Integrand: TypeAlias = Callable[[Array, Array, Array, Array], Array]
-"""A function of rows x and noise, (k, ...), of the number of their stratum, (k,), and of v, (k,); -> (k,)."""
+"""A function of row numbers (k,), noise (k, ...), the numbers of their strata (k,) and v (k,); -> (k,).
+
+Numbers rather than rows of x, because other things go by row too: what a denoiser is bound to, say.
+"""
 
 _MIN_STRATA = 5
 _MIN_RADII = 16
@@ -45,6 +48,7 @@ def mean(
 ) -> tuple[Array, Array]:
     """Eq. (2) for each row of x, shape (batch, ...): value and standard error, (batch,).
 
+    Of x only the shape and the precision matter: integrand closes over whatever goes by row.
     At most num_evaluations of the integrand a row, at least 20, in cells of d pairs where there are enough,
     so that (1) holds, and K >= 5. Student's factor is in the error: value +- 1.96 errors is a 95 % interval.
     """
@@ -76,7 +80,7 @@ def cell_means(
     """The mean of the integrand in each cell, over 2 pairs points; shape (batch, strata, replicates).
 
     The integrand is called on at most rows_per_call rows, or on one cell if that is more, again and again.
-    Row i depends on (key, i) and x_i only.
+    Of x, (batch, ...), only the shape and the precision matter; what row i is given depends on (key, i) only.
     """
     checks.integer("rows_per_call", rows_per_call, 1)
     each = strata * replicates
@@ -94,7 +98,7 @@ def cell_means(
         v, noise = jax.vmap(draw)(numbers)
         rows = jnp.repeat(numbers, 2 * pairs)
         noise = noise.reshape(-1, *x.shape[1:])
-        values = integrand(x[rows // each], noise, rows % each // replicates, v.reshape(-1))
+        values = integrand(rows // each, noise, rows % each // replicates, v.reshape(-1))
         return values.reshape(-1, 2 * pairs).mean(1)
 
     numbers = jnp.arange(x.shape[0] * each)

@@ -6,36 +6,27 @@ It carries its schedule, the times that it knows, the shape and the scale of the
 bound to, so whatever takes a denoiser asks for none of these again. It is a frozen pytree whose parameters
 are leaves: it goes through ``jit``, ``vmap`` and ``grad`` as an argument, and new parameters compile nothing
 anew.
-
-Of a network, with the row (a, b) of its prediction type (`jaxdiff.denoising.prediction`), det = alpha b -
-sigma a and output p,
-
-    data = skip.data - (sigma / det) p,      noise = skip.noise + (alpha / det) p.                      (2)
-
-The skip is x read at p = 0, (b x / det, -a x / det); for EDM's that is the exact denoiser of N(0, std^2 I).
-Any other *reference* law with a closed-form denoiser can take its place, and the network then learns what
-that law leaves over.
 """
 
 import dataclasses
-import inspect
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import number
 from jaxdiff._numerics.pytrees import pytree
-from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising import prediction as prediction_types
-from jaxdiff.denoising.prediction import EDM, PredictionType
+from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.prediction import PredictionType
 from jaxdiff.noising.process import working_range
-from jaxdiff.typing import Array, Condition, Denoised, Key, Params, Predictor, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Condition, Denoised, Schedule, StartLaw, Time
 
+_LEAST_FOR_SCALE = 64  # numbers, of which a root mean square says something
 _SLACK = 1e-5  # relative, on the ends of a range: what float32 makes of a Python number
 
 
@@ -132,6 +123,20 @@ class Denoiser:
             return jnp.clip(low, self.t_min, self.t_max), jnp.clip(high, self.t_min, self.t_max)
         return min(max(low, self.t_min), self.t_max), min(max(high, self.t_min), self.t_max)
 
+    def check_scale(self, name: str, data: Array) -> None:
+        """Raise ValueError where known data, (batch, *shape), are of quite another scale than is said."""
+        values, scale = checks.known(data), checks.known(self.scale)
+        if values is None or scale is None or values.size < _LEAST_FOR_SCALE:
+            return
+        got = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+        if got > 20 * scale or got < scale / 100:
+            raise ValueError(
+                f"{name} have the root mean square {got:.3g}, which is far from the denoiser's scale, "
+                f"{float(scale):.3g}; divide them by their standard deviation (pixels in 0..255 are scaled "
+                "to "
+                "[-1, 1], say), or make the denoiser with their scale."
+            )
+
     def check_times(self, name: str, t: Any) -> None:
         """Raise ValueError unless known times t, of any shape, lie in [t_min, t_max]."""
         checks.between(
@@ -164,66 +169,6 @@ class Distribution(StartLaw, Protocol):
         ...
 
 
-def make_denoiser(
-    predict: Predictor,
-    params: Params,
-    schedule: Schedule,
-    *,
-    shape: tuple[int, ...],
-    scale: Array | float = 1.0,
-    prediction: PredictionType | None = None,
-    reference: Distribution | None = None,
-    t_min: float | None = None,
-    t_max: float | None = None,
-    null_condition: Condition = None,
-) -> Denoiser:
-    """The denoiser of a network, eq. (2).
-
-    predict: any function of (params, x, t), and of a condition if the denoiser is bound to one, that answers
-        in x's shape; it is called on whole batches. Give the same function again for new params: another one
-        is another program to be compiled.
-    shape: of one datum, such as (32, 32, 3).
-    scale: standard deviation of the data, over all entries.
-    prediction: what the network predicts and is shown; by default ``EDM(scale)``.
-    reference: the law whose denoiser is the skip; by default the prediction type's own.
-    t_min, t_max: the times that it is trained on; by default the schedule's working range.
-    null_condition: one row of the condition that stands for none, for `guided` and `drop_condition`: the last
-        label of a network with classes, say.
-
-    Raises TypeError for a network in the place of its apply function, a TrainState in the place of
-    parameters, a class in the place of a schedule or prediction type; ValueError for a range that is not the
-    schedule's or that holds a time where the prediction says nothing of the data (noise where alpha = 0), a
-    scale that is not positive or a reference of another shape. The denoiser raises ValueError when predict
-    answers in another shape than x's.
-    """
-    if hasattr(predict, "apply") or not callable(predict):
-        raise TypeError(
-            f"predict must be a function of (params, x, t), got {type(predict).__name__}; give a Flax "
-            "network's "
-            "apply: make_denoiser(network.apply, params, ...)."
-        )
-    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
-        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
-    checks.positive("scale", scale)
-    if prediction is None:
-        prediction = EDM(scale)
-    _check_prediction(prediction)
-    if reference is not None and reference.shape != tuple(shape):
-        raise ValueError(
-            f"reference must be a law of points of shape {tuple(shape)}, got one of {reference.shape}; a "
-            "law of "
-            "vectors becomes one of images by Shaped(law, shape)."
-        )
-    denoiser = as_denoiser(
-        _Network(predict, params, reference), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max
-    )
-    if not isinstance(prediction, EDM):
-        _check_determinant(prediction, schedule, denoiser.t_max)
-    return dataclasses.replace(
-        denoiser, prediction=prediction, null_condition=jax.tree.map(jnp.asarray, null_condition)
-    )
-
-
 def as_denoiser(
     function: Callable[..., Denoised],
     schedule: Schedule,
@@ -244,6 +189,19 @@ def as_denoiser(
             f"{type(function).__name__}; a "
             "network becomes a denoiser by make_denoiser(network.apply, params, schedule, shape=...)."
         )
+    return from_estimate(_Function(function), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max)
+
+
+def from_estimate(
+    estimate: Estimate,
+    schedule: Schedule,
+    *,
+    shape: tuple[int, ...],
+    scale: Array | float,
+    t_min: float | None,
+    t_max: float | None,
+) -> Denoiser:
+    """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
     checks.schedule(schedule)
     checks.positive("scale", scale)
     low, high = schedule.working_range
@@ -252,7 +210,6 @@ def as_denoiser(
     for name, t in (("t_min", t_min), ("t_max", t_max)):
         checks.in_range(name, schedule, t)
     shape = tuple(int(size) for size in shape)
-    estimate = function if isinstance(function, _Network) else _Function(function)
     return Denoiser(estimate, schedule, shape, scale, t_min, t_max)
 
 
@@ -264,124 +221,6 @@ class _Function:
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
         condition = rows_of(denoiser.condition, len(x))
         return self.function(x, t) if condition is None else self.function(x, t, condition)
-
-
-@pytree
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """Eq. (2)."""
-
-    predict: Predictor
-    params: Params
-    reference: Distribution | None
-
-    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        schedule, prediction = denoiser.schedule, denoiser.prediction
-        times = jnp.broadcast_to(t, x.shape[:1])
-        shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
-        condition = rows_of(denoiser.condition, len(x))
-        if condition is None:
-            output = self.predict(self.params, *shown)
-        elif isinstance(condition, Mapping):
-            output = self.predict(self.params, *shown, **condition)
-        else:
-            output = self.predict(self.params, *shown, condition)
-        if jnp.shape(output) != x.shape:
-            raise ValueError(
-                f"predict must answer in the shape of x, {x.shape}, but answered {jnp.shape(output)}."
-            )
-        # A bfloat16 network inside mathematics in single precision or better.
-        output = jnp.asarray(output).astype(jnp.promote_types(x.dtype, jnp.float32))
-        if self.reference is None:
-
-            def at_zero(x: Array, t: Array) -> Denoised:
-                return prediction_types.solve(prediction.row, schedule, jnp.zeros_like(x), x, t)
-
-            skip = jax.vmap(at_zero, in_axes=(0, time_axis(t)))(x, t)
-        else:
-            skip = self.reference.denoiser(schedule)(x, t)
-
-        def combine(output: Array, skip: Denoised, t: Array) -> Denoised:
-            det = prediction_types.determinant(prediction.row, schedule, t)
-            return Denoised(
-                skip.data - schedule.sigma(t) / det * output, skip.noise + schedule.alpha(t) / det * output
-            )
-
-        return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
-
-
-def guided(denoise: Denoiser, scale: Array | float, *, unconditional: Denoiser | None = None) -> Denoiser:
-    """Classifier-free guidance: unconditional + scale (conditional - unconditional), for data and noise.
-
-    denoise: bound to a condition by `Denoiser.given`, before or after; unconditional: by default the same,
-    bound to its null condition. scale: 1 is the conditional denoiser. With a worse model in the place of the
-    unconditional one this is autoguidance. What is sampled is not the tilted law p (p / q)^(scale - 1): the
-    guided score is not that law's at any noise level but the last. Ho & Salimans 2022, arXiv 2207.12598;
-    Karras et al. 2024, arXiv 2406.02507. Raises ValueError where there is neither a null condition nor
-    another denoiser, and for an unconditional one of another schedule, shape or range.
-    """
-    check_denoiser("denoise", denoise)
-    if unconditional is None:
-        if denoise.null_condition is None:
-            raise ValueError(
-                "guided needs what stands for no condition: make the denoiser with null_condition=... (the "
-                "last "
-                "label of a network with classes), or give unconditional=, a denoiser."
-            )
-        unconditional = denoise.given(denoise.null_condition)
-    check_denoiser("unconditional", unconditional)
-    for name in ("schedule", "shape", "t_min", "t_max"):
-        mine, other = getattr(denoise, name), getattr(unconditional, name)
-        if not _same(mine, other):
-            raise ValueError(f"unconditional must have the {name} of denoise, {mine}; got {other}.")
-    return dataclasses.replace(denoise, estimate=_Guided(denoise, unconditional, scale), condition=None)
-
-
-@pytree
-@dataclass(frozen=True, eq=False)
-class _Guided:
-    conditional: Denoiser
-    unconditional: Denoiser
-    scale: Array | float
-
-    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        conditional = self.conditional
-        if denoiser.condition is not None:  # bound after guidance was put on
-            conditional = conditional.given(denoiser.condition)
-        with_condition, without = conditional(x, t), self.unconditional(x, t)
-        return jax.tree.map(lambda c, u: u + self.scale * (c - u), with_condition, without)
-
-
-def drop_condition(key: Key, condition: Condition, null_condition: Condition, rate: float) -> Condition:
-    """The condition of a batch with rows put to the null condition, each at the given rate, for training.
-
-    null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only.
-    """
-    checks.within("rate", rate, 0.0, 1.0)
-    n = checks.num_rows(condition)
-    dropped = per_row(key, n, lambda key: jax.random.bernoulli(key, rate))
-
-    def drop(leaf: Array, null: Array) -> Array:
-        null = jnp.asarray(null, leaf.dtype)
-        null = null if jnp.shape(null)[:1] in ((), (1,)) else null[None]
-        return jnp.where(dropped.reshape(-1, *[1] * (leaf.ndim - 1)), null.reshape(1, *leaf.shape[1:]), leaf)
-
-    return jax.tree.map(drop, condition, null_condition)
-
-
-def rows_of(condition: Condition, n: int) -> Condition:
-    """A condition with one row for each of n; ValueError where it has another number of rows."""
-
-    def rows(leaf: Array) -> Array:
-        leaf = leaf if jnp.ndim(leaf) else leaf[None]
-        if leaf.shape[0] not in (1, n):
-            raise ValueError(
-                f"a condition must have one row for each of the {n} of x, or one for all; got "
-                f"{leaf.shape[0]}."
-            )
-        return jnp.broadcast_to(leaf, (n, *leaf.shape[1:]))
-
-    return jax.tree.map(rows, condition)
 
 
 def time_axis(t: Time) -> int | None:
@@ -400,34 +239,21 @@ def check_denoiser(name: str, denoise: Any) -> None:
     raise TypeError(f"{name} must be a Denoiser, got {type(denoise).__name__}; {hint}.")
 
 
-def _check_prediction(prediction: Any) -> None:
-    names = "prediction.data, noise, score, v, flow or EDM(std)"
-    if inspect.isclass(prediction):
-        raise TypeError(
-            f"prediction must be a prediction type, got the class {prediction.__name__}; call it."
-        )
-    if not hasattr(prediction, "row") or not hasattr(prediction, "inputs"):
-        raise TypeError(f"prediction must be one of {names}, got {prediction!r}.")
+def check_agree(
+    name: str,
+    denoise: Denoiser,
+    other_name: str,
+    other: Denoiser,
+    fields: tuple[str, ...] = ("schedule", "shape"),
+) -> None:
+    """Raise ValueError unless the fields of one denoiser are those of another, as far as is known."""
+    for field in fields:
+        got, wanted = getattr(denoise, field), getattr(other, field)
+        if not _agree(got, wanted):
+            raise ValueError(f"{name} must have the {field} of {other_name}, {wanted}; got {got}.")
 
 
-def _check_determinant(prediction: PredictionType, schedule: Schedule, t_max: float) -> None:
-    """Raise ValueError where a prediction at t_max leaves the data open."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule)) or not math.isfinite(
-        t_max
-    ):
-        return
-    with jax.ensure_compile_time_eval():
-        det = float(prediction_types.determinant(prediction.row, schedule, t_max))
-        alpha = float(schedule.alpha(t_max))
-    if det == 0 or not math.isfinite(det):
-        raise ValueError(
-            f"{prediction} says nothing of the data at t_max = {t_max:g} of {schedule}, where alpha = "
-            f"{alpha:g}; "
-            "give a smaller t_max, the last time trained on, or let the network predict v, flow or EDM()."
-        )
-
-
-def _same(a: Any, b: Any) -> bool:
+def _agree(a: Any, b: Any) -> bool:
     """Whether two values are equal as far as is known."""
     if jax.tree.structure(a) != jax.tree.structure(b):
         return False

@@ -13,21 +13,27 @@ right whatever the network says, and at large rho it is as free as any. The regr
 noise, or onto eq. (2), which takes the dequantization noise out of the target (Rao-Blackwell).
 """
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
+from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.data.batches import dequantize
-from jaxdiff.denoising.prediction import Parameterization, noise, noise_level
+from jaxdiff.denoising.prediction import Reading, noise, noise_level
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
 
-LevelNetwork: TypeAlias = Callable[[Params, Array, Array], Any]
-"""``network(params, features, t)``: features (batch, d, 1), t (batch,); answers log-weights (batch, d, L)."""
+LevelNetwork: TypeAlias = Callable[..., Any]
+"""``network(params, features, t)``: features (batch, *shape, 1), t (batch,); the answer is log-weights of
+shape (batch, *shape, L). With a condition it is given that too, as a `Predictor` is.
+"""
 
 _TINY = 1e-12  # the share of the nearest edge, which takes over where every cell's mass underflows
 
@@ -36,37 +42,58 @@ def _inputs(schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
     return x / schedule.alpha(t), noise_level(schedule, t)
 
 
-parameterization = Parameterization(noise.row, _inputs)
+prediction = Reading("quantized", noise.row, _inputs)
 """What `predictor` predicts and is shown: noise, from (x / alpha, log(sigma / alpha) / 4); alpha > 0."""
 
 
 def predictor(network: LevelNetwork, log_prior: Array) -> Predictor:
-    """Eq. (3) with log w = log_prior + network, for `parameterization`; x has shape (batch, d).
+    """Eq. (3) with log w = log_prior + network, for `prediction`; x has shape (batch, *shape).
 
-    log_prior: the logarithms of each entry's level probabilities over the data, shape (d, L), as
-    `log_histogram` gives them. The network is shown each entry's mean level given z under the prior alone,
-    centred and scaled: a feature that is sharp where z is and zero where z says nothing.
-    Raises ValueError for a log_prior of another shape or with infinities, for an x of another d, or when the
-    network answers in another shape than (batch, d, L).
+    log_prior: the logarithms of each entry's level probabilities over the data, shape (*shape, L), as
+    `log_histogram` gives them; compiled functions take it as an argument. The network is shown each entry's
+    mean level given z under the prior alone, centred and scaled: a feature that is sharp where z is and zero
+    where z says nothing.
+
+        predict = quantized.predictor(network.apply, log_prior)
+        denoise = make_denoiser(predict, params, schedule, shape=shape, prediction=quantized.prediction)
+
+    Raises ValueError for a log_prior of another shape or with infinities, for an x of another shape, or when
+    the network answers in another shape than (batch, *shape, L).
     """
-    checks.shape("log_prior", log_prior, (None, None))
+    if jnp.ndim(log_prior) < 2:
+        raise ValueError(
+            f"log_prior must have shape (..., levels), as log_histogram gives it; got {jnp.shape(log_prior)}."
+        )
     checks.finite("log_prior", log_prior)
-    d, num_levels = log_prior.shape
-    levels = jnp.linspace(0.0, 1.0, num_levels)
-    prior_mean = jnp.exp(log_prior) @ levels
+    if hasattr(network, "apply") or not callable(network):
+        raise TypeError(f"network must be a function of (params, features, t), got {type(network).__name__}.")
+    return _LevelPredictor(network, jnp.asarray(log_prior))
 
-    def predict(params: Params, z: Array, t: Array) -> Array:
-        checks.shape("x", z, (None, d))
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _LevelPredictor:
+    """A `Predictor`."""
+
+    network: LevelNetwork
+    log_prior: Array
+
+    def __call__(self, params: Params, z: Array, t: Array, *condition: Any, **conditions: Any) -> Array:
+        *shape, num_levels = self.log_prior.shape
+        checks.floating("x", z)
+        checks.shape("x", z, (None, *shape))
+        checks.shape("t", t, z.shape[:1])
+        z, log_prior = single(z), self.log_prior[None]
+        levels = jnp.linspace(0.0, 1.0, num_levels)
+        prior_mean = jnp.exp(log_prior) @ levels
         mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), num_levels))(z, t)
-        posterior = jnp.exp(log_prior)[None] * mass
-        mean_level = (posterior @ levels + _TINY * prior_mean[None]) / (posterior.sum(-1) + _TINY)
-        features = 3 * (mean_level - prior_mean[None])
-        correction = network(params, features[..., None], t)
-        checks.shape("the network's answer", correction, (z.shape[0], d, num_levels))
-        weights = jax.nn.softmax(log_prior[None] + correction)
+        posterior = jnp.exp(log_prior) * mass
+        mean_level = (posterior @ levels + _TINY * prior_mean) / (posterior.sum(-1) + _TINY)
+        features = 3 * (mean_level - prior_mean)
+        correction = self.network(params, features[..., None], t, *condition, **conditions)
+        checks.shape("the network's answer", correction, (*z.shape, num_levels))
+        weights = jax.nn.softmax(log_prior + correction)
         return ((weights * slope).sum(-1) + _TINY * edge) / ((weights * mass).sum(-1) + _TINY)
-
-    return predict
 
 
 def quantized_target(
@@ -74,13 +101,30 @@ def quantized_target(
 ) -> tuple[Array, Denoised]:
     """x_t from dequantized pixels, and the target of eq. (2), which knows the level but not u.
 
-    pixels: integers in [0, levels - 1], shape (batch, d); t: shape (batch,); x_t is on the scale of
+    pixels: integers in [0, levels - 1], shape (batch, ...); t: shape (batch,); x_t is on the scale of
     (pixels + u) / levels. Its conditional mean given x_t is that of the plain target, with less variance.
-    Raises TypeError for other than integers and ValueError for another shape, or a pixel or t out of range.
+    Raises TypeError for what is no key or schedule and for other than integers, ValueError for another shape
+    and for a pixel out of range or a t that is, or that has no noise or no signal; where such a t is traced
+    the target is NaN.
     """
-    checks.shape("pixels", pixels, (None, None))
+    checks.key(key)
+    checks.schedule(schedule)
+    checks.integer("levels", levels, 1)
+    checks.integers("pixels", pixels)
+    checks.within("pixels", pixels, 0, levels - 1)
+    if jnp.ndim(pixels) < 2:
+        raise ValueError(f"pixels must have shape (batch, ...), got {jnp.shape(pixels)}.")
     checks.shape("t", t, pixels.shape[:1])
     checks.in_range("t", schedule, t)
+    for name, scale in (("alpha", schedule.alpha), ("sigma", schedule.sigma)):
+        checks.positive(f"{name} at t", jax.vmap(scale)(jnp.asarray(t, float)))
+    return _quantized_target(key, schedule, pixels, t, levels=levels)
+
+
+@functools.partial(jax.jit, static_argnames="levels")
+def _quantized_target(
+    key: Key, schedule: Schedule, pixels: Array, t: Array, *, levels: int
+) -> tuple[Array, Denoised]:
     uniform_key, noise_key = jax.random.split(key)
     data = dequantize(uniform_key, pixels, levels=levels)
 
@@ -92,36 +136,46 @@ def quantized_target(
         mean = ((own * slope).sum(-1) + _TINY * edge) / ((own * mass).sum(-1) + _TINY)
         return x, Denoised((x - sigma * mean) / alpha, mean)
 
-    return jax.vmap(one)(data, noise_like(noise_key, data), pixels, t)
+    return jax.vmap(one)(data, noise_like(noise_key, data), pixels, jnp.asarray(t, float))
 
 
 def log_histogram(pixels: Array, *, levels: int, smoothing: float = 0.5) -> Array:
-    """Logarithms of the level frequencies of each column of pixels (n, d), shape (d, levels).
+    """Logarithms of the level frequencies of each entry of pixels (n, *shape), shape (*shape, levels).
 
-    smoothing * levels rows with the frequencies of all columns together (at least .3 % for a level) are added
-    to each column, so that no level is impossible. Raises TypeError for other than integers, and ValueError
-    for another shape, no rows, a pixel out of [0, levels - 1] or a smoothing that is not positive.
+    smoothing * levels rows with the frequencies of all entries together (at least .3 % for a level) are added
+    to each entry, so that no level is impossible. Raises TypeError for other than integers, and ValueError
+    for a scalar, no rows, a pixel out of [0, levels - 1] or a smoothing that is not positive.
     """
     checks.integer("levels", levels, 1)
     checks.integers("pixels", pixels)
-    checks.shape("pixels", pixels, (None, None))
     checks.within("pixels", pixels, 0, levels - 1)
     checks.positive("smoothing", smoothing)
-    if not pixels.size:
-        raise ValueError(f"pixels must hold at least one number, got shape {pixels.shape}.")
-    counts = jnp.stack([(pixels == k).sum(0) for k in range(levels)], axis=1).astype(float)
+    if pixels.ndim < 2 or not pixels.size:
+        raise ValueError(
+            f"pixels must hold at least one number and have shape (n, ...), got shape {pixels.shape}."
+        )
+    return _log_histogram(pixels, smoothing, levels=levels)
+
+
+@functools.partial(jax.jit, static_argnames="levels")
+def _log_histogram(pixels: Array, smoothing: Array, *, levels: int) -> Array:
+    flat = pixels.reshape(len(pixels), -1)
+    counts = jax.lax.map(lambda k: (flat == k).sum(0), jnp.arange(levels, dtype=flat.dtype)).T.astype(float)
     overall = jnp.maximum(counts.sum(0) / counts.sum(), 3e-3)
     counts = counts + smoothing * levels * overall[None]
-    return jnp.log(counts / counts.sum(1, keepdims=True))
+    return jnp.log(counts / counts.sum(1, keepdims=True)).reshape(*pixels.shape[1:], levels)
 
 
 def _cells(z: Array, rho: Array, levels: int) -> tuple[Array, Array, Array]:
-    """M_k and S_k, shape (d, levels), of z (d,), and the noise that leads to the nearest end of [0, 1]."""
-    edges = (jnp.arange(levels + 1)[None] / levels - z[:, None]) / rho
+    """M_k and S_k, shape (*shape, levels), of z (*shape,), and the noise that leads to the nearest end of
+    [0, 1].
+    """
+    edges = jnp.expand_dims(jnp.arange(levels + 1) / levels, range(z.ndim)) - z[..., None]
+    edges = edges / rho
     # Differences of the smaller tail, which keep their digits far from the centre.
     tail = jax.scipy.special.ndtr(-jnp.abs(edges))
-    low, high, tail_low, tail_high = edges[:, :-1], edges[:, 1:], tail[:, :-1], tail[:, 1:]
+    low, high, tail_low, tail_high = edges[..., :-1], edges[..., 1:], tail[..., :-1], tail[..., 1:]
     outside = jnp.where(low > 0, tail_low - tail_high, tail_high - tail_low)
     mass = jnp.where((low <= 0) & (high >= 0), 1 - tail_low - tail_high, outside)
     density = jnp.exp(-0.5 * edges**2) / jnp.sqrt(2 * jnp.pi)
-    return jnp.maximum(mass, 0.0), density[:, 1:] - density[:, :-1], (z - jnp.clip(z, 0.0, 1.0)) / rho
+    return jnp.maximum(mass, 0.0), density[..., 1:] - density[..., :-1], (z - jnp.clip(z, 0.0, 1.0)) / rho

@@ -95,7 +95,7 @@ class VarianceExploding:
         checks.ordered("sigma_min", self.sigma_min, "sigma_max", self.sigma_max)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(_inside(self, t))
+        return _one_inside(self, t)
 
     def sigma(self, t: Time) -> Array:
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
@@ -115,7 +115,7 @@ class Karras:
     working_range: ClassVar[tuple[float, float]] = (0.002, 80.0)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.ones_like(_inside(self, t))
+        return _one_inside(self, t)
 
     def sigma(self, t: Time) -> Array:
         return _inside(self, t)
@@ -210,7 +210,7 @@ class LinearVariance:
 
 
 @pytree
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class DiscreteVariancePreserving:
     """A DDPM table as a continuous schedule, t in [0, T]: alpha^2 is linear in t on each [i-1, i].
 
@@ -224,6 +224,9 @@ class DiscreteVariancePreserving:
     rate_integral: Array
     """B = -log alpha^2 before each step, at t = 0, ..., T - 1, shape (T,)."""
     t_min: ClassVar[float] = 0.0
+
+    def __repr__(self) -> str:
+        return f"DiscreteVariancePreserving({self.betas.shape[-1]} betas)"
 
     @property
     def t_max(self) -> float:
@@ -270,6 +273,11 @@ def _inside(schedule: Schedule, t: Time) -> Array:
     t = jnp.asarray(t)
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
+
+
+def _one_inside(schedule: Schedule, t: Time) -> Array:
+    t = _inside(schedule, t)
+    return jnp.where(jnp.isnan(t), t, jnp.ones_like(t))
 
 
 def _linear_rate_integral(schedule: VariancePreserving | SubVariancePreserving, t: Time) -> Array:

@@ -71,12 +71,16 @@ def log_normal(
     _in_unit_interval(u)
     checks.positive("std", std)
     t_min, t_max = _range(schedule, t_min, t_max)
-    low, high = (ndtr((-0.5 * log_snr(schedule, t) - mean) / std) for t in (t_min, t_max))
-    inside = jnp.clip(low + (high - low) * u, jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg)
-    normal = ndtri(inside)
+    checks.finite("t_max", t_max)
+    low, high = ((-0.5 * log_snr(schedule, t) - mean) / std for t in (t_min, t_max))
+    # Probabilities from either side: each keeps its digits in its own tail.
+    below = ndtr(low) + (ndtr(high) - ndtr(low)) * u
+    above = ndtr(-high) + (ndtr(-low) - ndtr(-high)) * (1 - u)
+    tiny = jnp.finfo(u.dtype).tiny
+    normal = jnp.where(u < 0.5, ndtri(jnp.maximum(below, tiny)), -ndtri(jnp.maximum(above, tiny)))
     t = _to_times(schedule, -2 * (mean + std * normal), t_min, t_max)
     density = jnp.exp(-0.5 * normal**2) / (std * jnp.sqrt(2 * jnp.pi)) * -0.5 * _slope(schedule, t)
-    return TrainingTimes(t, (high - low) / density)
+    return TrainingTimes(t, (ndtr(high) - ndtr(low)) / density)
 
 
 def log_snr_uniform(
@@ -159,6 +163,29 @@ def to_clean(schedule: Schedule, times: Array) -> Array:
     checks.shape("times", times, (None,))
     checks.ordered("the schedule's first time", schedule.t_min, "times[-1]", times[-1])
     return jnp.append(times, jnp.asarray(schedule.t_min, times.dtype))
+
+
+@folded
+def whole(times: Array) -> Array:
+    """Decreasing times rounded to whole ones, as a network of whole steps wants; of the same number, and
+    strict.
+
+    Where two would meet, the earlier in the grid is moved up. Raises ValueError where there is no room for as
+    many.
+    """
+    checks.shape("times", times, (None,))
+    times = jnp.asarray(times)
+    n = len(times)
+    checks.within(
+        "the whole times between the ends, less the number of times,",
+        times[0] - times[-1] - n + 1,
+        0,
+        jnp.inf,
+    )
+    places = jnp.arange(n)
+    # A grid that falls by one at least is one that does not rise once that is taken off.
+    lifted = jax.lax.cummax(jnp.round(times) + places, reverse=True) - places
+    return jnp.minimum(lifted, jnp.round(times[0]) - places)
 
 
 @folded

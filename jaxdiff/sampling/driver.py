@@ -130,7 +130,7 @@ def _integrate(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, times: A
     def body(state: Any, step: tuple[Array, Array, Array]) -> tuple[Any, None]:
         return _step(key, denoise, sampler, state, step), None
 
-    return jax.lax.scan(body, sampler.init(x), _steps(denoise.schedule, x, times))[0].x
+    return jax.lax.scan(body, sampler.init(x), _steps(denoise, x, times))[0].x
 
 
 @jax.jit
@@ -139,7 +139,7 @@ def _integrate_path(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, tim
         state = _step(key, denoise, sampler, state, step)
         return state, state.x
 
-    _, path = jax.lax.scan(body, sampler.init(x), _steps(denoise.schedule, x, times))
+    _, path = jax.lax.scan(body, sampler.init(x), _steps(denoise, x, times))
     return jnp.concatenate([x[None], path])
 
 
@@ -149,11 +149,12 @@ def _step(key: Key, denoise: Denoiser, sampler: Sampler, state: Any, step: tuple
     return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
 
 
-def _steps(schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array, Array]:
+def _steps(denoise: Denoiser, x: Array, times: Array) -> tuple[Array, Array, Array]:
     times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
-    # Traced times that do not decrease answer NaN, as known ones raise.
-    ordered = jnp.all(times[:-1] > times[1:])
-    times = jnp.where(ordered, times, jnp.nan)
+    # What is refused where it is known answers NaN where it is traced: times that do not decrease, or that end
+    # where the denoiser knows nothing and some noise is left. Times before the end are asked of the denoiser.
+    end_is_known = (times[-1] >= denoise.t_min * (1 - 1e-5)) | (times[-1] <= denoise.schedule.t_min)
+    times = jnp.where(jnp.all(times[:-1] > times[1:]) & end_is_known, times, jnp.nan)
     return jnp.arange(len(times) - 1), times[:-1], times[1:]
 
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from jaxdiff.denoising import quantized
-from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.learning import targets
 from jaxdiff.noising import schedules
 
@@ -129,7 +129,7 @@ def test_a_silent_network_is_the_exact_denoiser_of_the_product_law(rho, float64)
         wanted.append([(density.sum(1) * y).sum(), (density.sum(0) * y).sum()])
     predict = quantized.predictor(silent, jnp.log(jnp.asarray(WEIGHTS)))
     for schedule, t in ((KARRAS, rho), (VP, vp_time(rho))):
-        denoise = make_denoiser(predict, None, schedule, parameterization=quantized.parameterization)
+        denoise = make_denoiser(predict, None, schedule, shape=(2,), prediction=quantized.prediction)
         alpha = float(schedule.alpha(t))
         got = denoise(alpha * jnp.asarray(z), t)
         np.testing.assert_allclose(got.data, wanted, rtol=1e-7)
@@ -161,7 +161,7 @@ def pixels(n, seed=0):
 
 def denoiser(schedule):
     predict = quantized.predictor(silent, jnp.log(jnp.asarray(WEIGHTS)))
-    return make_denoiser(predict, None, schedule, parameterization=quantized.parameterization)
+    return make_denoiser(predict, None, schedule, shape=(2,), prediction=quantized.prediction)
 
 
 def test_the_target_makes_up_its_x(float64):
@@ -246,3 +246,156 @@ def test_the_histogram_finds_the_law_and_leaves_no_level_out(float64):
     unseen = quantized.log_histogram(np.zeros((1000, 3), np.uint8), levels=256)
     assert np.isfinite(unseen).all()
     assert np.exp(unseen)[:, 1:].min() > 1e-5
+
+
+def test_images_are_rows_of_another_shape(float64):
+    """Prior, denoiser, target and histogram of (2, 3) images, against the same numbers in rows of 6."""
+    k = jax.random.randint(jax.random.key(0), (50, 2, 3), 0, L)
+    flat, t = k.reshape(50, 6), jnp.geomspace(0.01, 1.0, 50)
+    prior = quantized.log_histogram(k, levels=L)
+    assert prior.shape == (2, 3, L)
+    np.testing.assert_array_equal(prior.reshape(6, L), quantized.log_histogram(flat, levels=L))
+    x, target = quantized.quantized_target(jax.random.key(1), KARRAS, k, t, levels=L)
+    rows, target_of_rows = quantized.quantized_target(jax.random.key(1), KARRAS, flat, t, levels=L)
+    np.testing.assert_allclose(x.reshape(50, 6), rows, rtol=1e-12)
+    np.testing.assert_allclose(target.noise.reshape(50, 6), target_of_rows.noise, rtol=1e-8)
+    answers = []
+
+    def network(params, features, t):
+        return params * features * jnp.expand_dims(jnp.arange(L), range(features.ndim - 1))
+
+    for z, log_prior in ((x, prior), (rows, prior.reshape(6, L))):
+        denoise = make_denoiser(
+            quantized.predictor(network, log_prior),
+            0.5,
+            KARRAS,
+            shape=z.shape[1:],
+            prediction=quantized.prediction,
+        )
+        answers.append(denoise(z, t).noise.reshape(50, 6))
+    np.testing.assert_allclose(*answers, rtol=1e-10)
+
+
+def test_the_prior_is_an_argument_of_compiled_programs():
+    """Another one compiles nothing anew, and it is found among the leaves."""
+    traced = []
+
+    @jax.jit
+    def noise(denoise, x):
+        traced.append(None)
+        return denoise(x, 0.1).noise
+
+    def of(weights):
+        predict = quantized.predictor(silent, jnp.log(jnp.asarray(weights)))
+        return make_denoiser(predict, None, KARRAS, shape=(2,), prediction=quantized.prediction)
+
+    x = jnp.asarray([[0.2, 0.4]])
+    one, other = noise(of(WEIGHTS), x), noise(of(WEIGHTS[::-1]), x)
+    assert len(traced) == 1
+    assert np.abs(np.asarray(one - other)).max() > 0.01
+    assert [leaf.shape for leaf in jax.tree.leaves(of(WEIGHTS))] == [(2, L)]
+
+
+def test_half_precision_and_a_condition():
+    """bfloat16 x is denoised in single precision; a bound condition is passed on to the network."""
+    seen = []
+
+    def network(params, features, t, label):
+        seen.append((features.dtype, label.shape))
+        return jnp.zeros((*features.shape[:2], L))
+
+    predict = quantized.predictor(network, jnp.log(jnp.asarray(WEIGHTS)))
+    denoise = make_denoiser(predict, None, VP, shape=(2,), prediction=quantized.prediction)
+    x = jnp.asarray([[0.2, 0.4], [0.7, 0.9]], jnp.bfloat16)
+    got = denoise.given(jnp.asarray([1, 2]))(x, 0.3)
+    assert got.noise.dtype == jnp.bfloat16
+    assert seen == [(jnp.float32, (2,))]
+    wanted = denoiser(VP)(x.astype(jnp.float32), 0.3)
+    np.testing.assert_allclose(got.noise.astype(jnp.float32), wanted.noise, rtol=2**-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "match"),
+    [
+        ({"key": 1}, TypeError, "key must be a key"),
+        ({"schedule": schedules.Karras}, TypeError, "got the class Karras; call it"),
+        ({"pixels": jnp.ones((4, 2))}, TypeError, "pixels must be an array of integers, got float32"),
+        ({"pixels": jnp.full((4, 2), L)}, ValueError, r"pixels must lie in \[0, 4\]"),
+        ({"pixels": jnp.ones(4, int)}, ValueError, r"pixels must have shape \(batch, ...\), got \(4,\)"),
+        ({"t": jnp.full(3, 0.5)}, ValueError, r"t must have shape \(4,\), got \(3,\)"),
+        ({"t": jnp.asarray([0.5, 0.5, -0.1, 0.5])}, ValueError, r"t\[2\] = -0.1 is outside of the range"),
+        ({"t": jnp.asarray([0.5, 0.0, 0.1, 0.5])}, ValueError, "sigma at t must be positive"),
+        (
+            {"t": jnp.asarray([0.5, 1.0, 0.1, 0.5]), "schedule": schedules.RectifiedFlow()},
+            ValueError,
+            "alpha at t must be positive",
+        ),
+        ({"levels": 0}, ValueError, "levels must be an integer of at least 1"),
+    ],
+)
+def test_bad_input_of_the_target(change, error, match):
+    given = {
+        "key": jax.random.key(0),
+        "schedule": KARRAS,
+        "pixels": jnp.ones((4, 2), int),
+        "t": jnp.full(4, 0.5),
+    }
+    with pytest.raises(error, match=match):
+        quantized.quantized_target(**{**given, "levels": L, **change})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda: quantized.predictor(silent, jnp.zeros(4)),
+            ValueError,
+            r"log_prior must have shape .* got \(4,\)",
+        ),
+        (
+            lambda: quantized.predictor(silent, jnp.full((2, L), jnp.nan)),
+            ValueError,
+            "log_prior has 10 non-finite",
+        ),
+        (
+            lambda: quantized.predictor("net", jnp.zeros((2, L))),
+            TypeError,
+            "network must be a function .* got str",
+        ),
+        (lambda: denoiser(KARRAS)(jnp.ones((4, 3)), 0.5), ValueError, r"x must have shape \(batch, 2\)"),
+        (
+            lambda: quantized.predictor(silent, jnp.zeros((2, L)))(None, jnp.ones((4, 3)), jnp.ones(4)),
+            ValueError,
+            r"x must have shape \(any, 2\), got \(4, 3\)",
+        ),
+        (
+            lambda: quantized.predictor(silent, jnp.zeros((2, L)))(None, jnp.ones((4, 2)), jnp.ones(())),
+            ValueError,
+            r"t must have shape \(4,\), got \(\)",
+        ),
+        (
+            lambda: quantized.predictor(lambda *a: jnp.ones((4, 2)), jnp.zeros((2, L)))(
+                None, jnp.ones((4, 2)), jnp.ones(4)
+            ),
+            ValueError,
+            r"the network's answer must have shape \(4, 2, 5\), got \(4, 2\)",
+        ),
+        (
+            lambda: quantized.log_histogram(jnp.ones(4, int), levels=L),
+            ValueError,
+            r"have shape \(n, ...\), got shape \(4,\)",
+        ),
+    ],
+)
+def test_bad_input_of_the_predictor(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_a_traced_time_without_noise_is_nan():
+    target = jax.jit(
+        lambda t: quantized.quantized_target(jax.random.key(0), KARRAS, jnp.ones((2, 2), int), t, levels=L)
+    )
+    x, y = target(jnp.asarray([0.5, -1.0]))
+    for part in (x, *y):
+        np.testing.assert_array_equal(np.isnan(part).all(1), [False, True])

@@ -54,10 +54,41 @@ def test_ddpm_table_is_exact_at_whole_times(float64):
     assert float(schedule.sigma(0)) == 0
 
 
-def test_time_outside_a_table_is_not_a_number():
-    schedule = schedules.from_betas(jnp.asarray([0.1, 0.2]))
-    assert np.isnan(schedule.alpha(2.5))
-    assert np.isnan(schedule.sigma(-0.1))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_time_out_of_range_is_not_a_number(name):
+    schedule = CASES[name].schedule
+    outside = [t for t in (schedule.t_min - 0.1, schedule.t_max + 0.1) if np.isfinite(t)]
+    assert outside
+    for t in outside:
+        for value in (schedule.alpha(t), schedule.sigma(t), jax.jit(schedule.sigma)(t)):
+            assert np.isnan(value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranges_end_where_noise_or_signal_do(name):
+    """No noise at t_min; at t_max no signal, or the end of the definition, beyond which there is no number."""
+    schedule = CASES[name].schedule
+    low, high = schedule.working_range
+    assert schedule.t_min <= low < high <= schedule.t_max
+    assert float(schedule.sigma(schedule.t_min)) == 0
+    assert float(schedule.alpha(schedule.t_min)) == 1
+    assert float(schedule.sigma(low)) > 0
+    # For data of unit standard deviation: clean enough to look at, noisy enough to begin.
+    assert float(schedule.sigma(low) / schedule.alpha(low)) < 0.04
+    assert float(log_snr(schedule, high)) < -4
+
+
+def test_a_table_may_end_in_pure_noise():
+    """Zero terminal signal: the last beta is 1, and every time in between still has its number."""
+    betas = np.array([0.1, 0.5, 1.0])
+    schedule = schedules.from_betas(jnp.asarray(betas))
+    products = np.array([1.0, 0.9, 0.45, 0.0])
+    t = np.array([0.0, 0.5, 1.0, 2.0, 2.25, 2.999, 3.0])
+    squared = np.interp(t, np.arange(4), products)
+    np.testing.assert_allclose(jax.vmap(schedule.alpha)(t), np.sqrt(squared), rtol=5e-5)
+    np.testing.assert_allclose(jax.vmap(schedule.sigma)(t), np.sqrt(1 - squared), rtol=1e-6)
+    with pytest.raises(ValueError, match="strictly between 0 and 1, but for a last one of 1"):
+        schedules.from_betas(jnp.asarray([0.1, 1.0, 0.1]))
 
 
 def test_parameters_are_leaves():
@@ -73,7 +104,7 @@ def test_parameters_are_leaves():
 
 def test_axes_are_given_as_a_schedule():
     """The usual way to say which parameters are mapped: JAX rebuilds the schedule around axis numbers."""
-    batch = schedules.VariancePreserving(0.1, jnp.asarray([5.0, 20.0]))
+    batch = schedules.VariancePreserving(jnp.asarray(0.1), jnp.asarray([5.0, 20.0]))
     axes = jax.tree.unflatten(jax.tree.structure(batch), [None, 0])
     swept = jax.vmap(lambda s: s.alpha(0.5), in_axes=(axes,))(batch)
     np.testing.assert_allclose(swept, np.exp(-(0.05 + np.array([4.9, 19.9]) / 8) / 2), rtol=1e-6)

@@ -5,9 +5,10 @@ import pytest
 from oracles import CASES, NAMES, log_snr_times
 from scipy import stats
 
-from jaxdiff.denoising import parameterizations
+from jaxdiff.learning import weights
 from jaxdiff.noising import times
 from jaxdiff.noising.process import log_snr
+from jaxdiff.noising.schedules import Karras
 
 
 def test_stratified_has_one_point_in_each_stratum_and_little_variance():
@@ -23,14 +24,15 @@ def test_stratified_has_one_point_in_each_stratum_and_little_variance():
 
 def test_log_normal_has_its_law():
     u = jax.random.uniform(jax.random.key(2), (5000,))
-    drawn = times.log_normal(u, mean=-1.0, std=0.7)
+    drawn = times.log_normal(u, Karras(), mean=-1.0, std=0.7, t_min=1e-6, t_max=1e6)
     assert stats.kstest(drawn.t, stats.lognorm(s=0.7, scale=np.exp(-1.0)).cdf).pvalue > 1e-3
     density = stats.lognorm(s=0.7, scale=np.exp(-1.0)).pdf(np.asarray(drawn.t, np.float64))
     np.testing.assert_allclose(drawn.weight, 1 / density, rtol=1e-4)
 
 
 def test_log_normal_is_finite_at_the_ends():
-    assert np.isfinite(times.log_normal(jnp.asarray([0.0, 1.0])).t).all()
+    drawn = times.log_normal(jnp.asarray([0.0, 1.0]), Karras())
+    np.testing.assert_allclose(drawn.t, [0.002, 80.0], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -51,7 +53,7 @@ def test_likelihood_weight_is_constant_under_its_own_times(name, float64):
     case = CASES[name]
     low, high = max(case.t_min, 1e-3 * case.t_max), case.t_max
     drawn = times.log_snr_uniform(jnp.linspace(0.01, 0.99, 9), case.schedule, t_min=low, t_max=high)
-    row = jax.vmap(lambda t: parameterizations.likelihood(case.schedule, t)[1])(drawn.t)
+    row = jax.vmap(lambda t: weights.likelihood(case.schedule, t)[1])(drawn.t)
     half_range = np.log(case.alpha(low) / case.sigma(low)) - np.log(case.alpha(high) / case.sigma(high))
     np.testing.assert_allclose(drawn.weight * row**2, half_range, rtol=1e-6)
 
@@ -77,3 +79,63 @@ def test_power_grid_is_edms():
 def test_grids_are_traced():
     grid = jax.jit(lambda t_max: times.power_grid(4, t_max=t_max, t_min=0.1, rho=2))(4.0)
     np.testing.assert_allclose(grid, np.linspace(2.0, np.sqrt(0.1), 5) ** 2, rtol=1e-6)
+
+
+def test_log_normal_is_cut_off_at_the_ends(float64):
+    """The law of log t given that t lies in the range, and the reciprocal of its density, under two schedules."""
+    for name in ("karras", "vp"):
+        case = CASES[name]
+        low, high = (0.2, 3.0) if name == "karras" else (0.2, 0.9)
+        drawn = times.log_normal(
+            (jnp.arange(2000) + 0.5) / 2000, case.schedule, mean=0.3, std=1.1, t_min=low, t_max=high
+        )
+        t = np.asarray(drawn.t)
+        law = stats.norm(0.3, 1.1)
+        ends = [law.cdf(np.log(case.sigma(e) / case.alpha(e))) for e in (low, high)]
+        wanted = law.ppf(ends[0] + (ends[1] - ends[0]) * (np.arange(2000) + 0.5) / 2000)
+        np.testing.assert_allclose(np.log(case.sigma(t) / case.alpha(t)), wanted, atol=1e-8)
+        np.testing.assert_allclose((drawn.weight * drawn.t).mean(), (high**2 - low**2) / 2, rtol=5e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_noise_grid_is_edms_in_noise_over_signal(name, float64):
+    case = CASES[name]
+    low, high = case.schedule.working_range
+    grid = np.asarray(times.noise_grid(case.schedule, 30))
+    assert (grid[0], grid[-1]) == (high, low)
+    assert (np.diff(grid) < 0).all()
+    with np.errstate(divide="ignore"):
+        ratios = case.sigma(grid) / case.alpha(grid)
+    most = min(ratios[0], 100.0)
+    i = np.arange(31)
+    wanted = (most ** (1 / 7) + i / 30 * (ratios[-1] ** (1 / 7) - most ** (1 / 7))) ** 7
+    np.testing.assert_allclose(ratios[1:], wanted[1:], rtol=1e-5)
+
+
+def test_a_grid_of_known_numbers_is_known_inside_jit():
+    """So that what takes it can check it there, and no run computes it again."""
+
+    @jax.jit
+    def run(x):
+        for grid in (
+            times.noise_grid(Karras(), 4),
+            times.power_grid(4, t_min=0.1, t_max=2.0),
+            times.log_snr_grid(Karras(), 4),
+            times.gaussian_grid(Karras(), 4, variance=1.0),
+            times.to_clean(Karras(), times.noise_grid(Karras(), 4)),
+        ):
+            assert not isinstance(grid, jax.core.Tracer)
+        assert isinstance(times.noise_grid(Karras(), 4, t_max=x), jax.core.Tracer)
+        return x
+
+    run(3.0)
+
+
+def test_to_clean_appends_the_time_of_no_noise():
+    from jaxdiff.noising.schedules import VarianceExploding
+
+    grid = jnp.asarray([1.0, 0.5])
+    np.testing.assert_array_equal(times.to_clean(Karras(), grid), [1.0, 0.5, 0.0])
+    assert float(VarianceExploding().sigma(times.to_clean(VarianceExploding(), grid)[-1])) == 0
+    with pytest.raises(ValueError, match="must be below"):
+        times.to_clean(Karras(), jnp.asarray([1.0, 0.0]))

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -6,35 +7,47 @@ import numpy as np
 import pytest
 from oracles import CASES, NAMES, gaussian_denoiser, gaussian_flow, log_snr_times
 
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.noising import schedules
 from jaxdiff.noising.schedules import Karras, RectifiedFlow
-from jaxdiff.noising.times import power_grid
-from jaxdiff.sampling import samplers
+from jaxdiff.noising.times import noise_grid, power_grid, to_clean
+from jaxdiff.sampling import ddim, euler_maruyama, heun, predictor_corrector
+from jaxdiff.sampling.ddim import DDIM, ancestral
+from jaxdiff.sampling.dpm_solver import DPMSolverPP
+from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
+from jaxdiff.sampling.euler_maruyama import EulerMaruyama
+from jaxdiff.sampling.heun import Heun
+from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 
 MEAN, VARIANCE = 0.4, 0.7
 ODE = {
-    "ddim": (samplers.ddim, 1),
-    "heun": (samplers.heun, 2),
-    "dpm_solver_pp_1": (functools.partial(samplers.dpm_solver_pp, order=1), 1),
-    "dpm_solver_pp_2": (functools.partial(samplers.dpm_solver_pp, order=2), 2),
-    "dpm_solver_pp_3": (functools.partial(samplers.dpm_solver_pp, order=3), 3),
+    "ddim": (DDIM(), 1),
+    "heun": (Heun(), 2),
+    "dpm_solver_pp_1": (DPMSolverPP(order=1), 1),
+    "dpm_solver_pp_2": (DPMSolverPP(order=2), 2),
+    "dpm_solver_pp_3": (DPMSolverPP(order=3), 3),
 }
 STOCHASTIC = {
-    "ddim_eta": functools.partial(samplers.ddim, eta=0.5),
-    "ancestral": samplers.ancestral,
-    "heun_churn": functools.partial(samplers.heun, churn=0.05),
-    "euler_maruyama": samplers.euler_maruyama,
-    "predictor_corrector": samplers.predictor_corrector,
+    "ddim_eta": DDIM(eta=0.5),
+    "ancestral": ancestral(),
+    "heun_churn": Heun(churn=0.05),
+    "euler_maruyama": EulerMaruyama(),
+    "predictor_corrector": PredictorCorrector(),
 }
-EVERY = {name: factory for name, (factory, _) in ODE.items()} | STOCHASTIC
+EVERY = {name: sampler for name, (sampler, _) in ODE.items()} | STOCHASTIC
 
 
 @pytest.mark.parametrize("method", ODE)
 @pytest.mark.parametrize("name", NAMES)
 def test_order_of_convergence(name, method, float64):
     """The slope of the error against the exact flow of Gaussian data is the named order, on every schedule."""
-    case, (factory, order) = CASES[name], ODE[method]
-    sampler = factory(gaussian_denoiser(case.schedule, MEAN, VARIANCE), case.schedule)
-    run = jax.jit(functools.partial(samplers.sample, jax.random.key(0), sampler))
+    case, (sampler, order) = CASES[name], ODE[method]
+    denoise = gaussian_denoiser(case.schedule, MEAN, VARIANCE)
+    run = functools.partial(integrate, jax.random.key(0), denoise, sampler=sampler)
     x = jnp.asarray([[1.7], [-0.6]]) * case.sigma(case.t_max)
     exact = gaussian_flow(case, np.asarray(x), case.t_max, case.t_min, MEAN, VARIANCE)
     steps = np.array([60, 120, 240])
@@ -44,7 +57,7 @@ def test_order_of_convergence(name, method, float64):
     assert errors[-1] < (0.1, 3e-3, 3e-4)[order - 1]
 
 
-def affine_steps(sampler, monkeypatch, times):
+def affine_steps(sampler, denoise, monkeypatch, times):
     """Every step of the grid as x' = factor x + shift + sum_j stds[j] z_j, exactly.
 
     The draws are replaced by unit vectors: row 1 gets x = 1, row 0 x = 0, row 2 + j has its j-th draw one.
@@ -60,17 +73,18 @@ def affine_steps(sampler, monkeypatch, times):
         state = sampler.init(jnp.zeros((2 + draws, 1)).at[1].set(1.0))
         if hasattr(state, "t_max"):
             state = state._replace(t_max=jnp.asarray(times[0]))
-        return sampler.step(jax.random.key(0), state, t, s).x[:, 0]
+        return sampler.step(jax.random.key(0), denoise, state, t, s).x[:, 0]
 
-    monkeypatch.setattr(samplers, "noise_like", draw)
+    for module in (ddim, heun, euler_maruyama, predictor_corrector):
+        monkeypatch.setattr(module, "noise_like", draw)
     out = np.asarray(jax.jit(jax.vmap(step))(jnp.asarray(times[:-1]), jnp.asarray(times[1:])))
     monkeypatch.undo()
     return out[:, 1] - out[:, 0], out[:, 0], out[:, 2:] - out[:, :1]
 
 
-def propagate(sampler, monkeypatch, times, mean, variance):
+def propagate(sampler, denoise, monkeypatch, times, mean, variance):
     """Mean and variance at the last time, from the exact affine law of every step."""
-    for factor, shift, stds in zip(*affine_steps(sampler, monkeypatch, times), strict=True):
+    for factor, shift, stds in zip(*affine_steps(sampler, denoise, monkeypatch, times), strict=True):
         mean, variance = factor * mean + shift, factor**2 * variance + (stds**2).sum()
     return mean, variance
 
@@ -93,9 +107,8 @@ def test_gaussian_chain_has_its_closed_form_variance(row, monkeypatch, float64):
     sigma_max, nodes, rho, *wanted = row
     schedule, times = Karras(), power_grid(nodes - 1, t_max=sigma_max, t_min=0.002, rho=rho)
     denoise = gaussian_denoiser(schedule, 0.0, 1.0)
-    factories = (samplers.euler_maruyama, samplers.ancestral, samplers.ddim, samplers.heun)
-    for factory, value in zip(factories, wanted, strict=True):
-        _, got = propagate(factory(denoise, schedule), monkeypatch, times, 0.0, 1 + sigma_max**2)
+    for sampler, value in zip((EulerMaruyama(), ancestral(), DDIM(), Heun()), wanted, strict=True):
+        _, got = propagate(sampler, denoise, monkeypatch, times, 0.0, 1 + sigma_max**2)
         assert abs(got - value) < 1e-6
 
 
@@ -103,9 +116,9 @@ def test_start_error_is_damped_as_in_closed_form(monkeypatch, float64):
     """From N(0, 80^2) on data of mean 1: (variance, mean error) of the same closed forms."""
     schedule, times = Karras(), power_grid(39, t_max=80.0, t_min=0.002, rho=7)
     denoise = gaussian_denoiser(schedule, 1.0, 1.0)
-    wanted = {samplers.ancestral: (0.766630, -0.000156), samplers.heun: (1.015873, -0.012599)}
-    for factory, value in wanted.items():
-        mean, variance = propagate(factory(denoise, schedule), monkeypatch, times, 0.0, 80.0**2)
+    wanted = {ancestral(): (0.766630, -0.000156), Heun(): (1.015873, -0.012599)}
+    for sampler, value in wanted.items():
+        mean, variance = propagate(sampler, denoise, monkeypatch, times, 0.0, 80.0**2)
         np.testing.assert_allclose((variance, mean - 1), value, atol=1e-6)
 
 
@@ -118,21 +131,18 @@ def test_stochastic_samplers_converge_at_order_one(name, method, monkeypatch, fl
     times = {n: log_snr_times(case, n) for n in (40, 80)}
     if method == "predictor_corrector":
         # Its Langevin steps have a bias of their own at any number of steps; it falls with their size.
-        samplers_by_steps = {
-            n: samplers.predictor_corrector(denoise, case.schedule, signal_to_noise=0.16 * (40 / n) ** 0.5)
-            for n in times
-        }
+        samplers_by_steps = {n: PredictorCorrector(signal_to_noise=0.16 * (40 / n) ** 0.5) for n in times}
     elif method == "heun_churn":
-        samplers_by_steps = {n: samplers.heun(denoise, case.schedule, churn=2.0 / n) for n in times}
+        samplers_by_steps = {n: Heun(churn=2.0 / n) for n in times}
     else:
-        samplers_by_steps = dict.fromkeys(times, STOCHASTIC[method](denoise, case.schedule))
+        samplers_by_steps = dict.fromkeys(times, STOCHASTIC[method])
     errors = []
     for n, grid in times.items():
         start = (
             case.alpha(case.t_max) * MEAN,
             case.alpha(case.t_max) ** 2 * VARIANCE + case.sigma(case.t_max) ** 2,
         )
-        mean, variance = propagate(samplers_by_steps[n], monkeypatch, grid, *start)
+        mean, variance = propagate(samplers_by_steps[n], denoise, monkeypatch, grid, *start)
         wanted = case.alpha(case.t_min) ** 2 * VARIANCE + case.sigma(case.t_min) ** 2
         errors.append([abs(mean - case.alpha(case.t_min) * MEAN), abs(variance - wanted)])
     errors = np.array(errors)
@@ -145,7 +155,7 @@ def test_ancestral_is_the_draw_from_the_bridge(monkeypatch, float64):
     case = CASES["vp"]
     denoise = gaussian_denoiser(case.schedule, MEAN, VARIANCE)
     t, s = 0.6, 0.5
-    steps = affine_steps(samplers.ancestral(denoise, case.schedule), monkeypatch, np.array([t, s]))
+    steps = affine_steps(ancestral(), denoise, monkeypatch, np.array([t, s]))
     (factor,), (shift,), (stds,) = steps
     for x in (0.0, 1.0):
         x = jnp.full((1, 1), x)
@@ -159,13 +169,10 @@ def test_samples_have_the_law_they_should(method):
     """End to end with real noise: mean and variance of 20,000 samples within standard errors of the exact ones."""
     case = CASES["karras"]
     denoise = gaussian_denoiser(case.schedule, MEAN, VARIANCE)
-    sampler = EVERY[method](denoise, case.schedule)
     start_key, key = jax.random.split(jax.random.key(1))
-    start = MEAN + np.sqrt(VARIANCE + 80.0**2) / 80.0 * samplers.initial_noise(
-        start_key, case.schedule, (20_000, 1), 80.0
-    )
+    start = MEAN + np.sqrt(VARIANCE + 80.0**2) / 80.0 * initial_noise(start_key, denoise, 20_000, 80.0)
     times = power_grid(300, t_max=80.0, t_min=0.002, rho=7)
-    x = np.asarray(jax.jit(functools.partial(samplers.sample, key, sampler))(start, times))
+    x = np.asarray(integrate(key, denoise, start, times, sampler=EVERY[method]))
     bias = 0.06 * VARIANCE  # 300 steps of an order-one method, or of Langevin steps of the usual size
     assert abs(x.mean() - MEAN) < 4 * np.sqrt(VARIANCE / x.size) + 1e-2
     assert abs(x.var() - VARIANCE) < 4 * VARIANCE * np.sqrt(2 / x.size) + bias
@@ -174,11 +181,10 @@ def test_samples_have_the_law_they_should(method):
 @pytest.mark.parametrize("method", EVERY)
 def test_a_sample_does_not_depend_on_its_batch(method):
     case = CASES["vp"]
-    sampler = EVERY[method](gaussian_denoiser(case.schedule, MEAN, VARIANCE), case.schedule)
+    denoise = gaussian_denoiser(case.schedule, MEAN, VARIANCE, (2,))
     times = power_grid(8, t_max=1.0, t_min=0.01)
-    run = jax.jit(functools.partial(samplers.sample, jax.random.key(3), sampler))
-    many = run(samplers.initial_noise(jax.random.key(2), case.schedule, (256, 2), 1.0), times)
-    few = run(samplers.initial_noise(jax.random.key(2), case.schedule, (64, 2), 1.0), times)
+    run = functools.partial(sample, jax.random.key(3), denoise, sampler=EVERY[method], times=times)
+    many, few = run(256), run(64)
     np.testing.assert_array_equal(few, many[:64])
     assert len(np.unique(np.asarray(many)[:, 0])) == 256
 
@@ -188,88 +194,257 @@ def test_a_grid_to_zero_noise_ends_in_the_denoised_estimate(method):
     """The last step returns D(x_t, t): no noise is left in, and nothing is evaluated at sigma = 0."""
     schedule = RectifiedFlow()
 
-    def denoise(x, t):
+    def answer(x, t):
         # NaN where a sampler should not look
-        return jax.tree.map(
-            lambda y: jnp.where(t > 0, y, jnp.nan), gaussian_denoiser(schedule, MEAN, VARIANCE)(x, t)
-        )
+        exact = gaussian_denoiser(schedule, MEAN, VARIANCE, (2,))(x, t)
+        return jax.tree.map(lambda y: jnp.where(t > 0, y, jnp.nan), exact)
 
-    sampler = EVERY[method](denoise, schedule)
+    denoise = as_denoiser(answer, schedule, shape=(2,), t_min=0.0)
     x = jax.random.normal(jax.random.key(4), (5, 2))
     times = jnp.asarray([0.9, 0.5, 0.2, 0.0])
-    path = samplers.sample_path(jax.random.key(5), sampler, x, times)
+    path = integrate_path(jax.random.key(5), denoise, x, times, sampler=EVERY[method])
     if method != "heun_churn":  # which first noises x up
         np.testing.assert_allclose(path[-1], denoise(path[-2], 0.2).data, rtol=1e-5, atol=1e-6)
     assert np.isfinite(path).all()
 
 
 def test_path_begins_at_the_start_and_ends_at_the_sample():
-    schedule = Karras()
-    sampler = samplers.ancestral(gaussian_denoiser(schedule, MEAN, VARIANCE), schedule)
+    denoise = gaussian_denoiser(Karras(), MEAN, VARIANCE, (2,))
     x, times = 80 * jax.random.normal(jax.random.key(0), (4, 2)), power_grid(5, t_max=80.0, t_min=0.1, rho=7)
-    path = samplers.sample_path(jax.random.key(1), sampler, x, times)
+    path = integrate_path(jax.random.key(1), denoise, x, times, sampler=ancestral())
     assert path.shape == (6, 4, 2)
     np.testing.assert_array_equal(path[0], x)
-    np.testing.assert_array_equal(path[-1], samplers.sample(jax.random.key(1), sampler, x, times))
+    np.testing.assert_array_equal(
+        path[-1], integrate(jax.random.key(1), denoise, x, times, sampler=ancestral())
+    )
 
 
 def test_churn_stays_inside_the_grid_and_its_range():
-    schedule, seen = Karras(), []
+    seen = []
 
-    def denoise(x, t):
+    def answer(x, t):
         jax.debug.callback(lambda t: seen.append(float(t)), t)
-        return gaussian_denoiser(schedule, MEAN, VARIANCE)(x, t)
+        return gaussian_denoiser(Karras(), MEAN, VARIANCE)(x, t)
 
-    sampler = samplers.heun(denoise, schedule, churn=0.3, churn_range=(0.0, 1.5))
-    samplers.sample(jax.random.key(0), sampler, jnp.ones((1, 1)), jnp.asarray([2.0, 1.6, 1.4, 1.0]))
+    denoise = as_denoiser(answer, Karras(), shape=(1,))
+    times = jnp.asarray([2.0, 1.6, 1.4, 1.0])
+    integrate(
+        jax.random.key(0), denoise, jnp.ones((1, 1)), times, sampler=Heun(churn=0.3, churn_range=(0.0, 1.5))
+    )
     jax.effects_barrier()
     np.testing.assert_allclose(sorted(seen, reverse=True), [2.0, 1.82, 1.6, 1.6, 1.4, 1.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("method", EVERY)
-def test_one_trace_for_every_grid_of_a_length(method):
-    schedule, traces = Karras(), []
+def test_one_trace_for_eager_calls_with_new_keys_parameters_and_grids(method):
+    traces = []
 
-    def denoise(x, t):
+    def predict(params, x, t):
         traces.append(None)
-        return gaussian_denoiser(schedule, MEAN, VARIANCE)(x, t)
+        return params * x
 
-    @jax.jit
-    def run(key, x, times):
-        return samplers.sample(key, EVERY[method](denoise, schedule), x, times)
+    def run(key, params, t_max):
+        times = power_grid(6, t_max=t_max, t_min=0.1, rho=3)
+        denoise = make_denoiser(predict, jnp.asarray(params), Karras(), shape=(2,))
+        return integrate(key, denoise, t_max * jnp.ones((3, 2)), times, sampler=EVERY[method])
 
-    x = jnp.ones((3, 2))
-    run(jax.random.key(0), x, power_grid(6, t_max=80.0, t_min=0.1, rho=7))
-    first = len(traces)
-    assert first <= 3  # one for each call that a step writes down, whatever the number of steps
-    run(jax.random.key(1), x, power_grid(6, t_max=40.0, t_min=0.2, rho=3))
-    assert len(traces) == first
+    first = run(jax.random.key(0), 0.5, 80.0)
+    num_traces = len(traces)
+    assert num_traces <= 4  # one for each call that a step writes down, whatever the number of steps
+    assert (run(jax.random.key(1), 0.4, 40.0) != first).all()
+    assert len(traces) == num_traces
 
 
 def test_memory_is_constant_in_the_steps():
-    schedule = Karras()
-    sampler = samplers.heun(gaussian_denoiser(schedule, MEAN, VARIANCE), schedule)
+    denoise = gaussian_denoiser(Karras(), MEAN, VARIANCE, (10,))
 
     def temporaries(function, num_steps):
         x, times = jnp.zeros((1000, 10)), power_grid(num_steps, t_max=80.0, t_min=0.1, rho=7)
-        compiled = jax.jit(functools.partial(function, jax.random.key(0), sampler)).lower(x, times).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        run = jax.jit(lambda x, times: function(jax.random.key(0), denoise, x, times, sampler=Heun()))
+        return run.lower(x, times).compile().memory_analysis().temp_size_in_bytes
 
     bytes_per_sample = 1000 * 10 * 4
-    assert temporaries(samplers.sample, 1000) - temporaries(samplers.sample, 10) < bytes_per_sample
-    assert temporaries(samplers.sample_path, 1000) > 500 * bytes_per_sample  # the measure does see a path
+    assert temporaries(integrate, 1000) - temporaries(integrate, 10) < bytes_per_sample
+    assert temporaries(integrate_path, 1000) > 500 * bytes_per_sample  # the measure does see a path
 
 
-def test_samplers_map_over_the_schedule(float64):
-    """Schedules, and so whole sampling runs, are vmapped over their own parameters."""
-    from jaxdiff.noising.schedules import VariancePreserving
-
+def test_samplers_map_over_the_schedule_and_their_own_settings(float64):
+    """Schedules, and so whole sampling runs, are vmapped over their own parameters; eta and churn are traced."""
     x, times = jnp.ones((2, 1)), power_grid(10, t_max=1.0, t_min=0.05)
 
-    def run(beta_max):
-        schedule = VariancePreserving(0.1, beta_max)
-        sampler = samplers.ddim(gaussian_denoiser(schedule, MEAN, VARIANCE), schedule)
-        return samplers.sample(jax.random.key(0), sampler, x, times)
+    def run(beta_max, eta):
+        denoise = gaussian_denoiser(schedules.VariancePreserving(0.1, beta_max), MEAN, VARIANCE)
+        return [
+            integrate(jax.random.key(0), denoise, x, times, sampler=sampler)
+            for sampler in (DDIM(eta), Heun(churn=eta / 10))
+        ]
 
-    rates = jnp.asarray([5.0, 20.0])
-    np.testing.assert_allclose(jax.vmap(run)(rates), jnp.stack([run(b) for b in rates]), rtol=1e-12)
+    rates, etas = jnp.asarray([5.0, 20.0]), jnp.asarray([0.0, 0.7])
+    mapped = jax.vmap(run)(rates, etas)
+    for i in range(2):
+        for got, wanted in zip(mapped, run(float(rates[i]), float(etas[i])), strict=True):
+            np.testing.assert_allclose(got[i], wanted, rtol=1e-11)
+
+
+SCHEDULES = {
+    "vp": schedules.VariancePreserving(),
+    "sub_vp": schedules.SubVariancePreserving(),
+    "ve": schedules.VarianceExploding(),
+    "karras": Karras(),
+    "cosine": schedules.Cosine(),
+    "cosine_shifted": schedules.Cosine(0.5),
+    "rectified_flow": RectifiedFlow(),
+    "ou": schedules.OrnsteinUhlenbeck(),
+    "linear_variance": schedules.LinearVariance(),
+    "ddpm_table": schedules.from_betas(np.linspace(1e-4, 0.02, 1000)),
+    "zero_terminal_table": schedules.from_betas(np.append(np.linspace(1e-4, 0.02, 999), 1.0)),
+}
+TYPES = {
+    "data": prediction.data,
+    "noise": prediction.noise,
+    "score": prediction.score,
+    "v": prediction.v,
+    "flow": prediction.flow,
+    "edm": prediction.EDM(),
+}
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class AnyType:
+    """One of the prediction types by its number, so that all of them are one compiled program."""
+
+    number: jax.Array
+
+    def row(self, schedule, t):
+        a, b = zip(*(chosen.row(schedule, t) for chosen in TYPES.values()), strict=True)
+        return jnp.stack(a)[self.number], jnp.stack(b)[self.number]
+
+    def inputs(self, schedule, x, t):
+        return x, t
+
+
+@pytest.mark.parametrize("method", EVERY)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_sampler_is_finite_or_refused_with_every_prediction_type(name, method):
+    """On the default grid in float32, eager and under jit: numbers, or one clear error; never a NaN in silence.
+
+    The network is the exact one of N(0, I), so the samples also have its standard deviation, roughly.
+    """
+    schedule, sampler = SCHEDULES[name], EVERY[method]
+    exact = Gaussian(jnp.zeros(2), 1.0).denoiser(schedule)
+
+    def predict(number, x, t):
+        return jax.vmap(lambda e, t: prediction.read(AnyType(number).row, schedule, e, t))(exact(x, t), t)
+
+    def network(kind):
+        number = jnp.asarray(list(TYPES).index(kind))
+        made = make_denoiser(predict, number, schedule, shape=(2,), prediction=TYPES[kind])
+        return dataclasses.replace(made, prediction=AnyType(number))
+
+    run = functools.partial(sample, jax.random.key(0), n=256, sampler=sampler, num_steps=20)
+    no_signal = float(schedule.alpha(schedule.working_range[1])) == 0
+    for kind in TYPES:
+        determinant = float(prediction.determinant(TYPES[kind].row, schedule, schedule.working_range[1]))
+        if determinant == 0 or not np.isfinite(determinant):
+            assert no_signal
+            assert kind in ("noise", "score", "flow")
+            with pytest.raises(ValueError, match="says nothing of the data at t_max"):
+                network(kind)
+        elif no_signal and method == "euler_maruyama":
+            with pytest.raises(ValueError, match="alpha = 0 and the drift is infinite"):
+                run(network(kind))
+            if jax.tree.leaves(schedule):  # which are traced there
+                assert not np.isfinite(jax.jit(run)(network(kind))).any()
+            else:
+                with pytest.raises(ValueError, match="alpha = 0 and the drift is infinite"):
+                    jax.jit(run)(network(kind))
+        else:
+            x = run(network(kind))
+            assert np.isfinite(x).all(), kind
+            assert 0.5 < x.std() < 1.6, (kind, x.std())
+    if method in ("dpm_solver_pp_2", "heun_churn"):
+        np.testing.assert_allclose(jax.jit(run)(network("edm")), x, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_three_lines_to_a_sample(name):
+    """Nothing said but the denoiser and the number: mean and standard deviation of the data, in any unit."""
+    for mean, std in ((0.4, 1.0), (0.0, 50.0)):
+        if std != 1.0 and SCHEDULES[name].t_max <= 1000:
+            continue  # their noise ends: refused below
+        law = Gaussian(jnp.full(3, mean), std**2)
+        x = np.asarray(sample(jax.random.key(7), law.denoiser(SCHEDULES[name]), 4000))
+        assert abs(x.mean() - mean) < 4 * std / np.sqrt(x.size) + 0.02 * std
+        assert abs(x.std() / std - 1) < 4 / np.sqrt(2 * x.size) + 0.02
+        fewer = sample(jax.random.key(7), law.denoiser(SCHEDULES[name]), 10)
+        np.testing.assert_allclose(fewer, x[:10], rtol=1e-4, atol=1e-4 * std)
+
+
+def test_what_sample_takes_by_default_can_be_given(float64):
+    """Its sampler, its grid and its start, by their definitions."""
+    denoise = Gaussian(jnp.full(3, 0.4), 0.7).denoiser(Karras())
+    key = jax.random.key(3)
+    by_default = sample(key, denoise, 8, num_steps=9)
+    t_min, t_max = denoise.working_range
+    np.testing.assert_allclose([t_min, t_max], np.sqrt(0.7) * np.array([0.002, 80]), rtol=1e-6)
+    grid = to_clean(Karras(), noise_grid(Karras(), 8, t_min=t_min, t_max=t_max, scale=denoise.scale))
+    np.testing.assert_array_equal(by_default, sample(key, denoise, 8, sampler=DPMSolverPP(), times=grid))
+    start_key, run_key = jax.random.split(key)
+    start = initial_noise(start_key, denoise, 8, t_max)
+    by_hand = integrate(run_key, denoise, start, grid, sampler=DPMSolverPP())
+    np.testing.assert_allclose(by_default, by_hand, rtol=1e-12)
+    law = Gaussian(jnp.zeros(3), t_max**2)
+    from_law = sample(key, denoise, 8, times=grid, start=law)
+    np.testing.assert_allclose(
+        from_law, integrate(run_key, denoise, law.sample(start_key, 8), grid), rtol=1e-12
+    )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("method", EVERY)
+def test_low_precision_is_kept(method, dtype):
+    """x in 16 bits stays so, with times and scales in float32: the samples are those of float32, to rounding."""
+    denoise = gaussian_denoiser(Karras(), MEAN, VARIANCE, (2,))
+    times = to_clean(Karras(), noise_grid(Karras(), 30, t_max=20.0))
+    start = 20 * jax.random.normal(jax.random.key(1), (512, 2), dtype)
+    low = integrate(jax.random.key(0), denoise, start, times, sampler=EVERY[method])
+    assert low.dtype == dtype
+    mean, std = float(low.astype(jnp.float32).mean()), float(low.astype(jnp.float32).std())
+    assert abs(mean - MEAN) < 0.15
+    assert abs(std - np.sqrt(VARIANCE)) < 0.15
+
+
+def test_mismatches_are_refused_or_not_a_number():
+    """What used to sample something plausible: each is an error where it is known, and NaN where it is not."""
+    key = jax.random.key(0)
+    law = Gaussian(jnp.zeros(2), 1.0)
+    vp, karras = law.denoiser(schedules.VariancePreserving()), law.denoiser(Karras())
+    network = make_denoiser(lambda params, x, t: 0 * x, None, Karras(), shape=(2,))
+
+    def run(denoise, times):
+        return sample(key, denoise, 64, times=times, sampler=DDIM())
+
+    grid = power_grid(40, t_max=80.0, t_min=1e-3)
+    for denoise, words in (
+        (vp, "outside of the range of Variance"),
+        (network, r"times\[40\] = 0.001 is outside of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(denoise, grid)
+        with pytest.raises(ValueError, match=words):
+            jax.jit(lambda denoise: run(denoise, grid))(denoise)
+        assert np.isnan(jax.jit(run)(denoise, grid)).any()
+    # A start of unit scale at sigma 80, and noise that does not dominate the data.
+    with pytest.raises(ValueError, match=r"root mean square 1.0.* at t = 80 .* noise alone has 80"):
+        sample(key, karras, 640, times=grid, start=law)
+    wide = dataclasses.replace(network, scale=100.0)
+    with pytest.raises(
+        ValueError, match=r"log-SNR at t = 80 .* is 0.446 at the data's scale, wanted less than -4"
+    ):
+        sample(key, wide, 4)
+    assert np.isnan(
+        jax.jit(lambda scale: sample(key, dataclasses.replace(network, scale=scale), 4))(100.0)
+    ).all()
+    # Times that do not decrease, where only the device knows.
+    assert np.isnan(jax.jit(run)(karras, jnp.asarray([2.0, 80.0, 1.0]))).any()

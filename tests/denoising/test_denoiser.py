@@ -6,22 +6,30 @@ import pytest
 from flax import nnx
 from oracles import CASES, NAMES, gaussian_denoiser, interior
 
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import guided, make_denoiser
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.guidance import guided
+from jaxdiff.denoising.network import make_denoiser as make
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 
 ROWS = ("data", "noise", "score", "v", "flow", "edm")
 
 
 def row(name):
-    return parameterizations.edm(0.6) if name == "edm" else getattr(parameterizations, name)
+    return prediction.EDM(0.6) if name == "edm" else getattr(prediction, name)
+
+
+def make_denoiser(predict, params, case, shape=(3,), **options):
+    """Over the case's own range of times."""
+    options = {"t_min": case.t_min, "t_max": case.t_max, **options}
+    return make(predict, params, case.schedule, shape=shape, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_perfect_network_is_the_exact_denoiser_in_every_row(name, float64):
     """The oracle's answer, read in a row by a bare function, comes back as the oracle; t scalar and (batch,)."""
     case = CASES[name]
-    schedule, exact = case.schedule, gaussian_denoiser(case.schedule, 0.3, 0.8)
+    schedule, exact = case.schedule, gaussian_denoiser(case.schedule, 0.3, 0.8, (3,))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((4, 3)))
     t = jnp.asarray(interior(case, 4))
     for name in ROWS:
@@ -29,17 +37,17 @@ def test_a_perfect_network_is_the_exact_denoiser_in_every_row(name, float64):
 
         def predict(params, shown, shown_t, chosen=chosen):
             del params, shown, shown_t
-            return jax.vmap(lambda e, t: parameterizations.read(chosen.row, schedule, e, t))(exact(x, t), t)
+            return jax.vmap(lambda e, t: prediction.read(chosen.row, schedule, e, t))(exact(x, t), t)
 
-        denoise = make_denoiser(predict, None, schedule, parameterization=chosen)
+        denoise = make_denoiser(predict, None, case, prediction=chosen)
         for got, wanted in zip(denoise(x, t), exact(x, t), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
 
         def predict_at(params, shown, shown_t, chosen=chosen):
             del params, shown, shown_t
-            return parameterizations.read(chosen.row, schedule, exact(x, t[1]), t[1])
+            return prediction.read(chosen.row, schedule, exact(x, t[1]), t[1])
 
-        denoise = make_denoiser(predict_at, None, schedule, parameterization=chosen)
+        denoise = make_denoiser(predict_at, None, case, prediction=chosen)
         for got, wanted in zip(denoise(x, t[1]), exact(x, t[1]), strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-8, atol=1e-8)
 
@@ -48,9 +56,10 @@ def test_a_perfect_network_is_the_exact_denoiser_in_every_row(name, float64):
 def test_a_silent_edm_network_is_the_denoiser_of_its_gaussian(name, float64):
     case = CASES[name]
     x, t = jnp.asarray(np.random.default_rng(1).standard_normal((4, 3))), jnp.asarray(interior(case, 4))
-    parameterization = parameterizations.edm(0.6)
-    denoise = make_denoiser(lambda p, x, t: 0 * x, None, case.schedule, parameterization=parameterization)
-    for got, wanted in zip(denoise(x, t), gaussian_denoiser(case.schedule, 0.0, 0.36)(x, t), strict=True):
+    denoise = make_denoiser(lambda p, x, t: 0 * x, None, case, prediction=prediction.EDM(0.6))
+    for got, wanted in zip(
+        denoise(x, t), gaussian_denoiser(case.schedule, 0.0, 0.36, (3,))(x, t), strict=True
+    ):
         np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-12)
 
 
@@ -64,7 +73,7 @@ def test_a_silent_network_leaves_the_reference(name, float64):
     exact = reference.denoiser(case.schedule)(x, t)
     for name in ROWS:
         silent = make_denoiser(
-            lambda p, x, t: 0 * x, None, case.schedule, parameterization=row(name), reference=reference
+            lambda p, x, t: 0 * x, None, case, (2,), prediction=row(name), reference=reference
         )
         for got, wanted in zip(silent(x, t), exact, strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-12)
@@ -72,8 +81,9 @@ def test_a_silent_network_leaves_the_reference(name, float64):
         loud = make_denoiser(
             lambda p, x, t: jnp.sin(3 * x),
             None,
-            case.schedule,
-            parameterization=row(name),
+            case,
+            (2,),
+            prediction=row(name),
             reference=reference,
         )(x, t)
         rebuilt = case.schedule.alpha(t) * loud.data + case.schedule.sigma(t) * loud.noise
@@ -90,8 +100,8 @@ def test_a_network_trained_under_one_schedule_serves_under_another(float64):
     def predict(params, x, t):
         return jnp.tanh(x) + t[:, None]
 
-    here = make_denoiser(predict, None, vp.schedule)(x, t)
-    there = make_denoiser(predict, None, karras.schedule)(x / vp.alpha(t), level)
+    here = make_denoiser(predict, None, vp)(x, t)
+    there = make_denoiser(predict, None, karras)(x / vp.alpha(t), level)
     np.testing.assert_allclose(here.data, there.data, rtol=1e-9)
     np.testing.assert_allclose(here.noise, there.noise, rtol=1e-9)
 
@@ -130,20 +140,20 @@ def bare_predictor():
 def test_linen_nnx_and_bare_functions_serve(make):
     """One affine network, three ways: the denoiser is the closed form in its kernel, and gradients reach it."""
     predict, params, kernel = make()
-    schedule, x, t = CASES["karras"].schedule, jax.random.normal(jax.random.key(2), (5, 3)), 0.7
-    got = make_denoiser(predict, params, schedule)(x, t)
+    case, x, t = CASES["karras"], jax.random.normal(jax.random.key(2), (5, 3)), 0.7
+    got = make_denoiser(predict, params, case)(x, t)
     s = np.sqrt(1 + t**2)
     shown = np.concatenate([np.asarray(x) / s, np.full((5, 1), np.log(t) / 4)], axis=1)
     wanted = np.asarray(x) / s**2 + t / s * (shown @ np.asarray(kernel))
     np.testing.assert_allclose(got.data, wanted, rtol=1e-5, atol=1e-6)
-    gradient = jax.grad(lambda p: make_denoiser(predict, p, schedule)(x, t).data.sum())(params)
+    gradient = jax.grad(lambda p: make_denoiser(predict, p, case)(x, t).data.sum())(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
 def test_a_bfloat16_network_leaves_the_rest_in_float32():
-    schedule, x = CASES["karras"].schedule, jax.random.normal(jax.random.key(0), (64, 8))
-    low = make_denoiser(lambda p, x, t: jnp.tanh(x).astype(jnp.bfloat16), None, schedule)(x, 1e-3)
-    high = make_denoiser(lambda p, x, t: jnp.tanh(x), None, schedule)(x, 1e-3)
+    case, x = CASES["karras"]._replace(t_min=1e-3), jax.random.normal(jax.random.key(0), (64, 8))
+    low = make_denoiser(lambda p, x, t: jnp.tanh(x).astype(jnp.bfloat16), None, case, (8,))(x, 1e-3)
+    high = make_denoiser(lambda p, x, t: jnp.tanh(x), None, case, (8,))(x, 1e-3)
     assert low.noise.dtype == jnp.float32
     # data = skip + sigma p: the network's relative error of 2^-8 is scaled down by sigma
     assert 0 < np.abs(low.data - high.data).max() < 1e-3 * 2**-8
@@ -154,14 +164,14 @@ def test_guidance_interpolates_and_extrapolates(float64):
     schedule, x = CASES["karras"].schedule, jnp.asarray(np.random.default_rng(5).standard_normal((6, 2)))
     a, b = (Gaussian(jnp.full(2, m), 0.5).denoiser(schedule) for m in (1.0, -1.0))
     for scale in (0.0, 1.0, 3.0):
-        got = guided(a, b, scale)(x, 0.8)
+        got = guided(a, scale, unconditional=b)(x, 0.8)
         # equal covariances: the guided law is a Gaussian with an extrapolated mean
-        wanted = gaussian_denoiser(schedule, -1.0 + 2.0 * scale, 0.5)(x, 0.8)
+        wanted = gaussian_denoiser(schedule, -1.0 + 2.0 * scale, 0.5, (2,))(x, 0.8)
         np.testing.assert_allclose(got.data, wanted.data, rtol=1e-12)
         np.testing.assert_allclose(got.noise, wanted.noise, rtol=1e-12)
 
 
 def test_a_wrong_answer_is_refused():
-    denoise = make_denoiser(lambda p, x, t: x[:, :2], None, CASES["karras"].schedule)
+    denoise = make_denoiser(lambda p, x, t: x[:, :2], None, CASES["karras"])
     with pytest.raises(ValueError, match=r"shape of x, \(4, 3\), but answered \(4, 2\)"):
         denoise(jnp.ones((4, 3)), 0.5)

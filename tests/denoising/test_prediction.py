@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from oracles import CASES, NAMES, interior
 
-from jaxdiff.denoising import parameterizations as p
+from jaxdiff.denoising import prediction as p
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.learning import weights
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.typing import Denoised
 
-ROWS = {"data": p.data, "noise": p.noise, "score": p.score, "v": p.v, "flow": p.flow, "edm": p.edm(0.6)}
+ROWS = {"data": p.data, "noise": p.noise, "score": p.score, "v": p.v, "flow": p.flow, "edm": p.EDM(0.6)}
 
 
 def predictions(case, data, noise, t):
@@ -73,16 +75,16 @@ def test_losses_convert_by_the_row_weight(name, float64):
     x = case.schedule.alpha(t) * data + case.schedule.sigma(t) * noise
     target = Denoised(data, noise)
     for source, weight in itertools.product(ROWS.values(), repeat=2):
-        got = regression_loss(
+        denoise = make_denoiser(
             lambda params, x, t: prediction,
             None,
             case.schedule,
-            x,
-            target,
-            t,
-            parameterization=source,
-            weight=weight.row,
+            shape=(4,),
+            prediction=source,
+            t_min=case.t_min,
+            t_max=case.t_max,
         )
+        got = regression_loss(denoise, x, target, t, weight=weight.row)
         # the network's own prediction: what is left after the skip of its row
         converted = p.convert(case.schedule, prediction, x, t, source=source, target=weight)
         wanted = jnp.sum((converted - p.read(weight.row, case.schedule, target, t)) ** 2, axis=1)
@@ -114,10 +116,10 @@ def test_weights_are_the_named_ones(name, float64):
         return 2 * np.log(case.alpha(t) / case.sigma(t))
 
     slope = (level(t + h) - level(t - h)) / (2 * h)
-    np.testing.assert_allclose(p.likelihood(case.schedule, t)[1] ** 2, -slope / 2, rtol=1e-5)
-    np.testing.assert_allclose(p.min_snr(5.0)(case.schedule, t)[0] ** 2, min(snr, 5.0), rtol=1e-6)
+    np.testing.assert_allclose(weights.likelihood(case.schedule, t)[1] ** 2, -slope / 2, rtol=1e-5)
+    np.testing.assert_allclose(weights.min_snr(5.0)(case.schedule, t)[0] ** 2, min(snr, 5.0), rtol=1e-6)
     np.testing.assert_allclose(
-        p.sigmoid(-1.0)(case.schedule, t)[1] ** 2, 1 / (1 + np.exp(1.0 + level(t))), rtol=1e-6
+        weights.sigmoid(-1.0)(case.schedule, t)[1] ** 2, 1 / (1 + np.exp(1.0 + level(t))), rtol=1e-6
     )
     edm = p.error_scale(case.schedule, t, source=p.data.row, target=ROWS["edm"].row)
     relative = case.sigma(t) / case.alpha(t)
@@ -126,7 +128,7 @@ def test_weights_are_the_named_ones(name, float64):
 
 
 def test_sigmoid_weight_does_not_underflow():
-    assert float(p.sigmoid()(CASES["karras"].schedule, jnp.float32(1e-30))[1]) > 0
+    assert float(weights.sigmoid()(CASES["karras"].schedule, jnp.float32(1e-30))[1]) > 0
 
 
 def test_edm_inputs_have_unit_variance_and_forget_the_schedule(float64):
@@ -149,10 +151,10 @@ def test_edm_inputs_have_unit_variance_and_forget_the_schedule(float64):
 
 def test_edm_stays_finite_at_both_ends():
     for t in (0.0, 1.0):
-        x, level = p.edm(0.5).inputs(CASES["rectified_flow"].schedule, jnp.ones(3), t)
+        x, level = p.EDM(0.5).inputs(CASES["rectified_flow"].schedule, jnp.ones(3), t)
         assert np.isfinite(x).all()
         assert np.isfinite(level)
-        assert np.isfinite(p.determinant(p.edm(0.5).row, CASES["rectified_flow"].schedule, t))
+        assert np.isfinite(p.determinant(p.EDM(0.5).row, CASES["rectified_flow"].schedule, t))
 
 
 def test_rows_map_over_times():

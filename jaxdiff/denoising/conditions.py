@@ -1,0 +1,40 @@
+"""Conditions: what a denoiser is told beside x and t, row by row, and dropped in classifier-free training."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.randomness import per_row
+from jaxdiff.typing import Array, Condition, Key
+
+
+def drop_condition(key: Key, condition: Condition, null_condition: Condition, rate: float) -> Condition:
+    """The condition of a batch with rows put to the null condition, each at the given rate, for training.
+
+    null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only.
+    """
+    checks.within("rate", rate, 0.0, 1.0)
+    n = checks.num_rows(condition)
+    dropped = per_row(key, n, lambda key: jax.random.bernoulli(key, rate))
+
+    def drop(leaf: Array, null: Array) -> Array:
+        null = jnp.asarray(null, leaf.dtype)
+        null = null if jnp.shape(null)[:1] in ((), (1,)) else null[None]
+        return jnp.where(dropped.reshape(-1, *[1] * (leaf.ndim - 1)), null.reshape(1, *leaf.shape[1:]), leaf)
+
+    return jax.tree.map(drop, condition, null_condition)
+
+
+def rows_of(condition: Condition, n: int) -> Condition:
+    """A condition with one row for each of n; ValueError where it has another number of rows."""
+
+    def rows(leaf: Array) -> Array:
+        leaf = leaf if jnp.ndim(leaf) else leaf[None]
+        if leaf.shape[0] not in (1, n):
+            raise ValueError(
+                f"a condition must have one row for each of the {n} of x, or one for all; got "
+                f"{leaf.shape[0]}."
+            )
+        return jnp.broadcast_to(leaf, (n, *leaf.shape[1:]))
+
+    return jax.tree.map(rows, condition)

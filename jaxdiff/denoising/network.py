@@ -1,0 +1,159 @@
+"""From a network to a `Denoiser`.
+
+With the row (a, b) of its prediction type (`jaxdiff.denoising.prediction`), det = alpha b -
+sigma a and output p,
+
+    data = skip.data - (sigma / det) p,      noise = skip.noise + (alpha / det) p.                      (1)
+
+The skip is x read at p = 0, (b x / det, -a x / det); for EDM's that is the exact denoiser of N(0, std^2 I).
+Any other *reference* law with a closed-form denoiser can take its place, and the network then learns what
+that law leaves over.
+"""
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising import prediction as prediction_types
+from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.denoiser import Denoiser, Distribution, from_estimate, time_axis
+from jaxdiff.denoising.prediction import EDM, PredictionType
+from jaxdiff.typing import Array, Condition, Denoised, Params, Predictor, Schedule
+
+
+def make_denoiser(
+    predict: Predictor,
+    params: Params,
+    schedule: Schedule,
+    *,
+    shape: tuple[int, ...],
+    scale: Array | float = 1.0,
+    prediction: PredictionType | None = None,
+    reference: Distribution | None = None,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    null_condition: Condition = None,
+) -> Denoiser:
+    """The denoiser of a network, eq. (1).
+
+    predict: any function of (params, x, t), and of a condition if the denoiser is bound to one, that answers
+        in x's shape; it is called on whole batches. Give the same function again for new params: another one
+        is another program to be compiled.
+    shape: of one datum, such as (32, 32, 3).
+    scale: standard deviation of the data, over all entries.
+    prediction: what the network predicts and is shown; by default ``EDM(scale)``.
+    reference: the law whose denoiser is the skip; by default the prediction type's own.
+    t_min, t_max: the times that it is trained on; by default the schedule's working range.
+    null_condition: one row of the condition that stands for none, for `guided` and `drop_condition`: the last
+        label of a network with classes, say.
+
+    Raises TypeError for a network in the place of its apply function, a TrainState in the place of
+    parameters, a class in the place of a schedule or prediction type; ValueError for a range that is not the
+    schedule's or that holds a time where the prediction says nothing of the data (noise where alpha = 0), a
+    scale that is not positive or a reference of another shape. The denoiser raises ValueError when predict
+    answers in another shape than x's.
+    """
+    if hasattr(predict, "apply") or not callable(predict):
+        raise TypeError(
+            f"predict must be a function of (params, x, t), got {type(predict).__name__}; give a Flax "
+            "network's "
+            "apply: make_denoiser(network.apply, params, ...)."
+        )
+    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
+        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
+    checks.positive("scale", scale)
+    if prediction is None:
+        prediction = EDM(scale)
+    _check_prediction(prediction)
+    if reference is not None and reference.shape != tuple(shape):
+        raise ValueError(
+            f"reference must be a law of points of shape {tuple(shape)}, got one of {reference.shape}; a "
+            "law of "
+            "vectors becomes one of images by Shaped(law, shape)."
+        )
+    denoiser = from_estimate(
+        _Network(predict, params, reference), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max
+    )
+    if not isinstance(prediction, EDM):
+        _check_determinant(prediction, schedule, denoiser.t_max)
+    return dataclasses.replace(
+        denoiser, prediction=prediction, null_condition=jax.tree.map(jnp.asarray, null_condition)
+    )
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """Eq. (1)."""
+
+    predict: Predictor
+    params: Params
+    reference: Distribution | None
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        schedule, prediction = denoiser.schedule, denoiser.prediction
+        times = jnp.broadcast_to(t, x.shape[:1])
+        shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
+        condition = rows_of(denoiser.condition, len(x))
+        if condition is None:
+            output = self.predict(self.params, *shown)
+        elif isinstance(condition, Mapping):
+            output = self.predict(self.params, *shown, **condition)
+        else:
+            output = self.predict(self.params, *shown, condition)
+        if jnp.shape(output) != x.shape:
+            raise ValueError(
+                f"predict must answer in the shape of x, {x.shape}, but answered {jnp.shape(output)}."
+            )
+        # A bfloat16 network inside mathematics in single precision or better.
+        output = jnp.asarray(output).astype(jnp.promote_types(x.dtype, jnp.float32))
+        if self.reference is None:
+
+            def at_zero(x: Array, t: Array) -> Denoised:
+                return prediction_types.solve(prediction.row, schedule, jnp.zeros_like(x), x, t)
+
+            skip = jax.vmap(at_zero, in_axes=(0, time_axis(t)))(x, t)
+        else:
+            skip = self.reference.denoiser(schedule)(x, t)
+
+        def combine(output: Array, skip: Denoised, t: Array) -> Denoised:
+            det = prediction_types.determinant(prediction.row, schedule, t)
+            return Denoised(
+                skip.data - schedule.sigma(t) / det * output, skip.noise + schedule.alpha(t) / det * output
+            )
+
+        return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
+
+
+def _check_prediction(prediction: Any) -> None:
+    names = "prediction.data, noise, score, v, flow or EDM(std)"
+    if inspect.isclass(prediction):
+        raise TypeError(
+            f"prediction must be a prediction type, got the class {prediction.__name__}; call it."
+        )
+    if not hasattr(prediction, "row") or not hasattr(prediction, "inputs"):
+        raise TypeError(f"prediction must be one of {names}, got {prediction!r}.")
+
+
+def _check_determinant(prediction: PredictionType, schedule: Schedule, t_max: float) -> None:
+    """Raise ValueError where a prediction at t_max leaves the data open."""
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule))
+    if traced or not math.isfinite(t_max):
+        return
+    with jax.ensure_compile_time_eval():
+        det = float(prediction_types.determinant(prediction.row, schedule, t_max))
+        alpha = float(schedule.alpha(t_max))
+    if det == 0 or not math.isfinite(det):
+        raise ValueError(
+            f"{prediction} says nothing of the data at t_max = {t_max:g} of {schedule}, where alpha = "
+            f"{alpha:g} and det = {det:g}; "
+            "give a smaller t_max, the last time trained on, or let the network predict v, flow or EDM()."
+        )
