@@ -12,17 +12,20 @@ the prediction c + B' phi(x) of least weighted square error, its coefficients he
 
 with V the weights divided by their sum and phi(x_i), y_i the rows of F and Y, less their means under V.
 
-`predict` is a `Predictor`, so that a fit is a denoiser through `denoisers.make_denoiser` in any
-parameterization, a teacher of `bootstrap.bootstrapped_target` and the model of `bootstrap.fit_levels`:
+`predict` is a `Predictor`, so that a model is a denoiser through `make_denoiser` with any prediction type, a
+teacher of `bootstrap.bootstrapped_target` and the model of `bootstrap.fit_levels`:
+
+    def family(model): return make_denoiser(random_features.predict, model, schedule, shape=(d,), scale=0.5)
 
     model = random_features.init(key, d, 300, bandwidth=2.0)
-    model = random_features.fit(model, schedule, x_t, target, t, penalty=1e-3)
-    denoise = make_denoiser(random_features.predict, model, schedule)
+    model = random_features.fit(model, family, x_t, target, t, penalty=1e-3)
+    denoise = family(model)
 
 All is in closed form and may be vmapped over penalties, bandwidths, seeds and data. Denoising score matching
 with such features: arXiv 2101.05239.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -30,10 +33,10 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdiff._numerics import checks
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoiser import Distribution, skip_denoised
-from jaxdiff.denoising.prediction import Parameterization
-from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
+from jaxdiff._numerics.precision import single
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.typing import Array, Denoised, Key, Time
 
 _PRECISION = jax.lax.Precision.HIGHEST
 
@@ -52,7 +55,7 @@ class RandomFeatures(NamedTuple):
 def init(key: Key, d: int, num_features: int, *, bandwidth: Array | float) -> RandomFeatures:
     """A model with features drawn and coefficients zero.
 
-    bandwidth: b of eq. (1), a scalar, in units of what the model is shown: x / s for `edm`, x for `data`.
+    bandwidth: b of eq. (1), a scalar, in units of what the model is shown: x / s for `EDM`, x for `data`.
     Raises ValueError unless num_features is even, and for sizes or a bandwidth that are not positive.
     """
     checks.integer("d", d, 1)
@@ -81,26 +84,25 @@ def predict(model: RandomFeatures, x: Array, t: Array) -> Array:
 
 def fit(
     model: RandomFeatures,
-    schedule: Schedule,
+    family: Callable[[RandomFeatures], Denoiser],
     x: Array,
     target: Denoised,
     t: Time,
     *,
     penalty: Array | float,
     weights: Array | None = None,
-    parameterization: Parameterization | None = None,
-    reference: Distribution | None = None,
 ) -> RandomFeatures:
     """The model at one level t that minimizes the weighted mean of `regression_loss` + penalty |B|^2.
 
+    family: makes the denoiser of a model, by `make_denoiser` of `predict`; its prediction type, schedule and
+        reference are what is fitted.
     x and both parts of the target have shape (batch, d), t is a scalar. weights: (batch,), not negative, by
-    default equal; a zero leaves a row out. parameterization and reference are those that `make_denoiser` is
-    to be given with the model, by default `edm()` and none.
+    default equal; a zero leaves a row out.
 
-    Raises TypeError for integer x; ValueError for NaN, for shapes that disagree, for a negative weight or
-    none that is positive and unless penalty > 0.
+    Raises TypeError for integer x and for a family that makes no denoiser; ValueError for NaN, for shapes
+    that disagree, for a t that the denoiser does not know, for a negative weight or none that is positive and
+    unless penalty > 0.
     """
-    parameterization = parameterization or parameterizations.edm()
     checks.floating("x", x)
     checks.shape("x", x, (None, model.frequencies.shape[0]))
     checks.finite("x", x)
@@ -108,14 +110,38 @@ def fit(
     for name, part in target._asdict().items():
         checks.shape(f"target.{name}", part, x.shape)
         checks.finite(f"target.{name}", part)
+    checks.shape("penalty", penalty, ())
+    checks.positive("penalty", penalty)
+    _check_weights(weights, x)
+    # Of the model that answers nothing, what it leaves is what there is to be learnt.
+    silent = model._replace(
+        coefficients=jnp.zeros_like(model.coefficients), intercept=jnp.zeros_like(model.intercept)
+    )
+    denoise = family(silent)
+    check_denoiser("family(model)", denoise)
+    denoise.check_times("t", t)
+    return _fit(silent, denoise, x, target, t, penalty, weights)
+
+
+@jax.jit
+def _fit(
+    model: RandomFeatures,
+    silent: Denoiser,
+    x: Array,
+    target: Denoised,
+    t: Array,
+    penalty: Array,
+    weights: Array | None,
+) -> RandomFeatures:
+    schedule, kind = silent.schedule, silent.prediction
+    x, target = jax.tree.map(single, (x, target))
 
     def example(x: Array, target: Denoised, skip: Denoised) -> tuple[Array, Array]:
         left_over = jax.tree.map(jnp.subtract, target, skip)
-        shown, _ = parameterization.inputs(schedule, x, t)
-        return shown, parameterizations.read(parameterization.row, schedule, left_over, t)
+        shown, _ = kind.inputs(schedule, x, t)
+        return shown, prediction.read(kind.row, schedule, left_over, t)
 
-    skip = skip_denoised(schedule, x, t, parameterization, reference)
-    shown, wanted = jax.vmap(example)(x, target, skip)
+    shown, wanted = jax.vmap(example)(x, target, silent(x, t))
     design = features(model.frequencies, shown)
     return RandomFeatures(model.frequencies, *ridge(design, wanted, penalty=penalty, weights=weights))
 
@@ -131,10 +157,14 @@ def ridge(
     checks.shape("targets", targets, (design.shape[0], None))
     checks.shape("penalty", penalty, ())
     checks.positive("penalty", penalty)
+    _check_weights(weights, design)
+    return _ridge(design, targets, penalty, weights)
+
+
+@jax.jit
+def _ridge(design: Array, targets: Array, penalty: Array, weights: Array | None) -> tuple[Array, Array]:
     if weights is None:
         weights = jnp.ones_like(design[:, 0])
-    checks.shape("weights", weights, design.shape[:1])
-    _check_weights(weights)
     share = weights / weights.sum()
     mean_feature, mean_target = (jnp.matmul(share, x, precision=_PRECISION) for x in (design, targets))
     centered = design - mean_feature[None]
@@ -145,7 +175,10 @@ def ridge(
     return coefficients, mean_target - jnp.matmul(mean_feature, coefficients, precision=_PRECISION)
 
 
-def _check_weights(weights: Array) -> None:
+def _check_weights(weights: Array | None, rows: Array) -> None:
+    if weights is None:
+        return
+    checks.shape("weights", weights, rows.shape[:1])
     values = checks.known(weights)
     if values is not None and not ((values >= 0).all() and 0 < values.sum() < float("inf")):
         raise ValueError(

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.experimental import multihost_utils
 
 from jaxdiff._numerics import checks, shards
@@ -75,6 +76,8 @@ def init_state(
     params: Params, optimizer: optax.GradientTransformation, *, ema_decay: Averaging
 ) -> TrainState:
     """The state before step 0. With ema_decay=None no second copy of the parameters is held."""
+    if isinstance(params, TrainState):
+        raise TypeError("params must be a network's parameters, got a TrainState; give its params.")
     ema_params = jax.tree.map(lambda _: params, ema_decay)
     state = TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
     # A donated buffer must occur once: e_0 is p_0, and so are parts of some optimizers' states. The copies
@@ -87,6 +90,7 @@ def averaged(state: TrainState) -> Params:
 
     Raises ValueError where several are kept; take one of ``state.ema_params``.
     """
+    _check_state(state)
     if state.ema_params is None:
         return state.params
     if jax.tree.structure(state.ema_params) != jax.tree.structure(state.params):
@@ -108,16 +112,24 @@ def make_train_step(
 
     With num_microbatches = m > 1 the gradient is accumulated: microbatch j, rows j, j + m, j + 2 m, ... of
     the batch, goes through the loss alone, under the key ``fold_in(step key, j)``, and g_k is the mean over
-    j. A loss that is a mean over rows needs an m-th of the memory, and is the same but for its noise. Raises
-    ValueError if m does not divide the rows.
+    j. A loss that is a mean over rows needs an m-th of the memory, and is the same but for its noise.
+
+    The step raises ValueError for a batch without rows or whose rows m does not divide, and for a loss that
+    is no scalar; TypeError for what is no key or TrainState.
     """
     checks.integer("num_microbatches", num_microbatches, 1)
     for decay in jax.tree.leaves(ema_decay):
         if not callable(decay):
             ema.check_decay(decay)
 
+    def scalar_loss(params: Params, key: Key, batch: Any) -> Array:
+        loss = loss_fn(params, key, batch)
+        if (shape := jax.tree.map(jnp.shape, loss)) != ():
+            raise ValueError(f"loss_fn must answer a scalar, got shape {shape}; take its .mean().")
+        return loss
+
     def gradient(params: Params, key: Key, batch: Any) -> tuple[Array, Params]:
-        of_part = jax.value_and_grad(loss_fn)
+        of_part = jax.value_and_grad(scalar_loss)
         if num_microbatches == 1:
             return of_part(params, key, batch)
 
@@ -132,7 +144,12 @@ def make_train_step(
         return jax.tree.map(lambda leaf: leaf / num_microbatches, total)
 
     def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        checks.key(key)
+        _check_state(state)
         _check_averages(state, ema_decay)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(batch)]
+        if any(shape[:1] == (0,) for shape in shapes):
+            raise ValueError(f"A batch must have at least one row, got arrays of shape {shapes}.")
         step_key = jax.random.fold_in(key, state.step)
         loss, grads = shards.mean(gradient(state.params, step_key, batch))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -185,8 +202,11 @@ def train(
 
     Raises FloatingPointError, naming the step, when a loss, a gradient or the parameters are no longer
     finite; nothing is saved before it has been looked at, so the last checkpoint is a good one. Raises
-    ConnectionError when another process of the run is gone.
+    ConnectionError when another process of the run is gone, ValueError for a state that was given away, and
+    as the step does.
     """
+    checks.key(key)
+    _check_state(state)
     checks.integer("num_steps", num_steps, 0)
     checks.integer("steps_per_dispatch", steps_per_dispatch, 1)
     if save_every is not None:
@@ -269,6 +289,18 @@ def _split(batch: Any, m: int) -> Any:
         return leaf.reshape(-1, m, *leaf.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def _check_state(state: Any) -> None:
+    """Raise TypeError unless state is a TrainState, ValueError where it is no longer there."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"state must be a TrainState, got {type(state).__name__}; init_state(params, optimizer, "
+            "ema_decay=...) makes one of parameters."
+        )
+    arrays = (x for x in jax.tree.leaves(state) if isinstance(x, jax.Array) and not isinstance(x, Tracer))
+    if any(x.is_deleted() for x in arrays):
+        raise ValueError("This state was given to train before, which donates it; use the one returned.")
 
 
 def _check_averages(state: TrainState, ema_decay: Averaging) -> None:

@@ -5,7 +5,10 @@ The rows of the prediction types are weights too: ``prediction.noise.row`` is th
 ``prediction.EDM(std).row`` EDM's weight, which is one for a network of that type.
 """
 
+import inspect
+
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxdiff._numerics import checks
 from jaxdiff.denoising.prediction import Row
@@ -23,26 +26,46 @@ def likelihood(schedule: Schedule, t: Time) -> tuple[Array, Array]:
     return jnp.zeros_like(alpha), jnp.sqrt(sigma_dot / sigma - alpha_dot / alpha)
 
 
-def min_snr(gamma: float = 5.0) -> Row:
+def min_snr(gamma: Array | float = 5.0) -> Row:
     """Weight min(SNR, gamma) on the squared data error (Hang et al. 2023, arXiv 2303.09556)."""
     checks.positive("gamma", gamma)
-
-    def row(schedule: Schedule, t: Time) -> tuple[Array, Array]:
-        snr = jnp.exp(log_snr(schedule, t))
-        return jnp.sqrt(jnp.minimum(snr, gamma)), jnp.zeros_like(snr)
-
-    return row
+    return Partial(_min_snr, gamma)
 
 
-def sigmoid(bias: float = 0.0) -> Row:
+def sigmoid(bias: Array | float = 0.0) -> Row:
     """Weight sigmoid(bias - lambda) on the squared noise error (Hoogeboom et al. 2024, arXiv 2410.19324).
 
     With times uniform in log-SNR it is that paper's loss; with others, multiply by their weight.
     """
+    checks.finite("bias", bias)
+    return Partial(_sigmoid, bias)
 
-    def row(schedule: Schedule, t: Time) -> tuple[Array, Array]:
-        value = log_snr(schedule, t)
-        # sqrt(sigmoid) in this form stays above zero where the sigmoid itself underflows.
-        return jnp.zeros_like(value), jnp.exp(-0.5 * jnp.logaddexp(0.0, value - bias))
 
-    return row
+def as_argument(weight: Row) -> Partial:
+    """The weight as a pytree, which compiled functions take as an argument.
+
+    Raises TypeError for what is no function, such as a prediction type in the place of its row.
+    """
+    if hasattr(weight, "row"):
+        raise TypeError(f"weight must be a row, got {weight!r}; give its row, {weight!r}.row.")
+    if not callable(weight):
+        raise TypeError(
+            f"weight must be a function (schedule, t) -> (a, b), got {type(weight).__name__}; such are "
+            "weights.likelihood, weights.min_snr(5.0) and prediction.noise.row."
+        )
+    if isinstance(weight, Partial):
+        return weight
+    if inspect.ismethod(weight):  # whose owner, EDM(std) say, may hold arrays
+        return Partial(weight.__func__, weight.__self__)
+    return Partial(weight)
+
+
+def _min_snr(gamma: Array | float, schedule: Schedule, t: Time) -> tuple[Array, Array]:
+    snr = jnp.exp(log_snr(schedule, t))
+    return jnp.sqrt(jnp.minimum(snr, gamma)), jnp.zeros_like(snr)
+
+
+def _sigmoid(bias: Array | float, schedule: Schedule, t: Time) -> tuple[Array, Array]:
+    value = log_snr(schedule, t)
+    # sqrt(sigmoid) in this form stays above zero where the sigmoid itself underflows.
+    return jnp.zeros_like(value), jnp.exp(-0.5 * jnp.logaddexp(0.0, value - bias))

@@ -1,19 +1,16 @@
 """Why: diagnostics that need the truth."""
 
-from jaxdiff.theory.joint_learning import (
-    LevelError,
+from jaxdiff.theory.level_error import LevelError, score_error
+from jaxdiff.theory.martingale import (
     MartingaleTerms,
-    empirical_risk,
-    forward_path,
     increment_constants,
     increment_covariance,
     martingale_constant,
     martingale_terms,
-    minimize_risk,
     posterior_covariance,
-    regularized_generator,
-    score_error,
 )
+from jaxdiff.theory.paths import forward_path
+from jaxdiff.theory.risk import empirical_risk, minimize_risk
 
 __all__ = [
     "LevelError",
@@ -26,6 +23,5 @@ __all__ = [
     "martingale_terms",
     "minimize_risk",
     "posterior_covariance",
-    "regularized_generator",
     "score_error",
 ]

@@ -4,16 +4,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from oracles import CASES, NAMES, Chosen, gaussian_denoiser
+from jax.tree_util import Partial
+from oracles import CASES, NAMES, Chosen, assert_same_bits, gaussian_denoiser
 from scipy.optimize import brentq, minimize_scalar
 
+from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import bootstrap
 from jaxdiff.learning.bootstrap import bootstrapped_target
 from jaxdiff.learning.targets import denoising_target
+from jaxdiff.learning.training import init_state
 from jaxdiff.noising import process
 from jaxdiff.typing import Denoised
 
@@ -31,9 +37,19 @@ def time_of(case, ratio):
     return brentq(lambda t: np.log(case.sigma(t) / case.alpha(t) / ratio), case.t_min, case.t_max, xtol=1e-14)
 
 
+def denoiser_of(function, schedule, shape=(2,)):
+    """A function (x, t) -> Denoised as a denoiser at all times of the schedule."""
+    return as_denoiser(function, schedule, shape=shape, t_min=schedule.t_min, t_max=schedule.t_max)
+
+
 def reveal(x, s):
     """A teacher that answers with x_s itself: with mix = 1 the target's data are then x_s."""
     return Denoised(x, x)
+
+
+def reveal_if(revealing, exact, x, s):
+    """Such a teacher, or the exact one."""
+    return jax.tree.map(lambda x, y: jnp.where(revealing, x, y), Denoised(x, x), exact(x, s))
 
 
 # --- the variance formulas ---------------------------------------------------------------------------------
@@ -89,11 +105,9 @@ def sweep():
         best = [bootstrap.optimal_gate(rho, q, mix=a) for a in (1.0, 0.5)]
         gates = jnp.stack([rho**2, 0 * rho, 1 + 0 * rho, rho**2, rho**2, *best, 0.4 + 0 * rho, rho**2])
 
-        def target(mix, gate, revealing):
-            def teacher(x, s):  # the last one answers with x_s, which is then the target's data
-                return jax.tree.map(lambda x, y: jnp.where(revealing, x, y), Denoised(x, x), exact(x, s))
-
-            return bootstrapped_target(key, teacher, schedule, data, s, t, mix=mix, gate=gate)
+        def target(mix, gate, revealing):  # the last one answers with x_s, which is then the target's data
+            teacher = denoiser_of(Partial(reveal_if, revealing, exact), schedule, (50,))
+            return bootstrapped_target(key, teacher, data, s, t, mix=mix, gate=gate)
 
         x_t, y = jax.vmap(target)(mixes, gates, revealing)
         known = exact(x_t[0], t).noise
@@ -203,10 +217,8 @@ def closed():
             exact = Gaussian(MEAN, Spectrum(variances, jnp.asarray(BASIS))).denoiser(schedule)
 
             def target(mix, gate, revealing):
-                def teacher(x, s):
-                    return jax.tree.map(lambda x, y: jnp.where(revealing, x, y), Denoised(x, x), exact(x, s))
-
-                return bootstrapped_target(key, teacher, schedule, data, *times, mix=mix, gate=gate)
+                teacher = denoiser_of(Partial(reveal_if, revealing, exact), schedule, (3,))
+                return bootstrapped_target(key, teacher, data, *times, mix=mix, gate=gate)
 
             x_t, gated = jax.vmap(lambda a, g: target(a, g, False))(mixes, gates)
             plain = jax.vmap(lambda a, r: target(a, None, r)[1])(mixes, jnp.arange(len(KINDS)) == 1)
@@ -310,7 +322,7 @@ def test_every_target_has_the_exact_conditional_mean():
         data = MIXTURE.sample(data_key, n)
 
         def one(key, mix, gate):
-            x, y = bootstrapped_target(key, exact, schedule, data, s, t, mix=mix, gate=gate)
+            x, y = bootstrapped_target(key, exact, data, s, t, mix=mix, gate=gate)
             products = jnp.stack([(y.noise - exact(x, t).noise) * h(x) for h in functions])
             return products.mean(1), products.std(1, ddof=1) / n**0.5
 
@@ -329,8 +341,8 @@ def test_a_time_for_each_row_is_that_time_alone():
     data, t = MIXTURE.sample(jax.random.key(10), 5), jnp.linspace(0.2, 2.0, 5)
     s, mix, gate = t[None] * jnp.asarray([[0.5], [0.8]]), jnp.linspace(0.0, 1.0, 5), jnp.linspace(0.2, 0.9, 5)
     matrices = gate[:, None, None] * jnp.eye(2)[None]
-    teacher, field = MIXTURE.denoiser(schedule), gaussian_denoiser(schedule, 0.3, 2.0)
-    target = functools.partial(bootstrapped_target, jax.random.key(11), teacher, schedule, data)
+    teacher, field = MIXTURE.denoiser(schedule), gaussian_denoiser(schedule, 0.3, 2.0, (2,))
+    target = functools.partial(bootstrapped_target, jax.random.key(11), teacher, data)
     rows = jax.jit(lambda: target(s, t, mix=mix, gate=gate))()
     alone = jax.jit(jax.vmap(lambda s, t, a, g: target(s, t, mix=a, gate=g), in_axes=(1, 0, 0, 0)))(
         s, t, mix, gate
@@ -354,8 +366,11 @@ def test_earlier_states_have_the_moments_of_the_bridge():
 
     @jax.jit
     def standardized(level):
-        teacher = lambda x, s: jax.tree.map(lambda x: jnp.where(s == level, 3 * x, 0), Denoised(x, x))  # noqa: E731
-        x_t, y = bootstrapped_target(jax.random.key(15), teacher, schedule, data, levels, t, mix=1.0)
+        def reveal_one(level, x, s):
+            return jax.tree.map(lambda x: jnp.where(s == level, 3 * x, 0), Denoised(x, x))
+
+        teacher = denoiser_of(Partial(reveal_one, level), schedule)
+        x_t, y = bootstrapped_target(jax.random.key(15), teacher, data, levels, t, mix=1.0)
         mean, std = process.bridge(schedule, data, x_t, level, t)
         return (y.data - mean) / std, (x_t - schedule.alpha(t) * data) / schedule.sigma(t)
 
@@ -382,7 +397,7 @@ def test_averaging_draws_of_the_bridge_lowers_the_variance_as_one_over_n():
         data = MIXTURE.sample(data_key, rows)
 
         def squared(key, n):
-            x, y = bootstrapped_target(key, exact, schedule, data, jnp.full(n, s), t, mix=1.0)
+            x, y = bootstrapped_target(key, exact, data, jnp.full(n, s), t, mix=1.0)
             return ((y.noise - exact(x, t).noise) ** 2).sum(1)
 
         return [squared(key, n) for key, n in zip(keys, (1, 2, 6), strict=True)]
@@ -401,8 +416,9 @@ def test_nothing_is_differentiated_through_the_teacher():
     schedule, data = CASES["vp"].schedule, MIXTURE.sample(jax.random.key(17), 4)
 
     def total(theta, data):
-        teacher = lambda x, s: Denoised(theta * x, jnp.sin(theta * x))  # noqa: E731
-        x, y = bootstrapped_target(jax.random.key(18), teacher, schedule, data, 0.2, 0.5, mix=0.5, gate=0.4)
+        teacher = Partial(lambda theta, x, s: Denoised(theta * x, jnp.sin(theta * x)), theta)
+        teacher = denoiser_of(teacher, schedule)
+        x, y = bootstrapped_target(jax.random.key(18), teacher, data, 0.2, 0.5, mix=0.5, gate=0.4)
         return y.noise.sum() + y.data.sum() + x.sum()
 
     through_teacher, through_data = jax.jit(jax.grad(total, (0, 1)))(1.3, data)
@@ -426,9 +442,9 @@ def test_an_end_of_the_schedule_gives_finite_targets():
 
     def target(number, s, t, mix):
         schedule = Chosen(number, options)
-        teacher = lambda x, s: Denoised(0.1 * x, jnp.sin(x))  # noqa: E731
+        teacher = denoiser_of(lambda x, s: Denoised(0.1 * x, jnp.sin(x)), schedule)
         s, t = jnp.full((2, 6), s), jnp.full(6, t)
-        return bootstrapped_target(jax.random.key(20), teacher, schedule, data, s, t, mix=mix)
+        return bootstrapped_target(jax.random.key(20), teacher, data, s, t, mix=mix)
 
     x, y = jax.jit(jax.vmap(target))(*(jnp.asarray(c) for c in zip(*cells, strict=True)))
     assert all(np.isfinite(a).all() for a in (x, *y))
@@ -440,7 +456,8 @@ def test_an_end_of_the_schedule_gives_finite_targets():
 def test_times_close_together_keep_their_digits():
     """In float32 the step's own noise, at a step of 1e-4, is right to a part in 1e3: its variance is 1 / v."""
     schedule, data = CASES["karras"].schedule, MIXTURE.sample(jax.random.key(23), 50_000)
-    step = functools.partial(bootstrapped_target, jax.random.key(24), reveal, schedule, data)
+    teacher = denoiser_of(reveal, schedule)
+    step = functools.partial(bootstrapped_target, jax.random.key(24), teacher, data)
     _, y = jax.jit(lambda s, t: step(s, t, mix=0.0, gate=0.0))(1.0, 1.0001)
     wanted = 1 / (1 - (1 / np.float64(np.float32(1.0001))) ** 2)
     assert np.asarray(y.noise, np.float64).var() == pytest.approx(wanted, rel=4 * np.sqrt(2 / 100_000))
@@ -464,6 +481,12 @@ def test_the_optimal_gate_and_mix_are_minima():
         found = minimize_scalar(lambda a, f=freedom, q=q_s, b=bias: f * (1 - a) ** 2 * (1 - q) + a**2 * b)
         assert float(bootstrap.optimal_mix(1 - q_s, bias, freedom)) == pytest.approx(found.x, abs=1e-5)
     assert bootstrap.optimal_mix(0.5, 0.0, 0.1) == 1
+    # Where the later noise tells nothing of the earlier, and where there is nothing to trade.
+    assert bootstrap.optimal_gate(0.0, 0.0) == bootstrap.optimal_gate(0.0, 0.5) == 0
+    assert bootstrap.optimal_gate(0.3, 0.0) == 1
+    assert bootstrap.optimal_mix(0.0, 0.0, 0.1) == 0
+    assert np.isnan(bootstrap.optimal_gate(jnp.nan, 0.5))
+    np.testing.assert_array_equal(bootstrap.matrix_gate(0.0, jnp.zeros((2, 2))), np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -479,6 +502,162 @@ def test_the_earlier_time_has_the_correlation_asked_for(name, float64):
         jax.vmap(lambda s, t: bootstrap.noise_correlation(schedule, s, t))(s, t), 0.4, rtol=1e-6
     )
     assert bootstrap.earlier_time(schedule, t[0], 0.01, t_min=t_min) == pytest.approx(t_min, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_earlier_time_is_never_the_later_one(name):
+    """For times over and beyond both ends of what is asked, alone, in a batch and traced."""
+    case = CASES[name]
+    schedule = case.schedule
+    low = schedule.t_min if np.isfinite(schedule.t_min) else -3.0
+    t_min = float(np.float32(time_of(case, 0.1)))
+    t = np.sort(np.r_[np.linspace(low, t_min, 5), np.linspace(t_min, case.t_max, 40), case.t_max]).astype(
+        np.float32
+    )
+    s = bootstrap.earlier_time(schedule, t, 0.5, t_min=t_min)
+    assert s.shape == t.shape
+    assert (s <= t).all()  # also: none is NaN
+    np.testing.assert_array_equal(s[t <= t_min], t[t <= t_min])
+    assert (s[t > t_min] >= t_min).all()
+    inside = (t > t_min) & (np.asarray(jax.vmap(schedule.alpha)(t)) > 0)
+    assert inside.sum() > 30
+    assert (s[inside] < t[inside]).all()
+    assert bootstrap.earlier_time(schedule, t[-9], 0.5, t_min=t_min) == s[-9]
+    traced = jax.jit(lambda schedule, t: bootstrap.earlier_time(schedule, t, 0.5, t_min=t_min))(schedule, t)
+    np.testing.assert_array_equal(traced, s)
+    grid = bootstrap.earlier_time(schedule, t[:6].reshape(2, 3), 0.5, t_min=t_min)
+    np.testing.assert_array_equal(grid, s[:6].reshape(2, 3))
+
+
+# --- half the noise ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_noise_targets_are_finite_at_every_time(name):
+    """From no noise to no signal, with a teacher that knows no time before its own first one."""
+    case = CASES[name]
+    schedule = case.schedule
+    low = schedule.t_min if np.isfinite(schedule.t_min) else -3.0
+    t_min = float(np.float32(time_of(case, 0.1)))
+    t = jnp.asarray(np.r_[np.linspace(low, t_min, 7), np.linspace(t_min, case.t_max, 41)], jnp.float32)
+    data = MIXTURE.sample(jax.random.key(1), len(t))
+    key, function = jax.random.key(2), lambda x, s: Denoised(0.1 * x, jnp.sin(x))
+    teacher = as_denoiser(function, schedule, shape=(2,), t_min=t_min, t_max=case.t_max)
+    _, exact = denoising_target(jax.random.split(key)[0], schedule, data, t)
+    for run in (bootstrap.half_noise_target, jax.jit(bootstrap.half_noise_target)):
+        for mix in (0.0, 0.9, 1.0):
+            x, y = run(key, teacher, data, t, mix=mix, t_min=t_min)
+            assert all(np.isfinite(part).all() for part in (x, *y))
+            np.testing.assert_array_equal(y.data[:7], exact.data[:7])
+            np.testing.assert_array_equal(y.noise[:7], exact.noise[:7])
+            moved = np.abs(np.asarray(y.data - exact.data)).max(1)
+            assert (moved[10:-1] > 1e-4).all() == bool(mix)
+
+
+def test_the_half_noise_target_is_the_bootstrapped_one_with_a_mix_that_falls():
+    """sigma_s / sigma_t is 1/2, or t_min / t below 2 t_min; the mix falls as 1 - rho^2, to zero at t_min."""
+    schedule, t = CASES["karras"].schedule, jnp.asarray([0.05, 0.1, 0.12, 0.15, 0.2, 1.0, 20.0])
+    data, teacher = MIXTURE.sample(jax.random.key(3), 7), MIXTURE.denoiser(schedule)
+    got = bootstrap.half_noise_target(jax.random.key(4), teacher, data, t, mix=0.8, t_min=0.1)
+    s = np.minimum(np.maximum(np.asarray(t) / 2, 0.1), t)
+    mix = 0.8 * np.minimum((1 - (s / np.asarray(t, np.float64)) ** 2) / 0.75, 1)
+    wanted = bootstrapped_target(
+        jax.random.key(4), teacher, data, jnp.asarray(s), t, mix=jnp.asarray(mix, jnp.float32)
+    )
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        mix, 0.8 * np.r_[0, 0, (1 - 1 / 1.44) / 0.75, (1 - 1 / 2.25) / 0.75, 1, 1, 1], rtol=1e-5
+    )
+    # by default from the working range of the teacher's data
+    first = teacher.working_range[0]
+    default = bootstrap.half_noise_target(jax.random.key(4), teacher, data, t, mix=0.8)
+    assert_same_bits(
+        default, bootstrap.half_noise_target(jax.random.key(4), teacher, data, t, mix=0.8, t_min=first)
+    )
+
+
+def test_mixing_at_one_time_is_nan_where_it_is_traced():
+    """And so is a later s, also where nothing is mixed; with no mixing s = t is the denoising target."""
+    teacher, data = MIXTURE.denoiser(CASES["vp"].schedule), MIXTURE.sample(jax.random.key(5), 3)
+    s, mix = jnp.asarray([0.5, 0.5, 0.6]), jnp.asarray([0.5, 0.0, 0.0])
+
+    def target(s, mix):
+        return bootstrapped_target(jax.random.key(6), teacher, data, s, jnp.full(3, 0.5), mix=mix)
+
+    x, y = jax.jit(target)(s, mix)
+    assert np.isfinite(x).all()
+    for part in y:
+        np.testing.assert_array_equal(np.isnan(part).all(1), [True, False, True])
+    np.testing.assert_array_equal(y.data[1], data[1])
+
+
+# --- data of every kind ------------------------------------------------------------------------------------
+
+
+def test_images_of_half_precision():
+    """bfloat16 images with a field: in their dtype, and those of float32 to its digits."""
+    schedule, n = CASES["cosine"].schedule, 6
+    t = jnp.linspace(0.2, 0.9, n)
+    images = jax.random.normal(jax.random.key(7), (n, 2, 2, 3))
+    teacher, field = (gaussian_denoiser(schedule, m, v, (2, 2, 3)) for m, v in ((0.1, 0.7), (0.0, 1.1)))
+
+    def target(images):
+        return bootstrapped_target(
+            jax.random.key(8), teacher, images, 0.6 * t, t, mix=0.8, gate=jnp.full(n, 0.4), field=field
+        )
+
+    x, y = target(images.astype(jnp.bfloat16))
+    assert x.dtype == y.data.dtype == y.noise.dtype == jnp.bfloat16
+    assert x.shape == y.data.shape == y.noise.shape == images.shape
+    alpha, sigma = (np.asarray(jax.vmap(f)(t)).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
+    made = alpha * y.data.astype(jnp.float32) + sigma * y.noise.astype(jnp.float32)
+    # the mixed data are a few roundings of 2^-9 of numbers up to 4 away
+    assert np.abs(np.asarray(made - x.astype(jnp.float32))).max() < 0.06
+    x, y = target(images)
+    np.testing.assert_allclose(alpha * y.data + sigma * y.noise, x, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="matrices go with data"):
+        bootstrapped_target(jax.random.key(8), teacher, images, 0.1, 0.5, mix=0.8, gate=jnp.eye(12))
+
+
+def test_a_field_of_the_data_leaves_the_variance_of_the_earlier_level():
+    """With S the denoiser of the data themselves and mix 1, eq. (9) at small noise is the teacher alone."""
+    schedule, data = CASES["karras"].schedule, 10 * jnp.eye(4)
+    teacher, field = gaussian_denoiser(schedule, 0.0, 3.0, (4,)), Empirical(data).denoiser(schedule)
+    _, plain = bootstrapped_target(jax.random.key(9), teacher, data, 0.1, 0.3, mix=1.0)
+    _, fielded = bootstrapped_target(jax.random.key(9), teacher, data, 0.1, 0.3, mix=1.0, field=field)
+    np.testing.assert_allclose(fielded.data, plain.data, atol=1e-5)  # S is x_0 there
+    _, fielded = bootstrapped_target(jax.random.key(9), teacher, data, 0.1, 60.0, mix=1.0, field=field)
+    assert np.abs(np.asarray(fielded.data - plain.data)).max() > 1
+
+
+def test_a_second_call_compiles_nothing():
+    """New keys, parameters, data and times; of a network as the teacher."""
+    schedule = CASES["vp"].schedule
+
+    def predict(params, x, t):
+        return params * x
+
+    def call(seed):
+        teacher = make_denoiser(predict, jnp.float32(seed), schedule, shape=(2,))
+        data = jax.random.normal(jax.random.key(seed), (5, 2))
+        t = jnp.full(5, 0.5) + 0.01 * seed
+        bootstrapped_target(jax.random.key(seed), teacher, data, 0.5 * t, t, mix=0.1 * seed, field=teacher)
+        bootstrap.half_noise_target(jax.random.key(seed), teacher, data, t, mix=0.5)
+        bootstrap.fit_levels(
+            jax.random.key(seed), fit, jnp.zeros(2) + seed, t[:1] + jnp.arange(2) / 8, mix=0.5
+        )
+
+    def fit(key, params, s, t, mix):
+        return params + s
+
+    from jaxdiff.learning.bootstrap import forms, target, times
+
+    call(1)
+    functions = (target._bootstrapped_target, target._damped, times._earlier_time, forms._fit_levels)
+    before = [f._cache_size() for f in functions]
+    call(2)
+    assert [f._cache_size() for f in functions] == before
 
 
 # --- level by level ----------------------------------------------------------------------------------------
@@ -538,6 +717,54 @@ def test_the_first_level_is_its_own_teacher_and_is_compiled_once():
     assert len(seen) == 1
 
 
+# --- the joint form ----------------------------------------------------------------------------------------
+
+
+def joint(loss, **options):
+    optimizer = optax.sgd(0.5)
+    step = bootstrap.make_joint_step(loss, optimizer, **options)
+    state = init_state(jnp.asarray([1.0, -2.0]), optimizer, ema_decay=options["ema_decay"])
+    for _ in range(3):
+        state, metrics = step(jax.random.key(0), state, jnp.arange(8.0).reshape(4, 2))
+    return state, metrics
+
+
+def test_the_joint_step_is_taught_by_the_average_before_it():
+    """p <- p - 1/2 (p - 2 e - k) with e the average before, against the recursion in NumPy."""
+
+    def loss(params, teacher, step, key, batch):
+        return 0.5 * jnp.sum((params - 2 * teacher - step) ** 2)
+
+    decays = {"short": 0.5, "long": 0.9}
+    for name, options in {
+        "short": {"ema_decay": 0.5},
+        "none": {"ema_decay": None},
+        "long": {"ema_decay": decays, "teacher": lambda state: state.ema_params["long"]},
+    }.items():
+        params = average = np.asarray([1.0, -2.0])
+        for k in range(3):
+            params = params - 0.5 * (params - 2 * average - k)
+            d = {"none": 0.0, **decays}[name]
+            average = d * average + (1 - d) * params
+        state, _ = joint(loss, **options)
+        np.testing.assert_allclose(state.params, params, rtol=1e-6)
+    with pytest.raises(ValueError, match="several averages"):
+        joint(loss, ema_decay=decays)
+
+
+def test_the_joint_step_in_microbatches_is_that_of_the_batch():
+    seen = []
+
+    def loss(params, teacher, step, key, batch):
+        seen.append(batch.shape)
+        return jnp.mean((batch * params[None] - teacher[None]) ** 2) / 100
+
+    whole, parts = (joint(loss, ema_decay=0.5, num_microbatches=m) for m in (1, 2))
+    assert set(seen) == {(4, 2), (2, 2)}
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 # --- bad input ---------------------------------------------------------------------------------------------
 
 
@@ -565,20 +792,63 @@ def test_the_first_level_is_its_own_teacher_and_is_compiled_once():
         ({"s": jnp.full((2, 3), 0.1)}, ValueError, r"s must have the shape of t, \(\).*got \(2, 3\)"),
         ({"s": 0.1, "t": jnp.full(4, 0.5)}, ValueError, r"s must have the shape of t, \(4,\).*got \(\)"),
         ({"s": jnp.zeros(0)}, ValueError, "s must"),
-        ({"s": -0.1}, ValueError, r"s.* = -0\.1 is outside the range"),
-        ({"t": 1.5}, ValueError, r"t = 1\.5 is outside the range"),
-        ({"t": jnp.nan}, ValueError, "t = nan is outside the range"),
+        ({"s": -0.1}, ValueError, r"s = -0\.1 is outside of the range of RectifiedFlow"),
+        ({"s": 0.01}, ValueError, r"s = 0\.01 is outside of the times that this denoiser"),
+        ({"s": jnp.asarray([0.01, 0.3])}, ValueError, r"s\[0\] = 0\.01 is outside of the times"),
+        ({"t": 1.5}, ValueError, r"t = 1\.5 is outside of the range of RectifiedFlow"),
+        ({"t": jnp.nan}, ValueError, "t = nan is outside of the range"),
+        ({"s": 0.5}, ValueError, r"mix must be 0 where s = t.*got mix = 0\.5 and s = 0\.5"),
+        (
+            {"s": jnp.full(4, 0.5), "t": jnp.full(4, 0.5), "mix": jnp.asarray([0.0, 0.1, 0.0, 0.0])},
+            ValueError,
+            "mix must be 0 where s = t",
+        ),
+        ({"mix": jnp.full(3, 0.5)}, ValueError, r"mix must be a scalar or have shape \(4,\), got \(3,\)"),
+        ({"mix": jnp.full((4, 1), 0.5)}, ValueError, r"mix must be a scalar or .* got \(4, 1\)"),
+        (
+            {"gate": jnp.ones(2)},
+            ValueError,
+            r"gate must have one of the shapes \(\), \(4,\), \(2, 2\).*got \(2,\)",
+        ),
+        ({"gate": jnp.ones((4, 2))}, ValueError, r"gate must have one of the shapes.*got \(4, 2\)"),
+        ({"gate": jnp.ones((4, 3, 3))}, ValueError, r"gate must have one of the shapes.*got \(4, 3, 3\)"),
+        ({"gate": jnp.asarray([0.1, jnp.nan, 0.1, 0.1])}, ValueError, "gate has 1 non-finite of 4 values"),
+        ({"data": jnp.ones((4, 3))}, ValueError, r"data must have shape \(batch, 2\).*got \(4, 3\)"),
+        ({"key": 0}, TypeError, r"key must be a key such as jax.random.key\(0\), got int"),
+        ({"teacher": reveal}, TypeError, "teacher must be a Denoiser, got function.*as_denoiser"),
+        ({"field": reveal}, TypeError, "field must be a Denoiser"),
+        (
+            {"field": gaussian_denoiser(CASES["vp"].schedule, 0.0, 1.0, (2,))},
+            ValueError,
+            r"field must have the schedule of the teacher, RectifiedFlow\(\); got VariancePreserving",
+        ),
+        (
+            {"field": gaussian_denoiser(CASES["rectified_flow"].schedule, 0.0, 1.0, (3,))},
+            ValueError,
+            r"field must have the shape of the teacher, \(2,\); got \(3,\)",
+        ),
+        (
+            {"field": as_denoiser(reveal, CASES["rectified_flow"].schedule, shape=(2,), t_min=0.6)},
+            ValueError,
+            r"t = 0\.5 is outside of the times that this denoiser",
+        ),
         ({"mix": 1.2}, ValueError, r"mix must lie in \[0, 1\], got 1\.2"),
         ({"mix": jnp.asarray([0.1, -0.1, 0.0, 0.0])}, ValueError, r"mix must lie in \[0, 1\]"),
         ({"mix": jnp.nan}, ValueError, r"mix must lie in \[0, 1\]"),
     ],
 )
 def test_bad_targets(changes, error, message):
-    given = {"data": jnp.ones((4, 2)), "s": 0.2, "t": 0.5, "mix": 0.5, **changes}
-    mix = given.pop("mix")
-    schedule = CASES["rectified_flow"].schedule
+    teacher = as_denoiser(reveal, CASES["rectified_flow"].schedule, shape=(2,), t_min=0.05)
+    given = {
+        "key": jax.random.key(0),
+        "teacher": teacher,
+        "data": jnp.ones((4, 2)),
+        "s": 0.2,
+        "t": 0.5,
+        "mix": 0.5,
+    }
     with pytest.raises(error, match=message):
-        bootstrapped_target(jax.random.key(0), reveal, schedule, *given.values(), mix=mix)
+        bootstrapped_target(**{**given, **changes})
 
 
 @pytest.mark.parametrize(
@@ -589,6 +859,7 @@ def test_bad_targets(changes, error, message):
         ([0.2, jnp.nan], 0.5, "levels must increase strictly"),
         (0.2, 0.5, r"levels must have shape \(any,\), got \(\)"),
         ([0.2, 0.3], 1.5, r"mix must lie in \[0, 1\], got 1\.5"),
+        ([0.2, 0.3], jnp.zeros(3), r"mix must be a scalar or have shape \(2,\), got \(3,\)"),
     ],
 )
 def test_bad_levels(levels, mix, message):

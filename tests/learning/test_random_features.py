@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import random_features
 from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
 from jaxdiff.learning.losses import regression_loss
@@ -67,9 +68,9 @@ def test_ridge_is_the_least_squares_solution(weighted, penalty):
 
 
 CASES = {
-    "edm, vp": (VariancePreserving(), parameterizations.edm(0.7), 0.4, None),
-    "data, ou": (OrnsteinUhlenbeck(), parameterizations.data, 0.8, None),
-    "v, karras, reference": (Karras(), parameterizations.v, 3.0, lambda: Gaussian(jnp.ones(2), 0.5)),
+    "edm, vp": (VariancePreserving(), prediction.EDM(0.7), 0.4, None),
+    "data, ou": (OrnsteinUhlenbeck(), prediction.data, 0.8, None),
+    "v, karras, reference": (Karras(), prediction.v, 3.0, lambda: Gaussian(jnp.ones(2), 0.5)),
 }
 
 
@@ -77,16 +78,16 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_the_fit_is_a_stationary_point_of_the_regression_loss(case):
     """By automatic differentiation of the loss that networks are trained with, in the same row."""
-    schedule, parameterization, t, reference = CASES[case]
+    schedule, chosen, t, reference = CASES[case]
     data = jax.random.normal(jax.random.key(0), (60, 2)) + 0.5
     x, target = denoising_target(jax.random.key(1), schedule, data, t)
     weights, penalty = jax.random.uniform(jax.random.key(2), (60,)), 1e-3
-    options = {"parameterization": parameterization, "reference": reference and reference()}
+    family = of_models(schedule, prediction=chosen, reference=reference and reference())
     start = random_features.init(jax.random.key(3), 2, 20, bandwidth=1.5)
-    model = random_features.fit(start, schedule, x, target, t, penalty=penalty, weights=weights, **options)
+    model = random_features.fit(start, family, x, target, t, penalty=penalty, weights=weights)
 
     def loss(model):
-        each = regression_loss(random_features.predict, model, schedule, x, target, t, **options)
+        each = regression_loss(family(model), x, target, t)
         return weights @ each / weights.sum() + penalty * jnp.sum(model.coefficients**2)
 
     gradient = jax.jit(jax.grad(loss))
@@ -107,29 +108,29 @@ def test_many_features_and_points_learn_the_exact_denoiser():
     def left():
         x, target = denoising_target(jax.random.key(1), schedule, law.sample(jax.random.key(0), 20000), t)
         model = random_features.init(jax.random.key(2), 1, 60, bandwidth=0.7)
-        model = random_features.fit(model, schedule, x, target, t, penalty=1e-5)
-        denoise = make_denoiser(random_features.predict, model, schedule)
-        error = score_error(jax.random.key(3), denoise, law, schedule, jnp.array([t]))
+        family = of_models(schedule, shape=(1,))
+        model = random_features.fit(model, family, x, target, t, penalty=1e-5)
+        error = score_error(jax.random.key(3), family(model), law, jnp.array([t]))
         return schedule.sigma(t) ** 2 * error.value[0]
 
     assert left() < 5e-4
 
 
 def test_a_zero_weight_leaves_a_row_out():
-    model, schedule, x, target, t = problem()
+    model, family, x, target, t = problem()
     weights = (jnp.arange(30) < 20).astype(float)
-    fit = jax.jit(functools.partial(random_features.fit, model, schedule, penalty=0.1))
+    fit = jax.jit(functools.partial(random_features.fit, model, family, penalty=0.1))
     got = fit(x, target, t, weights=weights)
     wanted = fit(x[:20], jax.tree.map(lambda y: y[:20], target), t)
     assert_same(got, wanted)
 
 
 def test_it_is_vectorized_over_seeds_bandwidths_and_penalties():
-    _, schedule, x, target, t = problem()
+    _, family, x, target, t = problem()
 
     def whole(key, bandwidth, penalty):
         model = random_features.init(key, 2, 10, bandwidth=bandwidth)
-        return random_features.fit(model, schedule, x, target, t, penalty=penalty)
+        return random_features.fit(model, family, x, target, t, penalty=penalty)
 
     cases = jax.random.split(jax.random.key(5), 3), jnp.array([0.5, 1.0, 2.0]), jnp.array([0.01, 0.1, 1.0])
     together, alone = jax.vmap(whole)(*cases), jax.jit(whole)
@@ -147,15 +148,14 @@ def test_a_chain_of_levels_for_gaussian_data():
     data = law.sample(jax.random.key(0), 4000)
     levels = jnp.array([0.3, 0.6, 1.2])
 
-    def denoiser(model):
-        return make_denoiser(random_features.predict, model, schedule)
+    denoiser = of_models(schedule)
 
     def fit(key, model, s, t, mix):
-        x, target = bootstrapped_target(key, denoiser(model), schedule, data, s, t, mix=mix)
-        return random_features.fit(model, schedule, x, target, t, penalty=1e-4)
+        x, target = bootstrapped_target(key, denoiser(model), data, s, t, mix=mix)
+        return random_features.fit(model, denoiser, x, target, t, penalty=1e-4)
 
     def error(model, t):
-        value = score_error(jax.random.key(3), denoiser(model), law, schedule, t[None]).value[0]
+        value = score_error(jax.random.key(3), denoiser(model), law, t[None]).value[0]
         return value * schedule.sigma(t) ** 2 / 2
 
     @jax.jit
@@ -168,12 +168,43 @@ def test_a_chain_of_levels_for_gaussian_data():
     assert (errors(jnp.array([0.0, 1.0])) < 1e-3).all()
 
 
+def of_models(schedule, **options):
+    """The function that makes denoisers of models."""
+
+    def family(model):
+        return make_denoiser(random_features.predict, model, schedule, **{"shape": (2,), **options})
+
+    return family
+
+
 def problem():
     schedule = OrnsteinUhlenbeck()
     x, target = denoising_target(
         jax.random.key(0), schedule, jax.random.normal(jax.random.key(1), (30, 2)), 0.5
     )
-    return random_features.init(jax.random.key(2), 2, 10, bandwidth=1.0), schedule, x, target, 0.5
+    model = random_features.init(jax.random.key(2), 2, 10, bandwidth=1.0)
+    return model, of_models(schedule), x, target, 0.5
+
+
+def test_it_fits_from_any_start_and_compiles_once():
+    """Coefficients that the model has do not enter; a second call with another family like it is the same program."""
+    model, _, x, target, t = problem()
+    wanted = random_features.fit(model, of_models(OrnsteinUhlenbeck()), x, target, t, penalty=0.1)
+    before = random_features._fit._cache_size()
+    got = random_features.fit(wanted, of_models(OrnsteinUhlenbeck()), x, target, t, penalty=0.1)
+    assert random_features._fit._cache_size() == before
+    assert_same(got, wanted)
+    half = random_features.fit(
+        model,
+        of_models(OrnsteinUhlenbeck()),
+        *jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, target)),
+        t,
+        penalty=0.1,
+    )
+    assert half.coefficients.dtype == jnp.float32
+    np.testing.assert_allclose(
+        random_features.predict(half, x, t), random_features.predict(wanted, x, t), atol=0.1
+    )
 
 
 def assert_same(got: RandomFeatures, wanted: RandomFeatures):
@@ -200,6 +231,12 @@ def assert_same(got: RandomFeatures, wanted: RandomFeatures):
             "target.data has 60",
         ),
         ({"t": jnp.full(30, 0.5)}, ValueError, r"t must have shape \(\)"),
+        ({"t": 9.0}, ValueError, r"t = 9 is outside of the times"),
+        (
+            {"family": lambda model: model},
+            TypeError,
+            r"family\(model\) must be a Denoiser, got RandomFeatures",
+        ),
         ({"weights": jnp.ones(29)}, ValueError, "weights must have shape .30"),
         ({"weights": -jnp.ones(30)}, ValueError, "weights must be finite and not negative.*got -1 to -1"),
         ({"weights": jnp.zeros(30)}, ValueError, "one of them positive; got 0 to 0"),
@@ -207,10 +244,10 @@ def assert_same(got: RandomFeatures, wanted: RandomFeatures):
     ],
 )
 def test_bad_input_of_fit(change, error, message):
-    model, schedule, x, target, t = problem()
-    given = {"x": x, "target": target, "t": t, "penalty": 0.1} | change
+    model, family, x, target, t = problem()
+    given = {"family": family, "x": x, "target": target, "t": t, "penalty": 0.1} | change
     with pytest.raises(error, match=message):
-        random_features.fit(model, schedule, **given)
+        random_features.fit(model, **given)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import pytest
 from oracles import CASES, interior
 from scipy.optimize import minimize
 
-from jaxdiff import theory
-from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
-from jaxdiff.learning.losses import score_regularizer
+from jaxdiff.learning.score_regularizer import regularized_generator, score_regularizer
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 
@@ -30,7 +30,7 @@ def gaussian_values(case):
         drawn = times.log_snr_uniform(u, schedule, t_min=ends[0], t_max=ends[1])
 
         def paid(x):
-            rows = score_regularizer(jax.random.key(0), law.denoiser(schedule), schedule, x, drawn.t)
+            rows = score_regularizer(jax.random.key(0), law.denoiser(schedule), x, drawn.t)
             return drawn.weight * rows
 
         values, pull = jax.vjp(paid, x)
@@ -70,13 +70,13 @@ def test_on_a_mixture_it_differs_between_points_as_the_log_density_does():
     def paid(t, weight):
         def at(x):  # with one noise for both points
             rows = jnp.tile(x[None], (n, 1))
-            return weight * score_regularizer(jax.random.key(0), law.denoiser(Karras()), Karras(), rows, t)
+            return weight * score_regularizer(jax.random.key(0), law.denoiser(Karras()), rows, t)
 
         return at(points[1]) - at(points[0])
 
     laws = (
         times.log_snr_uniform(u, Karras(), t_min=0.003, t_max=60.0),
-        times.log_normal(u, mean=-0.5, std=1.8),
+        times.log_normal(u, Karras(), mean=-0.5, std=1.8),
     )
     differences = np.asarray(paid(*jax.tree.map(lambda *leaves: jnp.stack(leaves), *laws)), np.float64)
     wanted = float(law.log_prob(points[0]) - law.log_prob(points[1]))
@@ -93,18 +93,15 @@ def test_a_weight_is_the_error_in_its_row_and_rows_are_independent():
     schedule, t = CASES["cosine"].schedule, jnp.linspace(0.1, 0.8, 6)
     x = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
 
-    def nothing(x, t):
-        return Denoised(x, jnp.zeros_like(x))
+    nothing = as_denoiser(lambda x, t: Denoised(x, jnp.zeros_like(x)), schedule, shape=(4, 4, 1))
 
     def rows(weight, x, t):
-        return np.asarray(score_regularizer(jax.random.key(1), nothing, schedule, x, t, weight=weight))
+        return np.asarray(score_regularizer(jax.random.key(1), nothing, x, t, weight=weight))
 
-    noise = rows(parameterizations.noise.row, x, t)
-    np.testing.assert_allclose(
-        rows(parameterizations.v.row, x, t), noise / np.cos(np.pi * t / 2) ** 2, rtol=1e-4
-    )
-    np.testing.assert_allclose(rows(parameterizations.noise.row, x[:2], t[:2]), noise[:2], rtol=1e-6)
-    np.testing.assert_allclose(rows(parameterizations.noise.row, x, 0.3), noise, rtol=1e-6)  # N is zero
+    noise = rows(prediction.noise.row, x, t)
+    np.testing.assert_allclose(rows(prediction.v.row, x, t), noise / np.cos(np.pi * t / 2) ** 2, rtol=1e-4)
+    np.testing.assert_allclose(rows(prediction.noise.row, x[:2], t[:2]), noise[:2], rtol=1e-6)
+    np.testing.assert_allclose(rows(prediction.noise.row, x, 0.3), noise, rtol=1e-6)  # N is zero
     assert abs(noise.mean() - 16) < 4 * (32 / 6) ** 0.5
 
 
@@ -114,12 +111,27 @@ def test_a_weight_is_the_error_in_its_row_and_rows_are_independent():
         (jnp.zeros((3, 2), int), 0.5, TypeError, "floating-point"),
         (jnp.zeros((3, 2)), jnp.full(2, 0.5), ValueError, "t"),
         (jnp.zeros(()), 0.5, ValueError, "batch"),
+        (jnp.zeros((3, 1)), 0.5, ValueError, r"x must have shape \(batch, 2\)"),
+        (jnp.zeros((3, 2)), -0.5, ValueError, "t = -0.5 is outside"),
     ],
 )
 def test_bad_input_to_the_regularizer(x, t, error, match):
     law = Gaussian(jnp.zeros(2), 1.0)
     with pytest.raises(error, match=match):
-        score_regularizer(jax.random.key(0), law.denoiser(Karras()), Karras(), x, t)
+        score_regularizer(jax.random.key(0), law.denoiser(Karras()), x, t)
+
+
+def test_half_precision_is_paid_for_in_single_precision():
+    denoise = Gaussian(MEAN, VARIANCES).denoiser(Karras())
+    x, t = jnp.tile(jnp.asarray(X, jnp.bfloat16), (50, 1)), jnp.geomspace(0.1, 10, 50)
+
+    def paid(x):
+        return score_regularizer(jax.random.key(0), denoise, x, t)
+
+    got, wanted = paid(x), paid(x.astype(jnp.float32))
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    assert jax.grad(lambda x: paid(x).sum())(x).dtype == jnp.bfloat16
 
 
 # --- the generator that is best under it --------------------------------------------------------------------
@@ -149,7 +161,7 @@ def test_no_minimizer_finds_a_better_generator(strength, float64):
     found = minimize(
         objective, np.log(p), jac=True, method="L-BFGS-B", options={"gtol": 1e-10, "ftol": 1e-16}
     )
-    got = theory.regularized_generator(jnp.asarray(log_p), jnp.asarray(volumes), strength)
+    got = regularized_generator(jnp.asarray(log_p), jnp.asarray(volumes), strength)
     q = np.exp(found.x) / np.sum(volumes * np.exp(found.x))
     assert 0.5 * np.sum(volumes * np.abs(np.exp(got) - q)) < 1e-5
     assert np.sum(volumes * np.exp(got)) == pytest.approx(1, abs=1e-12)
@@ -161,7 +173,7 @@ def test_a_small_strength_is_a_power(float64):
     """TV to p^(1 + 2 l) falls as l^2, that to p as l; at l = 0 it is p."""
     log_p, volumes = map(jnp.asarray, grid_law())
     strengths = jnp.asarray([0.0, 0.01, 0.02])
-    got = jax.vmap(theory.regularized_generator, in_axes=(None, None, 0))(log_p, volumes, strengths)
+    got = jax.vmap(regularized_generator, in_axes=(None, None, 0))(log_p, volumes, strengths)
     log_p = log_p - jax.nn.logsumexp(log_p + jnp.log(volumes))
     power = (1 + 2 * strengths[:, None]) * log_p[None]
     power = power - jax.nn.logsumexp(power + jnp.log(volumes)[None], axis=1, keepdims=True)
@@ -181,7 +193,7 @@ def test_in_three_dimensions_a_strong_regularizer_condenses_at_the_maximum(float
     for n in (2000, 8000):
         edges = np.linspace(0, 8, n + 1)
         radii, volumes = (edges[1:] + edges[:-1]) / 2, 4 / 3 * np.pi * np.diff(edges**3)
-        got = theory.regularized_generator(jnp.asarray(-0.5 * radii**2), jnp.asarray(volumes), 10.0)
+        got = regularized_generator(jnp.asarray(-0.5 * radii**2), jnp.asarray(volumes), 10.0)
         masses = volumes * np.exp(np.asarray(got))
         assert masses.sum() == pytest.approx(1, abs=1e-9)
         assert masses[1:].sum() == pytest.approx(bulk, rel=0.05)
@@ -193,8 +205,10 @@ def test_in_three_dimensions_a_strong_regularizer_condenses_at_the_maximum(float
         ({"log_prob": jnp.asarray([0.0, -jnp.inf])}, "log_prob"),
         ({"volumes": 0.0}, "volumes"),
         ({"strength": -0.1}, "strength"),
+        ({"strength": jnp.ones(2)}, "strength"),
+        ({"volumes": jnp.ones(3)}, r"volumes must have shape \(2,\), got \(3,\)"),
     ],
 )
 def test_bad_input_to_the_generator(changed, match):
     with pytest.raises(ValueError, match=match):
-        theory.regularized_generator(**{"log_prob": jnp.zeros(2), "volumes": 1.0, "strength": 0.1, **changed})
+        regularized_generator(**{"log_prob": jnp.zeros(2), "volumes": 1.0, "strength": 0.1, **changed})

@@ -5,10 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import CASES, NAMES, gaussian_denoiser, interior
+from scipy.optimize import brentq
+from scipy.special import ndtr, ndtri
 
-from jaxdiff.denoising import parameterizations
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
-from jaxdiff.learning import losses, targets
+from jaxdiff.learning import losses, targets, weights
+from jaxdiff.noising import times
+from jaxdiff.noising.schedules import Karras
 from jaxdiff.typing import Denoised
 
 MIXTURE = GaussianMixture(
@@ -63,6 +70,30 @@ def test_the_stable_target_is_the_posterior_mean_over_its_candidates(shape, floa
     np.testing.assert_allclose(got.noise, wanted, rtol=1e-8)
 
 
+def test_the_stable_target_of_half_precision_and_of_no_noise():
+    """bfloat16 keeps its dtype and is the mean of float32 to its rounding; at sigma = 0 a datum is left alone."""
+    schedule, t = Karras(), jnp.asarray([0.0, 0.3, 1.0, 5.0])
+    images = jax.random.normal(jax.random.key(0), (4, 2, 2, 1)).astype(jnp.bfloat16)
+    key = jax.random.key(1)
+    x, got = targets.stable_target(key, schedule, images, t, pool=images + 1)
+    assert x.dtype == got.data.dtype == got.noise.dtype == jnp.bfloat16
+    plain_x, plain = targets.denoising_target(key, schedule, images, t)
+    np.testing.assert_array_equal(x.astype(float), plain_x.astype(float))
+    np.testing.assert_array_equal(got.data[0].astype(float), images[0].astype(float))
+    np.testing.assert_array_equal(got.noise[0].astype(float), plain.noise[0].astype(float))
+    candidates = np.concatenate([images, images + 1]).astype(np.float64).reshape(8, -1)
+    noise = plain.noise.astype(jnp.float32)
+    unrounded = np.asarray(images.astype(jnp.float32) + t.reshape(-1, 1, 1, 1) * noise, np.float64).reshape(
+        4, -1
+    )
+    for row, u, mean in zip(
+        unrounded[1:], np.asarray(t)[1:], np.asarray(got.data.astype(float))[1:], strict=True
+    ):
+        level = -0.5 * ((row - candidates) ** 2).sum(1) / u**2
+        weight = np.exp(level - level.max())
+        np.testing.assert_allclose(mean.ravel(), weight @ candidates / weight.sum(), atol=0.02)
+
+
 def test_the_stable_target_has_less_variance():
     schedule, t = CASES["karras"].schedule, 1.0
     data = MIXTURE.sample(jax.random.key(0), 2000)
@@ -81,54 +112,216 @@ def test_flow_matching_is_the_regression_in_the_flow_row():
     def predict(params, x, t):
         return params * jnp.sin(x) + t[:, None]
 
-    got = losses.regression_loss(
-        predict, 0.7, schedule, x, target, t, parameterization=parameterizations.flow
-    )
+    denoise = make_denoiser(predict, 0.7, schedule, shape=(3,), prediction=prediction.flow)
+    got = losses.regression_loss(denoise, x, target, t)
     wanted = ((np.asarray(predict(0.7, x, t)) - np.asarray(target.noise - data)) ** 2).sum(1)
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("reference", [None, MIXTURE], ids=["own skip", "reference"])
-@pytest.mark.parametrize("row", ["noise", "v", "edm"])
-def test_the_loss_is_that_of_the_denoiser_made_of_the_same_parts(row, reference):
-    """Training and use agree: the loss is the denoiser's squared noise error, under every row and skip."""
-    from jaxdiff.denoising.denoisers import make_denoiser
+def time_of(case, ratio):
+    """The time at which sigma / alpha is ratio, from the reference functions."""
+    return brentq(lambda t: np.log(case.sigma(t) / case.alpha(t) / ratio), case.t_min, case.t_max, xtol=1e-14)
 
-    chosen = parameterizations.edm(0.6) if row == "edm" else getattr(parameterizations, row)
-    schedule, t = CASES["vp"].schedule, jnp.linspace(0.1, 0.9, 16)
-    data = MIXTURE.sample(jax.random.key(0), 16)
-    x, target = targets.denoising_target(jax.random.key(1), schedule, data, t)
+
+def definitions(case, t, std=0.6):
+    """alpha, sigma and the row of every prediction type at one time, from its definition, in NumPy."""
+    alpha, sigma = float(case.alpha(t)), float(case.sigma(t))
+    h = 1e-5 * t
+    slopes = [(f(t + h) - f(t - h)) / (2 * h) for f in (case.alpha, case.sigma)]
+    s = np.sqrt(alpha**2 * std**2 + sigma**2)
+    # EDM's data = c_skip x + c_out F, solved for F (table 1 of the paper, with the schedule's scale)
+    c_skip, c_out = std**2 * alpha / s**2, sigma * std / s
+    return (alpha, sigma), {
+        "data": (1.0, 0.0),
+        "noise": (0.0, 1.0),
+        "score": (0.0, -1 / sigma),
+        "v": (-sigma, alpha),
+        "flow": tuple(slopes),
+        "edm": ((1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out),
+    }
+
+
+TYPES = {name: getattr(prediction, name) for name in ("data", "noise", "score", "v", "flow")}
+TYPES["edm"] = prediction.EDM(0.6)
+
+
+@pytest.mark.parametrize("referenced", [False, True], ids=["own skip", "reference"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_is_the_squared_error_of_what_the_network_predicts(name, referenced, float64):
+    """For each type and another weight (under VP every weight), in NumPy: at two times in one call.
+
+    With its own weight it is |output - reading of what the skip leaves over|^2; with another, times the squared
+    ratio of the determinants.
+    """
+    case, rng = CASES[name], np.random.default_rng(5)
+    t = np.asarray([time_of(case, ratio) for ratio in (0.4, 1.7)])
+    data, noise, output = rng.standard_normal((3, 2, 3))
+    alpha, sigma = (np.asarray([f(u) for u in t]).reshape(-1, 1) for f in (case.alpha, case.sigma))
+    x = alpha * data + sigma * noise
+    mean, variance = np.asarray([0.2, -0.1, 0.5]), np.asarray([0.4, 0.9, 2.0])
+    reference = Gaussian(mean, variance) if referenced else None
+    total = alpha**2 * variance + sigma**2
+    skip = (mean + alpha * variance / total * (x - alpha * mean), sigma / total * (x - alpha * mean))
 
     def predict(params, x, t):
-        return jnp.tanh(x @ params) + t[:, None]
+        return params
 
-    params = jax.random.normal(jax.random.key(2), (2, 2))
-    got = losses.regression_loss(
-        predict,
-        params,
-        schedule,
-        x,
-        target,
-        t,
-        parameterization=chosen,
-        weight=parameterizations.noise.row,
-        reference=reference,
+    others = dict(zip(TYPES, [*TYPES][1:] + [*TYPES][:1], strict=True))
+    for kind, chosen in TYPES.items():
+        denoise = make_denoiser(
+            predict,
+            jnp.asarray(output),
+            case.schedule,
+            shape=(3,),
+            prediction=chosen,
+            reference=reference,
+            t_max=case.t_max,
+        )
+        got = {
+            weight: losses.regression_loss(
+                denoise,
+                jnp.asarray(x),
+                Denoised(jnp.asarray(data), jnp.asarray(noise)),
+                jnp.asarray(t),
+                weight=None if weight == "own" else TYPES[weight].row,
+            )
+            for weight in ("own", *(TYPES if name == "vp" else [others[kind]]))
+        }
+        for i, u in enumerate(t):
+            (a, s), rows = definitions(case, u)
+            left = (data[i] - skip[0][i], noise[i] - skip[1][i]) if referenced else (data[i], noise[i])
+            own = rows[kind]
+            error = output[i] - own[0] * left[0] - own[1] * left[1]
+            for weight, values in got.items():
+                row = own if weight == "own" else rows[weight]
+                ratio = (a * row[1] - s * row[0]) / (a * own[1] - s * own[0])
+                assert values[i] == pytest.approx(ratio**2 * (error**2).sum(), rel=2e-6)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_the_denoising_loss_is_at_edms_times_in_the_networks_own_row(scale, float64):
+    """Times and noise from the key alone: quantiles of the normal cut off at both ends, in NumPy."""
+    n, low, high = 64, 0.01, 2.0
+    schedule, key = Karras(), jax.random.key(3)
+    data = scale * np.random.default_rng(0).standard_normal((n, 2))
+
+    def predict(params, x, t):
+        return params * x
+
+    denoise = make_denoiser(
+        predict, jnp.float64(0.7), schedule, shape=(2,), scale=scale, t_min=low, t_max=high
     )
-    denoise = make_denoiser(predict, params, schedule, parameterization=chosen, reference=reference)
-    np.testing.assert_allclose(got, ((denoise(x, t).noise - target.noise) ** 2).sum(1), rtol=2e-3)
+    got = losses.denoising_loss(key, denoise, jnp.asarray(data))
+    time_key, noise_key = jax.random.split(key)
+    u = np.asarray(times.stratified(time_key, n))
+    ends = [ndtr((np.log(end) - np.log(scale) + 0.5) / 1.2) for end in (low, high)]
+    t = np.exp(np.log(scale) - 0.5 + 1.2 * ndtri(ends[0] + (ends[1] - ends[0]) * u))
+    noise = np.asarray(
+        targets.denoising_target(noise_key, schedule, jnp.asarray(data), jnp.asarray(t))[1].noise
+    )
+    x = data + t[:, None] * noise
+    s = np.hypot(scale, t)[:, None]
+    # F of EDM's table 1, from D = c_skip x + c_out F: the network's answer is 0.7 c_in x
+    wanted = (data - scale**2 / s**2 * x) / (t[:, None] * scale / s)
+    np.testing.assert_allclose(got, ((0.7 * x / s - wanted) ** 2).sum(1), rtol=1e-6)
+    assert np.log(t).std() > 0.5
 
 
-@pytest.mark.parametrize("weight", [parameterizations.noise.row, parameterizations.data.row])
+def test_gradients_reach_the_parameters():
+    """Of all losses; for a linear network and one row that of the denoising loss is known."""
+    schedule, data = Karras(), jax.random.normal(jax.random.key(0), (16, 2))
+
+    def model(params):
+        return make_denoiser(lambda p, x, t: x @ p["w"] + p["b"], params, schedule, shape=(2,))
+
+    params = {"w": 0.1 * jnp.eye(2), "b": jnp.zeros((1, 2))}
+    x, target = targets.denoising_target(jax.random.key(1), schedule, data, 0.7)
+    key = jax.random.key(2)
+    for loss in (
+        lambda d: losses.denoising_loss(key, d, data),
+        lambda d: losses.regression_loss(d, x, target, 0.7),
+        lambda d: losses.implicit_loss(d, x, 0.7),
+        lambda d: losses.sliced_loss(key, d, x, 0.7),
+    ):
+        values, pull = jax.vjp(lambda params, loss=loss: loss(model(params)), params)
+        assert values.shape == (16,)
+        (gradient,) = pull(jnp.ones(16))
+        assert all((np.abs(leaf) > 1e-3).any() for leaf in jax.tree.leaves(gradient))
+    s = np.hypot(1.0, 0.7)
+    output = 0.1 * np.asarray(x) / s
+    wanted = (np.asarray(target.data) - np.asarray(x) / s**2) / (0.7 / s)
+    _, pull = jax.vjp(lambda params: losses.regression_loss(model(params), x, target, 0.7), params)
+    np.testing.assert_allclose(pull(jnp.ones(16))[0]["b"][0], 2 * (output - wanted).sum(0), rtol=1e-3)
+
+
+def test_losses_of_half_precision_are_in_single_precision():
+    schedule, data = CASES["vp"].schedule, jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
+    denoise = make_denoiser(lambda p, x, t: p * jnp.tanh(x), 0.3, schedule, shape=(4, 4, 1))
+    key = jax.random.key(2)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        half = data.astype(dtype)
+        x, target = targets.denoising_target(jax.random.key(1), schedule, half, 0.5)
+        assert x.dtype == target.data.dtype == target.noise.dtype == dtype
+        wide = jax.tree.map(lambda x: x.astype(jnp.float32), (x, target))
+        for loss in (
+            lambda x, target: losses.regression_loss(denoise, x, target, 0.5),
+            lambda x, target: losses.implicit_loss(denoise, x, 0.5),
+            lambda x, target: losses.sliced_loss(key, denoise, x, 0.5),
+        ):
+            got, wanted = loss(x, target), loss(*wide)
+            assert got.dtype == jnp.float32
+            np.testing.assert_allclose(got, wanted, rtol=0.03, atol=0.05)
+        assert losses.denoising_loss(key, denoise, half).dtype == jnp.float32
+
+
+def test_a_second_call_compiles_nothing():
+    """New keys, parameters, data, times and numbers of a weight."""
+    schedule = CASES["vp"].schedule
+
+    def predict(params, x, t):
+        return params * x
+
+    def call(seed):
+        denoise = make_denoiser(predict, jnp.float32(seed), schedule, shape=(2,))
+        key, data = jax.random.key(seed), jax.random.normal(jax.random.key(seed), (4, 2))
+        t = 0.1 * seed + jnp.linspace(0.1, 0.5, 4)
+        x, target = targets.denoising_target(key, schedule, data, t)
+        targets.stable_target(key, schedule, data, t, pool=data)
+        losses.denoising_loss(key, denoise, data)
+        for weight in (None, weights.min_snr(1.0 + seed), weights.likelihood, prediction.EDM(0.5).row):
+            losses.regression_loss(denoise, x, target, t, weight=weight)
+        losses.implicit_loss(denoise, x, t)
+        losses.sliced_loss(key, denoise, x, t)
+
+    call(1)
+    functions = (
+        targets._denoising_target,
+        targets._stable_target,
+        losses._denoising_loss,
+        losses._regression_loss,
+        losses._implicit_loss,
+        losses._sliced_loss,
+    )
+    before = [f._cache_size() for f in functions]
+    call(2)
+    assert [f._cache_size() for f in functions] == before
+
+
+@pytest.mark.parametrize("weight", [prediction.noise.row, prediction.data.row])
 def test_implicit_and_sliced_losses_have_the_denoising_loss_as_their_mean(weight):
     """Stein's identity, for a denoiser that is far from right, in the weight's units; within standard errors."""
     schedule, t = CASES["karras"].schedule, 0.8
-    denoise = gaussian_denoiser(schedule, 0.3, 2.0)
-    wrong = lambda x, t: Denoised(denoise(x, t).data, denoise(x, t).noise + 0.2 * jnp.sin(2 * x))  # noqa: E731
+    denoise = gaussian_denoiser(schedule, 0.3, 2.0, (2,))
+    wrong = as_denoiser(
+        lambda x, t: Denoised(denoise(x, t).data, denoise(x, t).noise + 0.2 * jnp.sin(2 * x)),
+        schedule,
+        shape=(2,),
+    )
     x, target = targets.denoising_target(jax.random.key(1), schedule, MIXTURE.sample(jax.random.key(0), N), t)
-    scale = 1.0 if weight is parameterizations.noise.row else t**2
+    scale = 1.0 if weight is prediction.noise.row else t**2
     direct = scale * ((wrong(x, t).noise - target.noise) ** 2).sum(1)
-    implicit = losses.implicit_loss(wrong, schedule, x, t, weight=weight)
-    sliced = losses.sliced_loss(jax.random.key(2), wrong, schedule, x, t, num_probes=2, weight=weight)
+    implicit = losses.implicit_loss(wrong, x, t, weight=weight)
+    sliced = losses.sliced_loss(jax.random.key(2), wrong, x, t, num_probes=2, weight=weight)
     mean, error = mean_and_error(implicit - direct)
     assert abs(mean) < 4 * error
     mean, error = mean_and_error(sliced - implicit)
@@ -145,15 +338,13 @@ def fitted(loss):
 
     def objective(theta):
         predict = lambda theta, x, t: theta[0] * x + theta[1]  # noqa: E731
-        estimate = lambda x, t: Denoised(x, predict(theta, x, t))  # noqa: E731
+        denoise = make_denoiser(predict, theta, schedule, shape=(1,), prediction=prediction.noise)
         if loss == "regression":
-            values = losses.regression_loss(
-                predict, theta, schedule, x, target, t, parameterization=parameterizations.noise
-            )
+            values = losses.regression_loss(denoise, x, target, t)
         elif loss == "implicit":
-            values = losses.implicit_loss(estimate, schedule, x, t)
+            values = losses.implicit_loss(denoise, x, t)
         else:
-            values = losses.sliced_loss(jax.random.key(2), estimate, schedule, x, t)
+            values = losses.sliced_loss(jax.random.key(2), denoise, x, t)
         return values.mean()
 
     theta = jnp.zeros(2)  # the objective is quadratic: one step
@@ -166,20 +357,106 @@ def test_minimizers_are_the_true_noise_estimate(loss):
     np.testing.assert_allclose(fitted(loss), [slope, -0.5 * slope], atol=6 / np.sqrt(N))
 
 
-def test_a_target_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"target.noise must have the shape of x, \(4, 2\), got \(4, 3\)"):
-        losses.regression_loss(
-            lambda p, x, t: x,
-            None,
-            CASES["vp"].schedule,
-            jnp.ones((4, 2)),
-            Denoised(jnp.ones((4, 2)), jnp.ones((4, 3))),
-            0.5,
-        )
+DENOISE = gaussian_denoiser(CASES["vp"].schedule, 0.0, 1.0, (2,))
+X, KEY = jnp.ones((4, 2)), jax.random.key(0)
+PAIR = Denoised(X, X)
 
 
-def test_a_pool_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=r"pool must hold rows of shape \(2,\), got \(3,\)"):
-        targets.stable_target(
-            jax.random.key(0), CASES["vp"].schedule, jnp.ones((4, 2)), 0.5, pool=jnp.ones((4, 3))
-        )
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda: losses.regression_loss(DENOISE, X, Denoised(X, jnp.ones((4, 3))), 0.5),
+            ValueError,
+            r"target.noise must have the shape of x, \(4, 2\), got \(4, 3\)",
+        ),
+        (
+            lambda: losses.regression_loss(lambda x, t: PAIR, X, PAIR, 0.5),
+            TypeError,
+            "denoise must be a Denoiser, got function",
+        ),
+        (
+            lambda: losses.regression_loss(DENOISE, X, PAIR, 1.5),
+            ValueError,
+            "t = 1.5 is outside of the times",
+        ),
+        (
+            lambda: losses.regression_loss(DENOISE, X, PAIR, jnp.ones(3)),
+            ValueError,
+            r"t must be a scalar or .*\(4,\)",
+        ),
+        (
+            lambda: losses.regression_loss(DENOISE, X, PAIR, 0.5, weight=prediction.v),
+            TypeError,
+            r"weight must be a row, got prediction.v; give its row, prediction.v.row",
+        ),
+        (
+            lambda: losses.regression_loss(DENOISE, X, PAIR, 0.5, weight=2.0),
+            TypeError,
+            r"weight must be a function \(schedule, t\) -> \(a, b\), got float",
+        ),
+        (lambda: losses.denoising_loss(0, DENOISE, X), TypeError, "key must be a key such as"),
+        (
+            lambda: losses.denoising_loss(KEY, DENOISE, X[:, :1]),
+            ValueError,
+            r"data must have shape \(batch, 2\)",
+        ),
+        (
+            lambda: losses.denoising_loss(KEY, DENOISE, X.at[0].set(jnp.nan)),
+            ValueError,
+            "data has 2 non-finite",
+        ),
+        (
+            lambda: losses.denoising_loss(KEY, DENOISE, X.astype(int)),
+            TypeError,
+            "data must be an array of floating",
+        ),
+        (
+            lambda: losses.denoising_loss(KEY, DENOISE, X[:0]),
+            ValueError,
+            "n must be an integer of at least 1",
+        ),
+        (lambda: losses.implicit_loss(DENOISE, X, -0.5), ValueError, "t = -0.5 is outside"),
+        (lambda: losses.implicit_loss(DENOISE, X[:, :1], 0.5), ValueError, r"x must have shape \(batch, 2\)"),
+        (
+            lambda: losses.sliced_loss(KEY, DENOISE, X, 0.5, num_probes=0),
+            ValueError,
+            "num_probes must be an integer",
+        ),
+        (lambda: losses.sliced_loss(KEY, lambda x, t: PAIR, X, 0.5), TypeError, "denoise must be a Denoiser"),
+        (
+            lambda: targets.stable_target(KEY, CASES["vp"].schedule, X, 0.5, pool=jnp.ones((4, 3))),
+            ValueError,
+            r"pool must hold rows of shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda: targets.stable_target(KEY, CASES["vp"].schedule, X, 0.5, pool=X.at[1, 1].set(jnp.inf)),
+            ValueError,
+            "pool has 1 non-finite",
+        ),
+        (
+            lambda: targets.stable_target(KEY, CASES["vp"].schedule, X, 1.5),
+            ValueError,
+            "t = 1.5 is outside of the range",
+        ),
+        (lambda: targets.stable_target(KEY, Karras, X, 1.5), TypeError, "got the class Karras; call it"),
+        (
+            lambda: targets.denoising_target(KEY, Karras(), X, -1.0),
+            ValueError,
+            "t = -1 is outside of the range of Karras",
+        ),
+        (lambda: targets.denoising_target(KEY, DENOISE, X, 0.5), TypeError, "schedule must be a schedule"),
+        (lambda: targets.denoising_target(3, Karras(), X, 0.5), TypeError, "key must be a key"),
+    ],
+)
+def test_bad_input_is_refused(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def test_traced_times_out_of_range_are_nan():
+    t = jnp.asarray([0.5, 1.5])
+    x, _ = jax.jit(targets.denoising_target)(KEY, CASES["vp"].schedule, X[:2], t)
+    np.testing.assert_array_equal(np.isnan(x).all(1), [False, True])
+    got = jax.jit(lambda t: losses.regression_loss(DENOISE, X[:2], Denoised(X[:2], X[:2]), t))(t)
+    np.testing.assert_array_equal(np.isnan(got), [False, True])

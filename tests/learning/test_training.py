@@ -426,3 +426,74 @@ def test_a_signal_becomes_a_question_and_handlers_return(number, interruptible):
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         train(KEY, start(), STEP, draw, **options)
+
+
+def test_a_state_that_was_given_away_is_named():
+    state = start()
+    after = train(KEY, state, STEP, draw, num_steps=2)
+    with pytest.raises(ValueError, match="was given to train before, which donates it; use the one returned"):
+        train(KEY, state, STEP, draw, num_steps=4)
+    with pytest.raises(ValueError, match="was given to train before"):
+        averaged(state)
+    assert int(train(KEY, after, STEP, draw, num_steps=4).step) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (
+            lambda: train(0, start(), STEP, draw, num_steps=1),
+            TypeError,
+            "key must be a key such as .* got int",
+        ),
+        (
+            lambda: train(jax.random.split(KEY, 2), start(), STEP, draw, num_steps=1),
+            ValueError,
+            r"key must have shape \(\), got \(2,\)",
+        ),
+        (
+            lambda: train(KEY, PARAMS, STEP, draw, num_steps=1),
+            TypeError,
+            "state must be a TrainState, got dict; init_state",
+        ),
+        (lambda: STEP(3, start(), draw(KEY)), TypeError, "key must be a key such as"),
+        (lambda: STEP(KEY, PARAMS, draw(KEY)), TypeError, "state must be a TrainState, got dict"),
+        (lambda: averaged(PARAMS), TypeError, "state must be a TrainState, got dict"),
+        (lambda: init_state(start(), ADAM, ema_decay=None), TypeError, "got a TrainState; give its params"),
+        (
+            lambda: STEP(KEY, start(), draw(KEY)[:0]),
+            ValueError,
+            r"A batch must have at least one row, got arrays of shape \[\(0, 3\)\]",
+        ),
+        (
+            lambda: train(KEY, start(), STEP, lambda key: draw(key)[:0], num_steps=1),
+            ValueError,
+            "A batch must have at least one row",
+        ),
+        (
+            lambda: step_of(lambda p, k, b: b.sum(1)),
+            ValueError,
+            r"loss_fn must answer a scalar, got shape \(16,\); take its .mean",
+        ),
+        (
+            lambda: step_of(lambda p, k, b: (b.mean(), {"a": 1.0})),
+            ValueError,
+            "loss_fn must answer a scalar, got shape",
+        ),
+        (lambda: step_of(lambda p, k, b: None), ValueError, "loss_fn must answer a scalar, got shape None"),
+    ],
+)
+def test_mistakes_are_named(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
+
+
+def step_of(loss):
+    return make_train_step(loss, ADAM, ema_decay=0.99)(KEY, start(), draw(KEY))
+
+
+def test_a_batch_may_hold_what_has_no_rows():
+    """Scalars and nothing at all are left alone."""
+    step = make_train_step(lambda p, k, b: jnp.sum(p**2) * b["scale"], ADAM, ema_decay=None)
+    state = init_state(jnp.ones(2), ADAM, ema_decay=None)
+    assert step(KEY, state, {"scale": 2.0, "mask": None})[1].loss == 4

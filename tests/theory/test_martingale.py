@@ -4,55 +4,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import CASES, NAMES, Chosen, interior
-from test_bootstrap import all_schedules, time_of
+from jax.tree_util import Partial
+from oracles import CASES, NAMES, Chosen
+from scipy.optimize import brentq
 
 from jaxdiff import theory
+from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck, VariancePreserving
-from jaxdiff.theory import score_error
 from jaxdiff.typing import Denoised
 
 
-def test_error_of_a_wrong_gaussian_is_its_closed_form():
-    """Scores of N(0, 1) and N(.5, 1.5): the mean squared difference is a quadratic form, in d = 4 coordinates."""
-    truth, model, options = Gaussian(jnp.zeros(4), 1.0), Gaussian(jnp.full(4, 0.5), 1.5), all_schedules()
-    times = np.stack([interior(case, 5) for case in CASES.values()]).astype(np.float32)
-
-    def error(key, number, times):
-        schedule = Chosen(number, options)
-        return score_error(key, model.denoiser(schedule), truth, schedule, times, num_samples=4000)
-
-    keys = jax.random.split(jax.random.key(0), len(NAMES))
-    got = jax.tree.map(np.asarray, jax.jit(jax.vmap(error))(keys, jnp.arange(len(NAMES)), jnp.asarray(times)))
-    for case, t, value, standard_error in zip(CASES.values(), times.astype(np.float64), *got, strict=True):
-        alpha, sigma = case.alpha(t), case.sigma(t)
-        p, q = alpha**2 + sigma**2, 1.5 * alpha**2 + sigma**2
-        # scores -x/p and -(x - .5 alpha)/q, x ~ N(0, p)
-        wanted = 4 * ((1 / p - 1 / q) ** 2 * p + (0.5 * alpha / q) ** 2)
-        assert (np.abs(value - wanted) < 4 * standard_error + 1e-5 * wanted).all()
-        assert (standard_error < 0.1 * wanted + 1e-9).all()
+def all_schedules():
+    return tuple(case.schedule for case in CASES.values())
 
 
-def test_one_call_over_levels_seeds_and_schedule_parameters():
-    truth, model = Gaussian(jnp.zeros(2), 1.0), Gaussian(jnp.zeros(2), 1.3)
-    times, keys, rates = (
-        jnp.linspace(0.1, 0.9, 4),
-        jax.random.split(jax.random.key(0), 3),
-        jnp.asarray([5.0, 20.0]),
-    )
-    traces = []
-
-    def error(key, beta_max):
-        traces.append(None)
-        schedule = VariancePreserving(0.1, beta_max)
-        return score_error(key, model.denoiser(schedule), truth, schedule, times, num_samples=64).value
-
-    swept = jax.jit(jax.vmap(jax.vmap(error, (0, None)), (None, 0)))(keys, rates)
-    assert swept.shape == (2, 3, 4)
-    assert len(traces) == 1
-    np.testing.assert_allclose(swept[1, 2], error(keys[2], rates[1]), rtol=1e-4)
+def time_of(case, ratio):
+    """The time at which sigma / alpha is ratio, from the reference functions."""
+    return brentq(lambda t: np.log(case.sigma(t) / case.alpha(t) / ratio), case.t_min, case.t_max, xtol=1e-14)
 
 
 # --- the martingale ----------------------------------------------------------------------------------------
@@ -84,8 +54,33 @@ def law(d=2):
     return GaussianMixture(WEIGHTS, MEANS[:, :d], VARIANCES)
 
 
+def changed(change, exact, x, t):
+    known = exact(x, t)
+    return Denoised(known.data, known.noise + change(exact.schedule, x, t))
+
+
+def with_error(change, exact):
+    """The exact denoiser, its noise changed by a function of (schedule, x, t)."""
+    schedule = exact.schedule
+    return as_denoiser(
+        Partial(changed, Partial(change), exact),
+        schedule,
+        shape=exact.shape,
+        t_min=schedule.t_min,
+        t_max=schedule.t_max,
+    )
+
+
+def wave(schedule, x, t):
+    return 0.3 * jnp.sin(2 * x + t)
+
+
+def constant_score(schedule, x, t):
+    return jnp.full_like(x, -0.7 * schedule.sigma(t))
+
+
 def wrong(exact):
-    return lambda x, t: Denoised(exact(x, t).data, exact(x, t).noise + 0.3 * jnp.sin(2 * x + t))
+    return with_error(wave, exact)
 
 
 @functools.cache
@@ -106,7 +101,7 @@ def paths():
             exact = distribution.denoiser(schedule)
             # v is in units of 1 / sigma, so these weights ask the same of every schedule
             scaled = jnp.asarray(weights) * jax.vmap(schedule.alpha)(times) ** 2
-            given = schedule, data, path, times, scaled
+            given = data, path, times, scaled
             terms = theory.martingale_terms(wrong(exact), exact, *given)
             other = theory.martingale_terms(exact, Gaussian(jnp.zeros(2), 1.0).denoiser(schedule), *given)
             risks = [theory.empirical_risk(d, *given) for d in (wrong(exact), exact)]
@@ -194,15 +189,11 @@ def test_the_constant_of_a_constant_error_is_its_closed_form():
         traces.append(None)
         schedule = case.schedule
         exact = truth.denoiser(schedule)
-
-        def estimate(x, t):
-            known = exact(x, t)
-            return Denoised(known.data, known.noise - 0.7 * schedule.sigma(t))
-
+        estimate = with_error(constant_score, exact)
         data_key, key = jax.random.split(key)
         data = truth.sample(data_key, n)
         path = theory.forward_path(key, schedule, data, jnp.asarray(times))
-        terms = theory.martingale_terms(estimate, exact, schedule, data, path, jnp.asarray(times), weights)
+        terms = theory.martingale_terms(estimate, exact, data, path, jnp.asarray(times), weights)
         return theory.martingale_constant(terms)
 
     keys = jax.random.split(jax.random.key(1), 6)
@@ -261,9 +252,7 @@ def test_covariances_are_those_of_the_posterior(float64):
     def run(number, s, t, x_s, x_t):
         schedule = Chosen(number, options)
         exact = distribution.denoiser(schedule)
-        return theory.posterior_covariance(exact, schedule, x_t, t), theory.increment_covariance(
-            exact, schedule, x_s, x_t, s, t
-        )
+        return theory.posterior_covariance(exact, x_t, t), theory.increment_covariance(exact, x_s, x_t, s, t)
 
     columns = (jnp.asarray(c) for c in zip(*cells, strict=True))
     posterior, increment = run(*columns, jnp.asarray(np.stack(x_s)), jnp.asarray(np.stack(x_t)))
@@ -343,38 +332,6 @@ def test_the_proxy_is_below_the_bound_of_the_uniform_grid(float64):
     assert list(np.isinf(got)) == [False, True]
 
 
-# --- joint minimization of the empirical risk --------------------------------------------------------------
-
-
-def test_the_minimizer_is_the_truth_once_there_are_enough_paths():
-    """Nine Gaussians; the risks of the first m paths are the means that NumPy finds."""
-    schedule, times = OrnsteinUhlenbeck(), jnp.asarray([0.1, 0.3, 0.8])
-    weights, sizes = jnp.asarray([0.1, 0.2, 0.5]), jnp.asarray([2, 300, 4000])
-    means = 0.3 * jnp.stack(jnp.meshgrid(*2 * [jnp.arange(-1.0, 2.0)]), -1).reshape(-1, 2)
-
-    @jax.jit
-    @jax.vmap
-    def run(key):
-        data_key, key = jax.random.split(key)
-        data = Gaussian(means[4], 0.5).sample(data_key, 4000)
-        path = theory.forward_path(key, schedule, data, times)
-        family = lambda mean: Gaussian(mean, 0.5).denoiser(schedule)  # noqa: E731
-        best, risks = theory.minimize_risk(family, means, schedule, data, path, times, weights, sizes=sizes)
-        return data, path, best, risks
-
-    data, path, best, risks = jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(3), 8)))
-    means = np.asarray(means)
-    assert (best[:, 2] == 4).all()
-    assert (best[:, 0] != 4).any()
-    for i, j, m in ((0, 1, 1), (3, 8, 2)):
-        wanted = 0.0
-        for t, g, x in zip(times, weights, np.asarray(path[i], np.float64), strict=True):
-            alpha, variance = np.exp(-t), 1 - np.exp(-2 * t)
-            score = -(x - alpha * means[j]) / (alpha**2 * 0.5 + variance)
-            wanted += g * ((score + (x - alpha * data[i]) / variance)[: sizes[m]] ** 2).sum(1).mean()
-        assert risks[i, m, j] == pytest.approx(float(wanted), rel=1e-4)
-
-
 # --- bad input ---------------------------------------------------------------------------------------------
 
 
@@ -385,6 +342,7 @@ def test_the_minimizer_is_the_truth_once_there_are_enough_paths():
         ({"path": jnp.ones((3, 4, 2))}, r"path must have shape \(2, 4, 2\), got \(3, 4, 2\)"),
         ({"times": jnp.asarray([0.5, 0.1])}, "times must increase strictly"),
         ({"weights": jnp.ones(3)}, r"weights must have shape \(2,\), got \(3,\)"),
+        ({"times": jnp.asarray([-0.5, 0.1])}, r"times\[0\] = -0.5 is outside of the times"),
     ],
 )
 def test_a_path_that_does_not_fit_is_refused(changes, message):
@@ -398,9 +356,16 @@ def test_a_path_that_does_not_fit_is_refused(changes, message):
     }
     exact = Gaussian(jnp.zeros(2), 1.0).denoiser(schedule)
     with pytest.raises(ValueError, match=message):
-        theory.martingale_terms(exact, exact, schedule, *given.values())
+        theory.martingale_terms(exact, exact, *given.values())
     with pytest.raises(ValueError, match=message):
-        theory.empirical_risk(exact, schedule, *given.values())
+        theory.empirical_risk(exact, *given.values())
+    with pytest.raises(ValueError, match=message):
+        theory.minimize_risk(
+            lambda mean: Gaussian(mean, 1.0).denoiser(schedule),
+            jnp.zeros((3, 2)),
+            *given.values(),
+            sizes=jnp.ones(1, int),
+        )
 
 
 def test_bad_paths():
@@ -409,5 +374,49 @@ def test_bad_paths():
         theory.forward_path(jax.random.key(0), schedule, jnp.ones((4, 2), jnp.int32), jnp.asarray([0.1, 0.2]))
     with pytest.raises(ValueError, match="times must increase strictly"):
         theory.forward_path(jax.random.key(0), schedule, data, jnp.asarray([0.2, 0.2]))
-    with pytest.raises(ValueError, match=r"times\[0\] = -1 is outside the range"):
+    with pytest.raises(ValueError, match=r"times\[0\] = -1 is outside of the range"):
         theory.forward_path(jax.random.key(0), schedule, data, jnp.asarray([-1.0, 0.2]))
+
+
+def test_denoisers_of_two_schedules_are_refused():
+    law = Gaussian(jnp.zeros(2), 1.0)
+    given = jnp.ones((4, 2)), jnp.ones((2, 4, 2)), jnp.asarray([0.1, 0.5]), jnp.ones(2)
+    with pytest.raises(ValueError, match=r"exact must have the schedule of estimate, OrnsteinUhlenbeck\(\)"):
+        theory.martingale_terms(law.denoiser(OrnsteinUhlenbeck()), law.denoiser(VariancePreserving()), *given)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda d, x: theory.posterior_covariance(d, x, -0.5), ValueError, "t = -0.5 is outside"),
+        (lambda d, x: theory.posterior_covariance(d, x, jnp.ones(4)), ValueError, r"t must have shape \(\)"),
+        (lambda d, x: theory.posterior_covariance(d, x[0], 0.5), ValueError, r"x must have shape \(any, 2\)"),
+        (lambda d, x: theory.posterior_covariance(x, x, 0.5), TypeError, "denoise must be a Denoiser"),
+        (
+            lambda d, x: theory.increment_covariance(d, x, x, 0.1, 0.5),
+            ValueError,
+            r"x_s must have shape \(any, 4, 2\)",
+        ),
+        (lambda d, x: theory.increment_covariance(d, x[None], x, 0.5, 0.1), ValueError, "s must be below t"),
+        (
+            lambda d, x: theory.increment_constants(OrnsteinUhlenbeck(), jnp.asarray([-1.0, 0.2]), 1.0),
+            ValueError,
+            r"times\[0\] = -1 is outside of the range",
+        ),
+        (
+            lambda d, x: theory.increment_constants(
+                OrnsteinUhlenbeck(), jnp.asarray([0.1, 0.2]), jnp.ones(3)
+            ),
+            ValueError,
+            r"curvature must have shape \(2,\), got \(3,\)",
+        ),
+        (
+            lambda d, x: theory.increment_constants(OrnsteinUhlenbeck, jnp.asarray([0.1, 0.2]), 1.0),
+            TypeError,
+            "got the class OrnsteinUhlenbeck; call it",
+        ),
+    ],
+)
+def test_bad_covariances_and_constants(call, error, match):
+    with pytest.raises(error, match=match):
+        call(Gaussian(jnp.zeros(2), 1.0).denoiser(OrnsteinUhlenbeck()), jnp.ones((4, 2)))
