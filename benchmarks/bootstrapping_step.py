@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
+from benchmarks.machine import machine
 from jaxdiff.learning.training import StepFn, TrainState
 from jaxdiff.models import ResidualMLP
 from jaxdiff.typing import Array, Denoised, Key, Params
@@ -32,17 +33,19 @@ SCHEDULE = jd.Karras()
 EMA_DECAY = 0.999
 
 
-def steps(network: ResidualMLP, optimizer: optax.GradientTransformation) -> dict[str, StepFn]:
+def steps(network: ResidualMLP, optimizer: optax.GradientTransformation, dimension: int) -> dict[str, StepFn]:
     """Both train steps, by name."""
 
-    def predict(params: Params, x: Array, t: Array) -> Any:
-        return network.apply(params, x, t)
+    def model(params: Params) -> jd.Denoiser:
+        return jd.make_denoiser(network.apply, params, SCHEDULE, shape=(dimension,))
 
     def regress(params: Params, x: Array, target: Denoised, t: Array) -> Array:
-        return jd.regression_loss(predict, params, SCHEDULE, x, target, t).mean()
+        return jd.regression_loss(model(params), x, target, t).mean()
 
     def training_times(key: Key, data: Array) -> Array:
-        return jd.times.log_normal(jd.times.stratified(key, len(data))).t
+        # From where the teacher, at t / 1.4, knows its times too.
+        u, first = jd.times.stratified(key, len(data)), 1.5 * SCHEDULE.working_range[0]
+        return jd.times.log_normal(u, SCHEDULE, t_min=first).t
 
     def denoising(params: Params, key: Key, data: Array) -> Array:
         time_key, target_key = jax.random.split(key)
@@ -52,8 +55,7 @@ def steps(network: ResidualMLP, optimizer: optax.GradientTransformation) -> dict
     def bootstrapping(params: Params, average: Params, step: Array, key: Key, data: Array) -> Array:
         time_key, target_key = jax.random.split(key)
         t = training_times(time_key, data)
-        teacher = jd.make_denoiser(predict, average, SCHEDULE)
-        target = jd.bootstrapped_target(target_key, teacher, SCHEDULE, data, t / 1.4, t, mix=0.9)
+        target = jd.bootstrapped_target(target_key, model(average), data, t / 1.4, t, mix=0.9)
         return regress(params, *target, t)
 
     return {
@@ -80,7 +82,10 @@ def main(
             jax.block_until_ready(state)
             return (time.perf_counter() - began) / block
 
-        both = {name: jax.jit(step, donate_argnums=1) for name, step in steps(network, optimizer).items()}
+        both = {
+            name: jax.jit(step, donate_argnums=1)
+            for name, step in steps(network, optimizer, dimension).items()
+        }
         for step in both.values():
             seconds(step)  # compile
         times = np.array([[seconds(step) for step in both.values()] for _ in range(rounds)])
@@ -107,7 +112,6 @@ if __name__ == "__main__":
     parser.add_argument("--block", type=int, default=10, help="steps timed together")
     parser.add_argument("--rounds", type=int, default=40)
     flags = parser.parse_args()
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, jax {jax.__version__}, dimension {flags.dimension}, width {flags.width}")
+    print(f"{machine()}, dimension {flags.dimension}, width {flags.width}")
     network = ResidualMLP(width=flags.width)
     print(json.dumps(main(network, tuple(flags.batches), flags.dimension, flags.block, flags.rounds)))

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.machine import machine
 from experiments.bootstrapping.laws import random_law
 from experiments.bootstrapping.target_variance import bootstrapped, padded_laws, sweep
 
@@ -100,6 +101,6 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=64, help="for each cell (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}, {flags.samples} samples a cell")
+    print(f"{machine()}, {flags.samples} samples a cell")
     one = functools.partial(bootstrapped, num_samples=flags.samples)
     print(json.dumps(main(one, 32, 16, (1, 2, 5, 10, 50), flags.rounds)))

@@ -2,14 +2,13 @@
 
     python -m benchmarks.sampler_overhead
 
-The ratio (time of a jitted `sample`) / (number of denoiser calls x time of one jitted denoiser call), for
+The ratio (time of a jitted `integrate`) / (number of denoiser calls x time of one jitted denoiser call), for
 every sampler, in one run: rounds of one sampling run and of as many single calls alternate, and the median
 of the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most
 1.05, and less where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
 """
 
 import argparse
-import functools
 import json
 import time
 from collections.abc import Callable
@@ -20,17 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from benchmarks.machine import machine
 from jaxdiff.models import ResidualMLP
+from jaxdiff.typing import Params
 
 # Sampler, denoiser calls for each step, and calls beyond that.
-SAMPLERS: dict[str, tuple[Callable[..., jd.Sampler], int, int]] = {
-    "ddim": (jd.ddim, 1, 0),
-    "heun": (jd.heun, 2, 0),
-    "dpm_solver_pp, order 2": (jd.dpm_solver_pp, 1, 0),
-    "dpm_solver_pp, order 3": (functools.partial(jd.dpm_solver_pp, order=3), 1, 1),
-    "ancestral": (jd.ancestral, 1, 0),
-    "euler_maruyama": (jd.euler_maruyama, 1, 0),
-    "predictor_corrector": (jd.predictor_corrector, 2, 0),
+SAMPLERS: dict[str, tuple[jd.Sampler, int, int]] = {
+    "DDIM": (jd.DDIM(), 1, 0),
+    "Heun": (jd.Heun(), 2, 0),
+    "DPMSolverPP, order 2": (jd.DPMSolverPP(), 1, 0),
+    "DPMSolverPP, order 3": (jd.DPMSolverPP(order=3), 1, 1),
+    "ancestral": (jd.ancestral(), 1, 0),
+    "EulerMaruyama": (jd.EulerMaruyama(), 1, 0),
+    "PredictorCorrector": (jd.PredictorCorrector(), 2, 0),
 }
 
 
@@ -43,22 +44,18 @@ def seconds(function: Callable[[], Any]) -> float:
 
 def main(batch: int, dimension: int, width: int, num_steps: int, rounds: int) -> dict[str, Any]:
     """Measure every sampler; returns the ratios, each with its quartiles."""
-    schedule, network = jd.Karras(), ResidualMLP(width=width)
-    key = jax.random.key(0)
-    x = jd.initial_noise(key, schedule, (batch, dimension), 80.0)
-    params = jax.jit(network.init)(key, x, jnp.zeros(batch))
-    grid = jd.times.power_grid(num_steps, t_max=80.0, t_min=0.002, rho=7)
+    schedule, network, key = jd.Karras(), ResidualMLP(width=width), jax.random.key(0)
+    params = jax.jit(network.init)(key, jnp.zeros((1, dimension)), jnp.zeros(1))
+    grid = jd.times.noise_grid(schedule, num_steps)
 
-    def predict(params: Any, x: jax.Array, t: jax.Array) -> Any:
-        return network.apply(params, x, t)
+    def model(params: Params) -> jd.Denoiser:
+        return jd.make_denoiser(network.apply, params, schedule, shape=(dimension,))
 
-    def denoiser(params: Any) -> jd.Denoiser:
-        return jd.make_denoiser(predict, params, schedule)
-
-    one_call = jax.jit(lambda params, x, t: denoiser(params)(x, t))
+    x = jd.initial_noise(key, model(params), batch)
+    one_call = jax.jit(lambda params, x, t: model(params)(x, t))
     results = {}
-    for name, (factory, per_step, extra) in SAMPLERS.items():
-        run = jax.jit(lambda p, x, g, make=factory: jd.sample(key, make(denoiser(p), schedule), x, g))
+    for name, (sampler, per_step, extra) in SAMPLERS.items():
+        run = jax.jit(lambda p, x, g, s=sampler: jd.integrate(key, model(p), x, g, sampler=s))
         calls = per_step * num_steps + extra
         times = [grid[0]] * calls
 
@@ -88,6 +85,5 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=7)
     flags = parser.parse_args()
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, jax {jax.__version__}, batch {flags.batch} x {flags.dimension}")
+    print(f"{machine()}, batch {flags.batch} x {flags.dimension}")
     print(json.dumps(main(flags.batch, flags.dimension, flags.width, flags.steps, flags.rounds)))

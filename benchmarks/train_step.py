@@ -34,6 +34,7 @@ import numpy as np
 import optax
 
 import jaxdiff as jd
+from benchmarks.machine import machine
 from jaxdiff.learning.training import StepFn
 from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.typing import Array, Key, Params
@@ -43,17 +44,11 @@ Network = DiffusionTransformer | UNet
 
 
 def train_step(network: Network, optimizer: optax.GradientTransformation) -> StepFn:
-    """Denoising score matching with EDM's parameterization and noise levels."""
-    schedule = jd.Karras()
-
-    def predict(params: Params, x: Array, t: Array) -> Any:
-        return network.apply(params, x, t)
+    """Denoising score matching as in EDM."""
 
     def loss(params: Params, key: Key, data: Array) -> Array:
-        time_key, target_key = jax.random.split(key)
-        t = jd.times.log_normal(jd.times.stratified(time_key, len(data))).t
-        x, target = jd.denoising_target(target_key, schedule, data, t)
-        return jd.regression_loss(predict, params, schedule, x, target, t).mean() / data[0].size
+        denoise = jd.make_denoiser(network.apply, params, jd.Karras(), shape=data.shape[1:])
+        return jd.denoising_loss(key, denoise, data).mean() / data[0].size
 
     return jd.make_train_step(loss, optimizer, ema_decay=EMA_DECAY)
 
@@ -229,10 +224,7 @@ if __name__ == "__main__":
     has_torch = importlib.util.find_spec("torch") is not None
     if not has_torch:
         print("PyTorch is not installed: nothing to compare with.")
-    device = jax.devices()[0]
-    print(
-        f"{device.device_kind}, jax {jax.__version__}, batch {flags.batch} x {flags.size} x {flags.size} x 3"
-    )
+    print(f"{machine()}, batch {flags.batch} x {flags.size} x {flags.size} x 3")
     results = main(
         {name: built[name] for name in flags.networks},
         batch=flags.batch,

@@ -25,6 +25,7 @@ import optax
 from flax import linen as nn
 
 import jaxdiff as jd
+from benchmarks.machine import machine
 from jaxdiff.data import feeds
 from jaxdiff.learning.training import TrainState
 from jaxdiff.models import ResidualMLP
@@ -45,19 +46,13 @@ def main(
     rounds: int,
 ) -> dict[str, Any]:
     """Measure; returns the ratio, its quartiles and the milliseconds of a bare step."""
-    schedule, optimizer = jd.Karras(), optax.adam(1e-3)
-    key, layout = jax.random.key(0), Layout(data_mesh(jax.devices()[:1]))
+    optimizer, key, layout = optax.adam(1e-3), jax.random.key(0), Layout(data_mesh(jax.devices()[:1]))
     data = np.random.default_rng(0).normal(size=(16 * batch, dimension)).astype(np.float32)
     rows = feeds.from_arrays(data, batch, seed=0)
 
-    def predict(params: Params, x: jax.Array, t: jax.Array) -> Any:
-        return network.apply(params, x, t)
-
     def loss(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
-        time_key, noise_key = jax.random.split(key)
-        t = jd.times.log_normal(jd.times.stratified(time_key, len(x))).t
-        x_t, target = jd.denoising_target(noise_key, schedule, x, t)
-        return jd.regression_loss(predict, params, schedule, x_t, target, t).mean()
+        denoise = jd.make_denoiser(network.apply, params, jd.Karras(), shape=(dimension,))
+        return jd.denoising_loss(key, denoise, x).mean()
 
     def start() -> tuple[TrainState, TrainState]:
         """Without an average and with one."""
@@ -127,7 +122,6 @@ if __name__ == "__main__":
     parser.add_argument("--steps-per-dispatch", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
-    device = jax.devices()[0]
-    print(f"{device.device_kind}, jax {jax.__version__}, batch {flags.batch} x {flags.dimension}")
+    print(f"{machine()}, batch {flags.batch} x {flags.dimension}")
     options = dict(vars(flags))
     print(json.dumps(main(ResidualMLP(width=options.pop("width")), options.pop("batch"), **options)))
