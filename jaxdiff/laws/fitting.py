@@ -21,40 +21,44 @@ Draws take the place of an integral over w, whose cost would be that of its many
 own; averaged over iterations, statistics (4) converge (stochastic approximation EM, Delyon, Lavielle &
 Moulines 1999). S_k is divided by sum_i r_ik w_ik rather than by sum_i r_ik, which has the same fixed points
 and gets there sooner (Kent, Tyler & Vardi 1994).
+
+Data are rows of vectors, (n, d), or of arrays such as images, (n, ...), which are fitted as vectors; the law
+is then that of the vectors, `Shaped`. All is computed in single precision or better.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
-from jaxdiff.laws.components import Spectrum
+from jaxdiff.laws.components import PRECISION, Spectrum, floats
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.typing import Array, Key
 
+_Law = TypeVar("_Law", Gaussian, GaussianMixture, StudentTMixture)
 _COVARIANCES = ("full", "diagonal", "isotropic")
-_PRECISION = jax.lax.Precision.HIGHEST
 NOISES = ("dynamic", "fixed")
 """Fresh noise whenever data are looked at, or one draw of it for good."""
 _ROWS = 1024  # looked at together, where each takes the memory of a whole quadrature
 _LEAST_FREEDOM, _MOST_FREEDOM = 0.5, 500.0  # below, no mean to speak of; above, a Gaussian
 
 
-def fit_gaussian(data: ArrayLike, *, covariance: str = "full") -> Gaussian:
-    """The Gaussian of greatest likelihood for the rows of data, shape (n, d).
+def fit_gaussian(data: ArrayLike, *, covariance: str = "full") -> Gaussian | Shaped:
+    """The Gaussian of greatest likelihood for the rows of data, shape (n, d), or (n, ...) for a `Shaped` law.
 
     covariance is "full", "diagonal" or "isotropic". The sums are divided by n; with n <= d the full
     covariance is singular, which denoisers accept and `log_prob` does not.
 
-    Raises ValueError for another shape, values that are not finite or an unknown covariance.
+    Raises ValueError for another shape, no rows, values that are not finite or an unknown covariance.
     """
-    data = _check_data(data, covariance)
-    return _weighted_gaussian(data, jnp.ones_like(data[:, 0]), jnp.zeros((), data.dtype), covariance)
+    data, shape = _check_data(data, covariance)
+    return _shaped(_fit_gaussian(data, covariance), shape)
 
 
 def fit_mixture(
@@ -66,8 +70,8 @@ def fit_mixture(
     num_restarts: int = 4,
     num_iterations: int = 100,
     floor: float = 1e-6,
-) -> GaussianMixture:
-    """A Gaussian mixture fitted to the rows of data, shape (n, d), by expectation-maximization.
+) -> GaussianMixture | Shaped:
+    """A Gaussian mixture fitted to the rows of data, (n, d) or (n, ...), by expectation-maximization.
 
     covariance is "full", "diagonal" or "isotropic"; floor is the least eigenvalue of a covariance as a
     fraction of the data's variance per coordinate. Each restart begins at the centers that k-means++ draws
@@ -80,9 +84,9 @@ def fit_mixture(
     Raises ValueError for another shape, values that are not finite, data all in one point, fewer rows than
     components, an unknown covariance, a count below one or a floor that is not positive.
     """
-    data, least = _check_mixture(data, covariance, num_components, num_restarts, num_iterations, floor)
+    data, shape, least = _check_mixture(data, covariance, num_components, num_restarts, num_iterations, floor)
     weights, components = _fit(key, data, least, num_iterations, num_components, num_restarts, covariance)
-    return GaussianMixture(weights, components.mean, components.covariance)
+    return _shaped(GaussianMixture(weights, components.mean, components.covariance), shape)
 
 
 def fit_student_mixture(
@@ -95,8 +99,8 @@ def fit_student_mixture(
     num_restarts: int = 2,
     num_iterations: int = 100,
     floor: float = 1e-6,
-) -> StudentTMixture:
-    """A mixture of Student t laws for the rows of data, shape (n, d): heavy tails, by (3) to (5).
+) -> StudentTMixture | Shaped:
+    """A mixture of Student t laws for the rows of data, (n, d) or (n, ...): heavy tails, by (3) to (5).
 
     noise_variance: v, of noise that is added to data here; the law returned is without it, and of greatest
         likelihood for data with it: what noise hides is not fitted. At 0 it is fitted to the data themselves.
@@ -106,7 +110,7 @@ def fit_student_mixture(
     [0.5, 500]. Restarts begin at rows drawn at random: k-means++ would begin in the tails. The other options
     and the errors are those of `fit_mixture`.
     """
-    data, least = _check_mixture(data, "full", num_components, num_restarts, num_iterations, floor)
+    data, shape, least = _check_mixture(data, "full", num_components, num_restarts, num_iterations, floor)
     checks.shape("noise_variance", noise_variance, ())
     checks.within("noise_variance", noise_variance, 0.0, float("inf"))
     checks.option("noise", noise, NOISES)
@@ -121,7 +125,13 @@ def fit_student_mixture(
         num_restarts,
         noise == "fixed",
     )
-    return StudentTMixture(law.weights, law.means + center[None], law.scales, law.degrees_of_freedom)
+    law = StudentTMixture(law.weights, law.means + center[None], law.scales, law.degrees_of_freedom)
+    return _shaped(law, shape)
+
+
+@partial(jax.jit, static_argnames="covariance")
+def _fit_gaussian(data: Array, covariance: str) -> Gaussian:
+    return _weighted_gaussian(data, jnp.ones_like(data[:, 0]), jnp.zeros((), data.dtype), covariance)
 
 
 @partial(jax.jit, static_argnames=("num_components", "num_restarts", "covariance"))
@@ -222,9 +232,9 @@ def _student_statistics(key: Key, law: StudentTMixture, x: Array) -> _Student:
         w, deviation, variance, mean, basis = inputs
         # In the component's own axes about its mean, and then back.
         rows = jnp.sqrt(w)[:, None] * deviation
-        moment = jnp.matmul(rows.T, rows, precision=_PRECISION) + jnp.diag(jnp.matmul(w, variance))
-        moment = jnp.linalg.multi_dot([basis, moment, basis.T], precision=_PRECISION)
-        shift = jnp.matmul(basis, jnp.matmul(w, deviation, precision=_PRECISION), precision=_PRECISION)
+        moment = jnp.matmul(rows.T, rows, precision=PRECISION) + jnp.diag(jnp.matmul(w, variance))
+        moment = jnp.linalg.multi_dot([basis, moment, basis.T], precision=PRECISION)
+        shift = jnp.matmul(basis, jnp.matmul(w, deviation, precision=PRECISION), precision=PRECISION)
         cross = jnp.outer(mean, shift)
         total = w.sum()
         return total, total * mean + shift, moment + cross + cross.T + total * jnp.outer(mean, mean)
@@ -285,12 +295,12 @@ def _spread_centers(key: Key, data: Array, num_centers: int) -> tuple[Array, Arr
 def _weighted_gaussian(data: Array, weights: Array, floor: Array, covariance: str) -> Gaussian:
     """The moments (2) of data under weights, shape (n,), which need not sum to one."""
     weights = weights / jnp.maximum(weights.sum(), jnp.finfo(data.dtype).tiny)
-    mean = jnp.matmul(weights, data, precision=_PRECISION)
+    mean = jnp.matmul(weights, data, precision=PRECISION)
     centered = data - mean[None]
     if covariance == "full":
-        second = jnp.matmul((centered * weights[:, None]).T, centered, precision=_PRECISION)
+        second = jnp.matmul((centered * weights[:, None]).T, centered, precision=PRECISION)
     else:
-        second = jnp.matmul(weights, centered**2, precision=_PRECISION)
+        second = jnp.matmul(weights, centered**2, precision=PRECISION)
     law = Gaussian(mean, second.mean() if covariance == "isotropic" else second)
     values = jnp.maximum(law.covariance.values, floor)
     return Gaussian(mean, law.covariance._replace(values=values))
@@ -303,9 +313,9 @@ def _check_mixture(
     num_restarts: int,
     num_iterations: int,
     floor: float,
-) -> tuple[Array, Array]:
-    """The data as an array, and the least eigenvalue of a covariance."""
-    data = _check_data(data, covariance)
+) -> tuple[Array, tuple[int, ...], Array]:
+    """The data as vectors, the shape of one of them, and the least eigenvalue of a covariance."""
+    data, shape = _check_data(data, covariance)
     checks.integer("num_components", num_components, 1)
     checks.integer("num_restarts", num_restarts, 1)
     checks.integer("num_iterations", num_iterations, 1)
@@ -317,15 +327,21 @@ def _check_mixture(
         )
     spread = jnp.var(data, axis=0).mean()
     checks.positive("the variance of data", spread)
-    return data, floor * spread
+    return data, shape, floor * spread
 
 
-def _check_data(data: ArrayLike, covariance: str) -> Array:
-    data = jnp.asarray(data)
-    data = data.astype(jnp.result_type(data, float))
-    checks.shape("data", data, (None, None))
-    if data.shape[0] == 0:
-        raise ValueError("data must hold at least one row, got none.")
+def _check_data(data: ArrayLike, covariance: str) -> tuple[Array, tuple[int, ...]]:
+    """The data as vectors, and the shape of one of them."""
+    data = floats(data)
+    if data.ndim < 2:
+        raise ValueError(f"data must have shape (n, d), or (n, ...) of images, got {data.shape}.")
+    if data.size == 0:
+        raise ValueError(f"data must hold at least one row of at least one number, got shape {data.shape}.")
     checks.finite("data", data)
     checks.option("covariance", covariance, _COVARIANCES)
-    return data
+    return data.reshape(len(data), -1), data.shape[1:]
+
+
+def _shaped(law: _Law, shape: tuple[int, ...]) -> _Law | Shaped:
+    """A law of vectors as one of points of the shape that the data have."""
+    return law if len(shape) == 1 else Shaped(law, shape)

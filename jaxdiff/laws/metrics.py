@@ -9,6 +9,7 @@
 
 (1) and (5) are those of the empirical laws, so under equal laws they are positive; (4) is estimated without
 bias. Nothing of size n x m is held in memory. Samples may be integers; they are computed on as floats.
+Samples that are not finite are refused; where they are traced no distance is finite.
 """
 
 import functools
@@ -27,6 +28,8 @@ from jaxdiff.typing import Array, Key, Params
 
 _CHUNK = 2**24
 """Largest number of entries of an intermediate array."""
+_BLOCK = 512
+"""Points of a block, whose distances to those of another one fit into a processor's cache."""
 
 
 class Estimate(NamedTuple):
@@ -98,7 +101,10 @@ def energy_distance(x: Array, y: Array) -> Estimate:
 
     The squared distance, not its root, and the unbiased U-statistic, so it may be negative: with n and m
     points and mean distances a and b within each, it is `scipy.stats.energy_distance`**2 - a/n - b/m on the
-    line. The standard error is that of `mmd`. Szekely & Rizzo 2013, J. Stat. Plan. Inference 143.
+    line. The standard error is that of `mmd`. Its time is that of n^2 + m^2 + n m distances and its memory
+    that of a few million numbers beside the points: for 100,000 against 100,000 in 2 dimensions 22 s, in 10
+    dimensions 92 s, and 12 MB (MEASURED, two busy CPU cores, jax 0.10.2). Szekely & Rizzo 2013, J. Stat.
+    Plan. Inference 143.
     Raises ValueError for mismatched d, fewer than two points in either sample, or non-finite values.
     """
     return _energy(*_samples(x, y, low=2))
@@ -161,17 +167,18 @@ def classifier_two_sample_test(
 
 
 def _samples(x: Array, y: Array, *, low: int, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+    x, y = jnp.asarray(x, float), jnp.asarray(y, float)
     for name, points in zip(names, (x, y), strict=True):
         checks.shape(name, points, (None, None))
         if len(points) < low:
             raise ValueError(f"{name} must hold at least {low} points, got {len(points)}.")
         checks.finite(name, points)
-    if np.shape(x)[1] != np.shape(y)[1]:
+    if x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"{names[0]} and {names[1]} must have points of one dimension, got shapes {np.shape(x)} and "
-            f"{np.shape(y)}."
+            f"{names[0]} and {names[1]} must have points of one dimension, got shapes {x.shape} and "
+            f"{y.shape}."
         )
-    return jnp.asarray(x, float), jnp.asarray(y, float)
+    return x, y
 
 
 def _check_order(p: float) -> None:
@@ -237,7 +244,8 @@ def _max_sliced(
 @jax.jit
 def _energy(x: Array, y: Array) -> Estimate:
     def kernel(squared: Array) -> Array:
-        apart = squared > 0  # the root's infinite slope at 0 would make every gradient NaN
+        # The root's infinite slope at 0 would make every gradient NaN; a NaN itself is to stay one.
+        apart = squared != 0
         return -jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
 
     return _u_statistic(kernel, x, y)
@@ -252,36 +260,62 @@ def _u_statistic(kernel: Callable[[Array], Array], x: Array, y: Array) -> Estima
     """D of eq. (4) for a kernel of the squared distance, without the pairs of a point with itself."""
     n, m = len(x), len(y)
     itself = kernel(jnp.zeros((), x.dtype))
-
-    def sums(a: Array, b: Array) -> Array:
-        return _map_rows(lambda squared: jnp.sum(kernel(squared)), a, b)
-
-    within_x, within_y = (sums(x, x) - itself) / (n - 1), (sums(y, y) - itself) / (m - 1)
-    x_to_y, y_to_x = sums(x, y) / m, sums(y, x) / n
-    value = jnp.mean(within_x - x_to_y) + jnp.mean(within_y - y_to_x)
-    variance = jnp.var(2 * (within_x - x_to_y), ddof=1) / n + jnp.var(2 * (within_y - y_to_x), ddof=1) / m
+    (x_to_x, _), (y_to_y, _), (x_to_y, y_to_x) = (_sums(kernel, *pair) for pair in ((x, x), (y, y), (x, y)))
+    inside_x, inside_y = (x_to_x - itself) / (n - 1), (y_to_y - itself) / (m - 1)
+    outside_x, outside_y = x_to_y / m, y_to_x / n
+    value = jnp.mean(inside_x - outside_x) + jnp.mean(inside_y - outside_y)
+    variance = (
+        jnp.var(2 * (inside_x - outside_x), ddof=1) / n + jnp.var(2 * (inside_y - outside_y), ddof=1) / m
+    )
     return Estimate(value, jnp.sqrt(variance))
+
+
+def _sums(kernel: Callable[[Array], Array], x: Array, y: Array) -> tuple[Array, Array]:
+    """sum_j k(x_i, y_j), shape (n,), and sum_i k(x_i, y_j), shape (m,), block by block."""
+    (x_blocks, x_real), (y_blocks, y_real) = _blocks(x), _blocks(y)
+
+    def rows(columns: Array, block: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, a_real = block
+
+        def pair(row: Array, block: tuple[Array, Array]) -> tuple[Array, Array]:
+            b, b_real = block
+            values = jnp.where(a_real[:, None] & b_real[None], kernel(_squared(a, b)), 0)
+            return row + values.sum(1), values.sum(0)
+
+        row, added = jax.lax.scan(pair, jnp.zeros_like(a[:, 0]), (y_blocks, y_real))
+        return columns + added, row
+
+    columns, rows_of_blocks = jax.lax.scan(rows, jnp.zeros_like(y_blocks[..., 0]), (x_blocks, x_real))
+    return rows_of_blocks.reshape(-1)[: len(x)], columns.reshape(-1)[: len(y)]
+
+
+def _blocks(x: Array) -> tuple[Array, Array]:
+    """Points (n, d) in blocks of equal length, the last filled up, and which points are real."""
+    number = -(-len(x) // _BLOCK)
+    length = -(-len(x) // number)
+    filled = jnp.pad(x, ((0, number * length - len(x)), (0, 0)))
+    return filled.reshape(number, length, -1), jnp.arange(number * length).reshape(number, length) < len(x)
+
+
+def _squared(x: Array, y: Array) -> Array:
+    """Squared distances (n, m), from differences: |x|^2 + |y|^2 - 2 <x, y> has no digits for near points.
+
+    Coordinate by coordinate: XLA:CPU takes twenty times as long for the sum over an axis of (d, n, m).
+    """
+
+    def add(squares: Array, coordinate: tuple[Array, Array]) -> tuple[Array, None]:
+        a, b = coordinate
+        return squares + (a[:, None] - b[None]) ** 2, None
+
+    zeros = jnp.zeros((len(x), len(y)), x.dtype)
+    return jax.lax.scan(add, zeros, (x.T, y.T))[0]
 
 
 @jax.jit
 def _median_distance(x: Array, y: Array) -> Array:
     points = jnp.concatenate([x, y])
     points = points[:: math.ceil(len(points) / 1000)]
-    distances = _map_rows(jnp.sqrt, points, points)
-    return jnp.median(distances[np.triu_indices(len(points), 1)])
-
-
-def _map_rows(f: Callable[[Array], Array], x: Array, y: Array) -> Array:
-    """f of the squared distances (m,) from each row of x to all of y, as many rows at once as memory allows.
-
-    From differences, since |x|^2 + |y|^2 - 2 <x, y> has no digits left for near points.
-    """
-    columns = y.T  # summing over the leading axis is twice as fast
-    return jax.lax.map(
-        lambda row: f(jnp.sum((columns - row[:, None]) ** 2, axis=0)),
-        x,
-        batch_size=_rows_at_once(len(x), y.size),
-    )
+    return jnp.median(jnp.sqrt(_squared(points, points))[np.triu_indices(len(points), 1)])
 
 
 def _rows_at_once(num_rows: int, entries_per_row: int) -> int:
@@ -329,6 +363,9 @@ def _classifier(
 
     params = network.init(key_init, train[:1])
     (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(num_steps))
-    accuracy = 0.5 * (jnp.mean(logits(params, test_x) > 0) + jnp.mean(logits(params, test_y) <= 0))
+    of_x, of_y = logits(params, test_x), logits(params, test_y)
+    accuracy = 0.5 * (jnp.mean(of_x > 0) + jnp.mean(of_y <= 0))
+    # A comparison hides a NaN, of the samples or of a training that diverged.
+    accuracy = jnp.where(jnp.isfinite(of_x).all() & jnp.isfinite(of_y).all(), accuracy, jnp.nan)
     # Given the network each accuracy is a binomial frequency, of variance at most 1/4 over its count.
     return Estimate(accuracy, jnp.asarray(0.25 * math.sqrt(1 / len(test_x) + 1 / len(test_y)), x.dtype))

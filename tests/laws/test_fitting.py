@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.mixture import GaussianMixture as Reference
 
-from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
+from jaxdiff.laws import fitting
+from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.mixture import GaussianMixture
 
 COVARIANCES = ("full", "diagonal", "isotropic")
@@ -105,6 +106,50 @@ def test_duplicated_points_stay_finite(covariance):
     assert np.isfinite(fit.log_prob(data)).all()
     assert fit.covariances.values.min() == pytest.approx(1e-4 * data.var(0).mean(), rel=1e-4)
     np.testing.assert_allclose(float(fit.weights.sum()), 1, rtol=1e-5)
+
+
+FITS = {
+    "gaussian": fit_gaussian,
+    "mixture": lambda data: fit_mixture(jax.random.key(0), data, 2, num_iterations=5),
+    "student": lambda data: fit_student_mixture(jax.random.key(0), data, 2, num_iterations=5),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_images_are_fitted_as_vectors(name):
+    data = np.float32(np.random.default_rng(2).normal(size=(60, 2, 3, 1)))
+    images, vectors = FITS[name](data), FITS[name](data.reshape(60, 6))
+    assert images.shape == (2, 3, 1)
+    assert vectors.shape == (6,)
+    assert type(images.law) is type(vectors)
+    jax.tree.map(np.testing.assert_array_equal, images.law, vectors)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("name", FITS)
+def test_half_precision_is_fitted_in_single(name, dtype):
+    """Sums of squares of float16 overflow at a few hundred."""
+    data = jnp.asarray(300 * np.random.default_rng(2).normal(size=(60, 3)), dtype)
+    got, wanted = FITS[name](data), FITS[name](data.astype(jnp.float32))
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert all(leaf.dtype == jnp.float32 and jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
+    with pytest.raises(ValueError, match="data has 1 non-finite"):
+        FITS[name](data.at[3, 1].set(jnp.nan))
+
+
+@pytest.mark.parametrize("name", FITS)
+@pytest.mark.parametrize("shape", [(0, 2), (0, 2, 2), (3, 0)])
+def test_no_data(name, shape):
+    with pytest.raises(ValueError, match="data must hold at least one row of at least one number, got shape"):
+        FITS[name](np.zeros(shape))
+
+
+def test_a_second_fit_compiles_nothing():
+    data = overlapping()
+    fit_gaussian(data)
+    before = fitting._fit_gaussian._cache_size()
+    fit_gaussian(2 * data)
+    assert fitting._fit_gaussian._cache_size() == before
 
 
 @pytest.mark.parametrize(

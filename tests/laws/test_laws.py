@@ -166,6 +166,24 @@ def test_time_per_row(name, float64, monkeypatch):
         np.testing.assert_allclose(together.noise[i], row.noise[0], rtol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("name", LAWS)
+def test_half_precision_is_rounded_once(name, dtype):
+    """x in half a float: all is computed in float32, and answered in x's dtype; densities stay in float32."""
+    law = LAWS[name]()
+    x = jnp.asarray(X[:8], dtype)
+    for t in (0.3, np.float32(np.linspace(0.2, 0.8, 8))):
+        got, wanted = (law.denoiser(schedules.Cosine())(x, t) for x in (x, x.astype(jnp.float32)))
+        for low, full in zip(got, wanted, strict=True):
+            assert low.dtype == dtype
+            np.testing.assert_array_equal(low, full.astype(dtype))
+    noised = law.perturbed(schedules.Cosine(), 0.3)
+    log_prob = noised.log_prob(x)
+    assert log_prob.dtype == jnp.float32
+    np.testing.assert_array_equal(log_prob, noised.log_prob(x.astype(jnp.float32)))
+    assert Gaussian(jnp.zeros(2, dtype), jnp.ones(2, dtype)).mean.dtype == jnp.float32
+
+
 @pytest.mark.parametrize(
     "name",
     ["gaussian-full", "gaussian-singular", "mixture-diagonal", "mixture-full", "student-full", "empirical"],

@@ -129,11 +129,11 @@ def test_energy_distance_is_scipys_squared_without_its_bias():
     )
 
 
-# Whole, and in chunks of 8 rows that leave a remainder.
+# Whole, and in blocks of 8 points that leave a remainder.
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("n", "m", "d", "chunk"), [(40, 25, 3, 2**24), (42, 31, 4, 1000)])
-def test_statistics_against_all_pairs_in_numpy(monkeypatch, n, m, d, chunk):
-    monkeypatch.setattr(metrics, "_CHUNK", chunk)  # the shapes are of this test alone, so nothing is cached
+@pytest.mark.parametrize(("n", "m", "d", "block"), [(40, 25, 3, 512), (42, 31, 4, 8)])
+def test_statistics_against_all_pairs_in_numpy(monkeypatch, n, m, d, block):
+    monkeypatch.setattr(metrics, "_BLOCK", block)  # the shapes are of this test alone, so nothing is cached
     x, y = _normal(0, n, d), 0.2 + _normal(1, m, d)
     median = np.median(pairs.pdist(np.concatenate([x, y])))
     for value, kernel in (
@@ -142,6 +142,23 @@ def test_statistics_against_all_pairs_in_numpy(monkeypatch, n, m, d, chunk):
         (metrics.mmd(x, y).value, functools.partial(_gaussian, median)),
     ):
         np.testing.assert_allclose(value, _numpy_u_statistic(kernel, x, y), rtol=1e-9, atol=1e-13)
+
+
+@pytest.mark.usefixtures("float64")
+def test_blocks_of_many_points():
+    x, y = _normal(0, 1100, 3), 0.2 + _normal(1, 600, 3)  # three blocks of 367, and two
+    for value, kernel in (
+        (metrics.energy_distance(x, y).value, np.negative),
+        (metrics.mmd(x, y, bandwidth=0.7).value, functools.partial(_gaussian, 0.7)),
+    ):
+        np.testing.assert_allclose(value, _numpy_u_statistic(kernel, x, y), rtol=1e-9, atol=1e-13)
+
+
+def test_memory_does_not_grow_with_the_pairs():
+    x, y = (jax.ShapeDtypeStruct((n, 10), jnp.float32) for n in (100_000, 90_000))
+    for function, arguments in ((metrics._energy, (x, y)), (metrics._gaussian_mmd, (x, y, 1.0))):
+        memory = function.lower(*arguments).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 2**26
 
 
 @pytest.mark.parametrize("name", ["energy", "mmd"])
@@ -244,6 +261,26 @@ _TWO_SAMPLES = [
     lambda x, y: metrics.frechet_distance(x, y),
     functools.partial(metrics.classifier_two_sample_test, jax.random.key(0)),
 ]
+
+
+@pytest.mark.parametrize("metric", _TWO_SAMPLES)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_traced_sample_that_is_not_finite_has_no_distance(metric, bad):
+    """Where it cannot be refused."""
+    good = _normal(0, 6, 2).astype(np.float32)
+    if metric is metrics.mmd:
+        metric = functools.partial(metric, bandwidth=1.0)
+    for at in (0, 5):
+        answer = jax.jit(metric)(jnp.asarray(good).at[at, 1].set(bad), good)
+        value = answer[0] if isinstance(answer, tuple) else answer
+        assert not np.isfinite(value)
+
+
+@pytest.mark.parametrize("metric", _TWO_SAMPLES)
+def test_low_precision_samples_are_looked_at_too(metric):
+    good = jnp.asarray(_normal(0, 6, 2), jnp.bfloat16)
+    with pytest.raises(ValueError, match="1 non-finite"):
+        metric(good, good.at[2, 1].set(jnp.nan))
 
 
 @pytest.mark.parametrize("metric", _TWO_SAMPLES)

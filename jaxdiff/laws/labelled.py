@@ -1,0 +1,131 @@
+"""A law for each label: what a class-conditional network should learn, in closed form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.pytrees import pytree, set_fields
+from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.typing import Array, Denoised, Schedule
+
+
+@pytree
+@dataclass(frozen=True, init=False, eq=False)
+class Labelled:
+    """K laws of one family, that of the data given their label 0, ..., K - 1: ``Labelled(laws)``.
+
+    The laws have the same arrays, such as two `GaussianMixture` of as many components each; Gaussians with
+    a full covariance and with a diagonal one do not go together. Laws of images are K `Shaped` laws.
+
+    Raises ValueError for no laws and for laws of several families, shapes or sizes.
+    """
+
+    stacked: Distribution
+    """The K laws as one, each of whose arrays has a leading axis of K; `law` takes one out."""
+    shape: tuple[int, ...]
+    """Of one point."""
+
+    def __init__(self, laws: Sequence[Distribution]) -> None:
+        laws = tuple(laws)
+        if not laws:
+            raise ValueError("laws must hold at least one law, got none.")
+        for number, law in enumerate(laws):
+            if _family(law) != _family(laws[0]):
+                raise ValueError(
+                    f"laws must be of one family, with arrays of the same shapes, but law {number}, "
+                    f"{_shown(law)}, is not like law 0, {_shown(laws[0])}."
+                )
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *laws)
+        set_fields(self, stacked=stacked, shape=tuple(laws[0].shape))
+
+    @property
+    def num_labels(self) -> int:
+        return jax.tree.leaves(self.stacked)[0].shape[0]
+
+    @property
+    def scale(self) -> Array:
+        """Standard deviation of the data given their label: the root of the laws' mean variance."""
+        scales = jax.vmap(lambda law: jnp.asarray(law.scale))(self.stacked)
+        return jnp.sqrt(jnp.mean(scales**2))
+
+    def law(self, label: Array | int) -> Distribution:
+        """The law of one label, a scalar integer.
+
+        Raises ValueError for a known label out of range; of one that is traced the law is all NaN.
+        """
+        label = jnp.asarray(label)
+        self._check(label)
+        checks.shape("label", label, ())
+        inside = (label >= 0) & (label < self.num_labels)
+        return jax.tree.map(
+            lambda leaf: jnp.where(inside, leaf[jnp.clip(label, 0, self.num_labels - 1)], jnp.nan),
+            self.stacked,
+        )
+
+    def denoiser(self, schedule: Schedule) -> Denoiser:
+        """The exact conditional means given the label that it is bound to: ``.given(labels)``.
+
+        labels are integers, a scalar for all rows or one for each, (batch,). Labels of their own for each row
+        cost as much as all K denoisers. The denoiser raises ValueError without labels and for known ones out
+        of range, TypeError for labels that are not integers; where labels are traced, NaN answers for those.
+        """
+        checks.schedule(schedule)
+        return Denoiser(_ByLabel(self), schedule, self.shape, self.scale, schedule.t_min, schedule.t_max)
+
+    def _check(self, label: Array) -> None:
+        checks.integers("label", label)
+        values = checks.known(label)
+        if values is not None and values.size and (values.min() < 0 or values.max() >= self.num_labels):
+            bad = values[(values < 0) | (values >= self.num_labels)][:1]
+            raise ValueError(
+                f"a label must be one of 0, ..., {self.num_labels - 1}, one for each law; got {int(bad[0])}."
+            )
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _ByLabel:
+    """The denoiser of a `Labelled`."""
+
+    laws: Labelled
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        labels = denoiser.condition
+        if labels is None:
+            raise ValueError("the denoiser of labelled laws needs labels: bind it by denoise.given(labels).")
+        self.laws._check(labels)
+        if labels.ndim > 1:
+            raise ValueError(f"labels must be a scalar or have shape (batch,), got {labels.shape}.")
+        return _means_by_label(self.laws, denoiser.schedule, labels, x, t)
+
+
+@jax.jit
+def _means_by_label(laws: Labelled, schedule: Schedule, labels: Array, x: Array, t: Array) -> Denoised:
+    if labels.size == 1:
+        return laws.law(labels.reshape(())).denoiser(schedule)(x, t)
+    labels = rows_of(labels, x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
+
+    # Law by law, since parameters for each row may be (batch, d, d); a row of no law's label stays NaN.
+    def one(answer: Denoised, numbered: tuple[Array, Distribution]) -> tuple[Denoised, None]:
+        number, law = numbered
+        means = law.denoiser(schedule)(x, t)
+        return jax.tree.map(lambda old, new: jnp.where(labels == number, new, old), answer, means), None
+
+    unknown = jnp.full_like(x, jnp.nan)
+    numbered = (jnp.arange(laws.num_labels), laws.stacked)
+    return jax.lax.scan(one, Denoised(unknown, unknown), numbered)[0]
+
+
+def _family(law: Distribution) -> tuple[object, ...]:
+    shapes = [(np.shape(leaf), jnp.result_type(leaf)) for leaf in jax.tree.leaves(law)]
+    return jax.tree.structure(law), tuple(shapes)
+
+
+def _shown(law: Distribution) -> str:
+    shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(law))
+    return f"a {type(law).__name__} of arrays {shapes}"
