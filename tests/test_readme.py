@@ -20,9 +20,18 @@ def run(block):
     return names
 
 
-def test_two_moons_in_twelve_lines():
-    block = next(b for b in BLOCKS if "two_moons" in b)
-    assert len([line for line in block.splitlines() if line.strip()]) <= 12
+def block_with(words, *, fewer=None):
+    block = next(b for b in BLOCKS if words in b)
+    return block if fewer is None else re.sub(r"num_steps=\d+", f"num_steps={fewer}", block)
+
+
+def num_lines(block):
+    return len([line for line in block.splitlines() if line.strip()])
+
+
+def test_two_moons_in_ten_lines():
+    block = block_with("two_moons")
+    assert num_lines(block) <= 11  # and the imports
     samples = run(block)["samples"]
     truth = jd.data.two_moons(jax.random.key(1), 4000)
     distance = jd.metrics.sliced_wasserstein(jax.random.key(2), samples, truth, num_projections=100)
@@ -31,14 +40,33 @@ def test_two_moons_in_twelve_lines():
 
 
 def test_the_same_on_many_devices():
-    lines = next(b for b in BLOCKS if "two_moons" in b).splitlines()
-    before = "\n".join(line for line in lines if not re.match("(state|step|denoise|samples) ?[,=]", line))
-    block = next(b for b in BLOCKS if "data_parallel" in b)
-    many = run(f"{before}\n{block}".replace("num_steps=2000", "num_steps=3").replace("width=64", "width=8"))
-    one = run("\n".join(lines[:-2]).replace("num_steps=2000", "num_steps=3").replace("width=64", "width=8"))
+    lines = block_with("two_moons", fewer=3).replace("width=64", "width=8").splitlines()
+    before = "\n".join(line for line in lines if not re.match("(state|step|samples) ?[,=]", line))
+    many = run(f"{before}\n{block_with('data_parallel', fewer=3)}")
+    one = run("\n".join(lines[:-1]))
     assert len(many["state"].step.sharding.device_set) == 8
     for a, b in zip(jax.tree.leaves(many["state"].params), jax.tree.leaves(one["state"].params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_digits_of_a_wanted_class():
+    """Judged by the nearest training images: the class is the wanted one for nearly all."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    block = block_with("drop_condition", fewer=400)
+    assert num_lines(block) <= 30
+    names = run(block)
+    images, labels = (np.asarray(part) for part in names["data"])
+    judge = KNeighborsClassifier(3).fit(images, labels)
+    got = judge.predict(np.asarray(names["images"]))
+    assert (got == np.asarray(names["wanted"])).mean() > 0.9  # by chance .1
+
+
+def test_an_nnx_module_and_a_ddpm_network():
+    assert np.isfinite(run(block_with("nnx.Module"))["samples"]).all()
+    block = block_with("ddpm_denoiser")
+    assert num_lines(block) <= 5
+    assert run(block)["images"].shape == (4, 32, 32, 3)
 
 
 def test_score_errors_in_one_call():

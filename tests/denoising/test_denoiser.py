@@ -11,6 +11,7 @@ from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser as make
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.noising.process import log_snr
 
 ROWS = ("data", "noise", "score", "v", "flow", "edm")
 
@@ -175,3 +176,72 @@ def test_a_wrong_answer_is_refused():
     denoise = make_denoiser(lambda p, x, t: x[:, :2], None, CASES["karras"])
     with pytest.raises(ValueError, match=r"shape of x, \(4, 3\), but answered \(4, 2\)"):
         denoise(jnp.ones((4, 3)), 0.5)
+
+
+def test_a_denoiser_goes_through_jit_vmap_and_grad_as_an_argument():
+    case, traces = CASES["karras"], []
+
+    def predict(params, x, t):
+        traces.append(None)
+        return params * x
+
+    @jax.jit
+    def run(denoise, x):
+        return denoise(x, 0.7).data
+
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+    denoisers = [make_denoiser(predict, jnp.asarray(p), case) for p in (0.3, -0.8)]
+    answers = [run(denoise, x) for denoise in denoisers]
+    assert len(traces) == 1  # new parameters are no new program
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *denoisers)
+    np.testing.assert_allclose(jax.vmap(run, (0, None))(stacked, x), jnp.stack(answers), rtol=1e-6)
+    slope = jax.grad(lambda denoise: run(denoise, x).sum())(denoisers[0]).estimate.params
+    # data = skip + (sigma / s) (p x / s), linear in the parameter
+    np.testing.assert_allclose(slope, 0.7 / (1 + 0.49) * x.sum(), rtol=1e-5)
+    assert repr(denoisers[0].schedule) == "Karras()"
+
+
+def test_working_ranges_move_with_the_scale():
+    """In units of the data, under every schedule whose noise goes on for as long: Karras' .002 to 80 of them."""
+    for name in NAMES:
+        schedule = CASES[name].schedule
+        law = Gaussian(jnp.zeros(2), 0.1**2).denoiser(schedule)
+        low, high = (float(t) for t in law.working_range)
+        for end, wanted in zip((low, high), schedule.working_range, strict=True):
+            if schedule.t_min < end < schedule.t_max and np.isfinite(log_snr(schedule, wanted)):
+                np.testing.assert_allclose(
+                    log_snr(schedule, end) + 2 * np.log(0.1), log_snr(schedule, wanted), atol=0.02
+                )
+        known = make_denoiser(lambda p, x, t: x, None, CASES[name])
+        wanted = schedule.working_range
+        assert known.working_range == (max(wanted[0], known.t_min), min(wanted[1], known.t_max))
+    karras = Gaussian(jnp.zeros(2), 4.0).denoiser(CASES["karras"].schedule)
+    np.testing.assert_allclose(karras.working_range, (0.004, 160), rtol=1e-5)
+
+
+def test_traced_times_out_of_range_are_not_a_number():
+    denoise = make_denoiser(lambda p, x, t: 0 * x, None, CASES["karras"])
+    run = jax.jit(lambda t: denoise(jnp.ones((3, 3)), t).data)
+    assert np.isfinite(run(80.0)).all()
+    assert np.isfinite(run(0.002)).all()
+    assert np.isnan(run(80.1)).all()
+    assert np.isnan(run(0.0019)).all()
+    some = run(jnp.asarray([1.0, 90.0, 2.0]))
+    np.testing.assert_array_equal(np.isnan(some[:, 0]), [False, True, False])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+@pytest.mark.parametrize("name", ROWS)
+def test_the_precision_of_x_is_kept(name, dtype):
+    """In 16 bits the answer is that of float32 rounded: all that is scaled is scaled in float32."""
+    case = CASES["karras"]
+    x = jax.random.normal(jax.random.key(0), (64, 3)).astype(dtype)
+    denoise = make_denoiser(lambda p, x, t: jnp.tanh(x), None, case, prediction=row(name))
+    for t in (0.01, 1.0, 50.0):
+        got, wanted = denoise(x, t), denoise(x.astype(jnp.float32), t)
+        for part, exact in zip(got, wanted, strict=True):
+            assert part.dtype == dtype
+            scale = float(jnp.abs(exact).max())
+            np.testing.assert_allclose(
+                part.astype(jnp.float32), exact, rtol=0.02, atol=4 * float(jnp.finfo(dtype).eps) * scale
+            )
