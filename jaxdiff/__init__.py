@@ -13,6 +13,7 @@ from jaxdiff.data import feeds, image_sets
 from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.conditions import drop_condition
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, as_denoiser
+from jaxdiff.denoising.discrete_time import ddpm_denoiser
 from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.denoising.prediction import PredictionType, convert
@@ -29,10 +30,13 @@ from jaxdiff.densities.formula import (
     pilot_time_density,
 )
 from jaxdiff.laws import metrics
+from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.labelled import Labelled
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.learning import bootstrap, ema, random_features, weights
 from jaxdiff.learning.bootstrap import bootstrapped_target
@@ -40,9 +44,9 @@ from jaxdiff.learning.losses import (
     denoising_loss,
     implicit_loss,
     regression_loss,
-    score_regularizer,
     sliced_loss,
 )
+from jaxdiff.learning.score_regularizer import regularized_generator, score_regularizer
 from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.learning.training import (
     EXIT_INTERRUPTED,
@@ -66,6 +70,7 @@ from jaxdiff.noising.schedules import (
     VariancePreserving,
     from_betas,
 )
+from jaxdiff.noising.tables import cosine_betas, linear_betas, logarithmic_betas
 from jaxdiff.running.checkpoints import Checkpoints, restore, save
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.progress import Progress
@@ -118,6 +123,7 @@ __all__ = [
     "Horizon",
     "KLBudget",
     "Karras",
+    "Labelled",
     "Layout",
     "LevelError",
     "LinearVariance",
@@ -131,6 +137,8 @@ __all__ = [
     "Sampler",
     "Schedule",
     "ScoreCurvature",
+    "Shaped",
+    "Spectrum",
     "StartLaw",
     "StudentTMixture",
     "SubVariancePreserving",
@@ -149,9 +157,11 @@ __all__ = [
     "choose_horizon",
     "class_logits",
     "convert",
+    "cosine_betas",
     "data",
     "data_mesh",
     "data_parallel",
+    "ddpm_denoiser",
     "denoising_loss",
     "denoising_target",
     "density_formula",
@@ -181,9 +191,11 @@ __all__ = [
     "interruption",
     "inverse_log_snr",
     "kl_budget",
+    "linear_betas",
     "load_sampler",
     "log_density_increment",
     "log_snr",
+    "logarithmic_betas",
     "make_denoiser",
     "make_train_step",
     "metrics",
@@ -198,6 +210,7 @@ __all__ = [
     "quantized",
     "random_features",
     "regression_loss",
+    "regularized_generator",
     "restore",
     "sample",
     "save",

@@ -25,7 +25,7 @@ def known(x: Any) -> np.ndarray | None:
         array = np.asarray(x)
     except TypeError:
         return None
-    return array if np.issubdtype(array.dtype, np.number) else None
+    return array if jnp.issubdtype(array.dtype, jnp.number) else None
 
 
 def finite(name: str, x: Any) -> None:

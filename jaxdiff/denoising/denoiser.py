@@ -90,7 +90,9 @@ class Denoiser:
 
         An array of leading axis 1, or a scalar such as a label, is one for all rows. None binds to nothing.
         """
-        return dataclasses.replace(self, condition=jax.tree.map(jnp.asarray, condition))
+        is_list = lambda node: isinstance(node, list)  # noqa: E731 - of labels, which is one array
+        condition = jax.tree.map(jnp.asarray, condition, is_leaf=is_list)
+        return dataclasses.replace(self, condition=condition)
 
     def at_rows(self, rows: Array) -> "Denoiser":
         """The denoiser of rows x[rows], (k,) integers: what is bound by row goes with them."""
@@ -219,7 +221,7 @@ class _Function:
     function: Callable[..., Denoised]
 
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        condition = rows_of(denoiser.condition, len(x))
+        condition = rows_of(denoiser.condition, x.shape[0])
         return self.function(x, t) if condition is None else self.function(x, t, condition)
 
 

@@ -102,7 +102,7 @@ class _Network:
         schedule, prediction = denoiser.schedule, denoiser.prediction
         times = jnp.broadcast_to(t, x.shape[:1])
         shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
-        condition = rows_of(denoiser.condition, len(x))
+        condition = rows_of(denoiser.condition, x.shape[0])
         if condition is None:
             output = self.predict(self.params, *shown)
         elif isinstance(condition, Mapping):

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.data.batches import dequantize
@@ -83,7 +82,7 @@ class _LevelPredictor:
         checks.floating("x", z)
         checks.shape("x", z, (None, *shape))
         checks.shape("t", t, z.shape[:1])
-        z, log_prior = single(z), self.log_prior[None]
+        log_prior = self.log_prior[None]
         levels = jnp.linspace(0.0, 1.0, num_levels)
         prior_mean = jnp.exp(log_prior) @ levels
         mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), num_levels))(z, t)
