@@ -541,7 +541,7 @@ def test_half_noise_targets_are_finite_at_every_time(name):
     t_min = float(np.float32(time_of(case, 0.1)))
     t = jnp.asarray(np.r_[np.linspace(low, t_min, 7), np.linspace(t_min, case.t_max, 41)], jnp.float32)
     data = MIXTURE.sample(jax.random.key(1), len(t))
-    key, function = jax.random.key(2), lambda x, s: Denoised(0.1 * x, jnp.sin(x))
+    key, function = jax.random.key(2), lambda x, s: Denoised(0.1 * x, jnp.sin(x) + 0 * s[:, None])
     teacher = as_denoiser(function, schedule, shape=(2,), t_min=t_min, t_max=case.t_max)
     _, exact = denoising_target(jax.random.split(key)[0], schedule, data, t)
     for run in (bootstrap.half_noise_target, jax.jit(bootstrap.half_noise_target)):
@@ -616,6 +616,10 @@ def test_images_of_half_precision():
     assert np.abs(np.asarray(made - x.astype(jnp.float32))).max() < 0.06
     x, y = target(images)
     np.testing.assert_allclose(alpha * y.data + sigma * y.noise, x, rtol=1e-4, atol=1e-5)
+    asked = []
+    teacher = denoiser_of(lambda x, s: asked.append(x.dtype) or Denoised(x, x), schedule, (2, 2, 3))
+    bootstrapped_target(jax.random.key(8), teacher, images.astype(jnp.bfloat16), 0.6 * t, t, mix=0.8)
+    assert asked == [jnp.bfloat16]
     with pytest.raises(ValueError, match="matrices go with data"):
         bootstrapped_target(jax.random.key(8), teacher, images, 0.1, 0.5, mix=0.8, gate=jnp.eye(12))
 

@@ -36,9 +36,8 @@ def _earlier_time(schedule: Schedule, t: Array, correlation: Array, t_min: Array
 
     def one(t: Array) -> Array:
         level = log_snr(schedule, t) - 2 * jnp.log(correlation)
-        # An interval that is empty at t <= t_min has nothing to halve.
-        s = inverse_log_snr(schedule, level, t_min=jnp.minimum(t_min, t), t_max=t)
-        return jnp.where(t <= t_min, t, s)
+        # Where t <= t_min the interval is t alone, and so is the answer.
+        return inverse_log_snr(schedule, level, t_min=jnp.minimum(t_min, t), t_max=t)
 
     return jax.vmap(one)(jnp.ravel(t)).reshape(t.shape)
 
