@@ -1,7 +1,7 @@
 """What a reverse-time chain costs, in nats: where it starts, what it learned, how long its steps are.
 
 In y = x / alpha with v = sigma^2 / alpha^2 for a clock every schedule is y_v = data + v^(1/2) noise, with the
-score s(y, v), and `euler_maruyama` with a learned score s' is, from v_0 down through v_1 > ... > v_K,
+score s(y, v), and `EulerMaruyama` with a learned score s' is, from v_0 down through v_1 > ... > v_K,
 
     y_{k+1} = y_k + D_k s'(y_k, v_k) + D_k^(1/2) z,      D_k = v_k - v_{k+1},      y_0 ~ start         (1)
 
@@ -29,6 +29,7 @@ The decomposition into three errors is that of Fassina, Cardoso, Le Corff & Roma
 (3), its exactness, (4) and (5) are derived here.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -37,16 +38,20 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like, signs_like
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.denoiser import Denoiser, Distribution, check_denoiser
 from jaxdiff.laws.metrics import Estimate
-from jaxdiff.noising.process import inverse_log_snr, log_snr, log_snr_of_grid, perturb
+from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.noising.schedules import Karras
+from jaxdiff.noising.times import log_snr_grid
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _NODES = 6  # Gauss and Legendre's, in each step; a step's noise variance falls by less than e^6 in any use
-
 _LONG_NODES = 24  # over all noise above a start
+_LEVELS = 64  # of a pilot run, which resolve any law
+_MOST_NOISE = 1000.0  # sigma over alpha, in units of the data: beyond it there is nothing left to see
+_SLACK = 1e-4  # on log v: what rounding makes of equal ends
 
 
 class KLBudget(NamedTuple):
@@ -59,8 +64,9 @@ class KLBudget(NamedTuple):
 
 
 class ScoreCurvature(NamedTuple):
-    """c of eq. (4) at noise variances v, from a pilot run; each of shape (levels,)."""
+    """c of eq. (4) at noise variances v of a schedule, from a pilot run; arrays of shape (levels,)."""
 
+    schedule: Schedule
     log_variance: Array
     """log v, increasing."""
     value: Array
@@ -71,37 +77,56 @@ def kl_budget(
     key: Key,
     denoise: Denoiser,
     distribution: Distribution,
-    schedule: Schedule,
     start: StartLaw,
     times: Array,
     *,
     num_samples: int = 1024,
 ) -> KLBudget:
-    """Eq. (2) for `euler_maruyama` with denoise along decreasing times from start, the law of x at times[0].
+    """Eq. (2) for `EulerMaruyama` with denoise along decreasing times from start, the law of x at times[0].
 
     distribution: the law of the data, which knows its exact denoiser and density. The same num_samples draws
     of data and noise serve at every level. (4) is by one random sign vector for each draw, so E_disc has no
     Monte Carlo error for isotropic Gaussian data.
 
     May be vmapped over grids, schedules' parameters and start laws: to vmap over numbers of steps, pad times
-    by repeating the last. Raises ValueError for times that do not decrease, are out of range or end without
-    noise (the last step then has no density), and for laws of other dimensions.
+    by repeating the last. Raises ValueError for times that do not decrease, that the denoiser does not know
+    or that end without noise (the last step then has no density), and for laws of points of another shape
+    than the denoiser's. Traced times that increase or are out of range answer NaN.
     """
+    checks.key(key)
+    check_denoiser("denoise", denoise)
     checks.integer("num_samples", num_samples, 2)
-    times, levels = _levels(schedule, times)
+    for name, law in (("distribution", distribution), ("start", start)):
+        check_shape(name, law, denoise)
+    denoise.check_times("times", times)
+    levels = _levels(denoise.schedule, times)
+    return _kl_budget(key, denoise, distribution, start, jnp.asarray(times, float), levels, num_samples)
+
+
+@functools.partial(jax.jit, static_argnames="num_samples")
+def _kl_budget(
+    key: Key,
+    denoise: Denoiser,
+    distribution: Distribution,
+    start: StartLaw,
+    times: Array,
+    levels: Array,
+    num_samples: int,
+) -> KLBudget:
+    schedule, levels = denoise.schedule, _decreasing(levels)
     data_key, noise_key, sign_key = jax.random.split(key, 3)
-    data = distribution.sample(data_key, num_samples)
+    data = _single(distribution.sample(data_key, num_samples))
     checks.law("start", start, data)
     noise, exact = noise_like(noise_key, data), distribution.denoiser(schedule)
 
     def train(total: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
         t, share = step
         x = perturb(schedule, data, noise, t)
-        return total + share * jnp.sum((denoise(x, t).noise - exact(x, t).noise) ** 2, axis=1), None
+        return total + share * _squares(denoise(x, t).noise - exact(x, t).noise), None
 
     def disc(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
         t, weight = node
-        return total + weight * _curvature(exact, schedule, data, noise, signs, t), None
+        return total + weight * _curvature(exact, data, noise, signs, t), None
 
     signs = signs_like(sign_key, data, 1)[0]
     nodes, weights = _quadrature(levels)
@@ -110,62 +135,80 @@ def kl_budget(
         nodes.reshape(-1), *ends
     )
     x_0 = perturb(schedule, data, noise, times[0])
-    none = jnp.zeros_like(data[:, 0])
+    none = jnp.zeros(num_samples, levels.dtype)
     terms = (
-        distribution.perturbed(schedule, times[0]).log_prob(x_0) - start.log_prob(x_0),
+        none + distribution.perturbed(schedule, times[0]).log_prob(x_0) - start.log_prob(x_0),
         0.5 * jax.lax.scan(train, none, (times[:-1], -jnp.expm1(jnp.diff(levels))))[0],
         0.5 * jax.lax.scan(disc, none, (at_nodes, weights.reshape(-1)))[0],
     )
     return KLBudget(*map(_mean, (*terms, sum(terms, start=none))))
 
 
-def score_curvature(
-    key: Key, denoise: Denoiser, schedule: Schedule, data: Array, times: Array
-) -> ScoreCurvature:
-    """c of eq. (4) for any denoiser, learned or exact, by Monte Carlo over data, (n, ...), at each of times.
+def score_curvature(key: Key, denoise: Denoiser, data: Array, times: Array | None = None) -> ScoreCurvature:
+    """c of eq. (4) of any denoiser, learned or exact, by Monte Carlo over data, (n, *shape), at times.
 
-    times: of shape (levels,), decreasing; 64 from `log_snr_grid` resolve any law. One derivative of the
-    denoiser along a random vector is taken at each level, on all data. Raises TypeError for integer data, and
-    ValueError for NaN or for times that do not decrease, are out of range or end without noise.
+    times: of shape (levels,), decreasing; by default 64, which resolve any law, even in log-SNR from
+        `last_time` of the denoiser down to the end of its working range.
+
+    One derivative of the denoiser along a random vector is taken at each level, on all data. Raises TypeError
+    for integer data, and ValueError for NaN, data of another shape, or times that do not decrease, that the
+    denoiser does not know or that end without noise. Traced times that increase or are out of range answer
+    NaN.
     """
-    checks.batch("data", data)
-    checks.finite("data", data)
-    times, levels = _levels(schedule, times)
+    checks.key(key)
+    data = check_data(denoise, data)
+    if times is None:
+        t_min, t_max = denoise.working_range[0], last_time(denoise)
+        times = log_snr_grid(denoise.schedule, _LEVELS - 1, t_min=t_min, t_max=t_max)
+    denoise.check_times("times", times)
+    levels = _levels(denoise.schedule, times)
+    return ScoreCurvature(
+        denoise.schedule, *_score_curvature(key, denoise, data, jnp.asarray(times, float), levels)
+    )
+
+
+@jax.jit
+def _score_curvature(
+    key: Key, denoise: Denoiser, data: Array, times: Array, levels: Array
+) -> tuple[Array, Array, Array]:
     noise_key, sign_key = jax.random.split(key)
     noise, signs = noise_like(noise_key, data), signs_like(sign_key, data, 1)[0]
-    means = jax.lax.map(lambda t: _mean(_curvature(denoise, schedule, data, noise, signs, t)), times[::-1])
-    return ScoreCurvature(levels[::-1], *means)
+    means = jax.lax.map(lambda t: _mean(_curvature(denoise, data, noise, signs, t)), times[::-1])
+    return _decreasing(levels)[::-1], *means
 
 
 def initialization_error(
-    key: Key,
-    denoise: Denoiser,
-    schedule: Schedule,
-    start: Distribution,
-    data: Array,
-    t_max: Time,
-    *,
-    t_end: Time,
+    key: Key, denoise: Denoiser, start: Distribution, data: Array, t_max: Time
 ) -> Estimate:
     """E_init = KL(law of x at t_max || start) by eq. (5), in nats, for any denoiser, learned or exact.
 
-    data: shape (n, d), best held out from the fit of start: one noise for each, at every level.
-    t_end: the largest time that denoise may be asked, from where on the integrand is taken to fall as v^-2,
-        as it does for laws of different means and faster for others; it should be well above t_max.
+    data: shape (n, *shape), best held out from the fit of start: one noise for each, at every level.
+    t_max: of the start; it should be well below `last_time` of the denoiser, from where on the integrand is
+        taken to fall as v^-2, as it does for laws of different means and faster for others.
 
-    Raises TypeError for integer data, and ValueError for NaN, for t_max > t_end or times out of range or
-    without noise, and for a start of another dimension.
+    Raises TypeError for integer data, and ValueError for NaN, for a t_max beyond `last_time` or without
+    noise, and for data or a start of another shape than the denoiser's. A traced t_max beyond it answers NaN.
     """
-    checks.batch("data", data)
-    checks.finite("data", data)
-    checks.shape("data", data, (None, None))
-    checks.law("start", start, data)
-    for name, t in (("t_max", t_max), ("t_end", t_end)):
-        checks.shape(name, t, ())
-        checks.in_range(name, schedule, t)
-    known = checks.known(t_end)
-    checks.within("t_max", t_max, 0.0, np.inf if known is None else float(known))
+    checks.key(key)
+    data = check_data(denoise, data)
+    check_shape("start", start, denoise)
+    checks.shape("t_max", t_max, ())
+    denoise.check_times("t_max", t_max)
+    t_end = last_time(denoise)
+    if (known := checks.known(t_end)) is not None:
+        what = "the working range of this denoiser, where starts can be measured"
+        checks.between("t_max", t_max, denoise.t_min, float(known), what)
+    checks.finite("the log-SNR at t_max", _log_variance(denoise.schedule, t_max))
+    return _initialization_error(key, denoise, start, data, t_max, t_end)
+
+
+@jax.jit
+def _initialization_error(
+    key: Key, denoise: Denoiser, start: Distribution, data: Array, t_max: Time, t_end: Time
+) -> Estimate:
+    schedule = denoise.schedule
     first, last = -log_snr(schedule, t_max), -log_snr(schedule, t_end)
+    span = jnp.where(last > first - _SLACK, jnp.maximum(last - first, 0), jnp.nan)
     sigma, continued, noise = schedule.sigma(t_max), start.denoiser(Karras()), noise_like(key, data)
 
     def at(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
@@ -176,57 +219,120 @@ def initialization_error(
         std = sigma * jnp.exp(0.5 * rise)
         added = sigma * jnp.sqrt(jnp.expm1(jnp.maximum(rise, 1e-6)))
         other = continued(schedule.alpha(t_max) / schedule.alpha(t) * x, added).noise * (std / added)
-        return total + weight * jnp.sum((denoise(x, t).noise - other) ** 2, axis=1), None
+        return total + weight * _squares(denoise(x, t).noise - other), None
 
     u, w = _unit_rule(_LONG_NODES, float)
     # The last node stands for all of the integral beyond.
-    rises = jnp.append((last - first) * u, last - first)
-    weights = jnp.append((last - first) * w, 1.0)
-    return _mean(0.5 * jax.lax.scan(at, jnp.zeros_like(data[:, 0]), (rises, weights))[0])
+    rises, weights = jnp.append(span * u, span), jnp.append(span * w, 1.0)
+    return _mean(0.5 * jax.lax.scan(at, jnp.zeros(len(data), weights.dtype), (rises, weights))[0])
 
 
-def discretization_error(curvature: ScoreCurvature, schedule: Schedule, times: Array) -> Array:
+def discretization_error(curvature: ScoreCurvature, times: Array) -> Array:
     """E_disc of eq. (3), in nats, of decreasing times, from a pilot run; a scalar. May be vmapped over times.
 
-    Raises ValueError for times beyond those of the pilot, and as `kl_budget`.
+    Raises ValueError for times beyond those of the pilot, and for times that do not decrease or that end
+    without noise; traced ones answer NaN.
     """
-    _, levels = _levels(schedule, times)
+    levels = _levels(curvature.schedule, times)
     _check_covered(curvature, levels)
-    nodes, weights = _quadrature(levels)
+    return _discretization_error(curvature, levels)
+
+
+@jax.jit
+def _discretization_error(curvature: ScoreCurvature, levels: Array) -> Array:
+    nodes, weights = _quadrature(_covered(curvature, _decreasing(levels)))
     return 0.5 * jnp.sum(weights * jnp.interp(nodes, curvature.log_variance, curvature.value))
 
 
-def optimal_grid(
-    curvature: ScoreCurvature, schedule: Schedule, num_steps: int, *, t_max: Time, t_min: Time
-) -> Array:
+@folded
+def optimal_grid(curvature: ScoreCurvature, num_steps: int, *, t_max: Time, t_min: Time) -> Array:
     """num_steps + 1 decreasing times from t_max to t_min of steps of equal int c^(1/2) dlog v.
 
     To the leading order in the length of steps no grid of as many has a smaller E_disc of eq. (3), and none
     at all for isotropic Gaussian data; on a mixture of five modes 5 steps cost 4 % more than the least, 20
-    steps under 1 % (MEASURED). Raises ValueError for times beyond those of the pilot.
+    steps under 1 % (MEASURED). Raises ValueError for times beyond those of the pilot; traced ones answer NaN.
     """
     checks.integer("num_steps", num_steps, 1)
-    (t_max, t_min), ends = _levels(
-        schedule, jnp.stack([jnp.asarray(t_max, float), jnp.asarray(t_min, float)])
-    )
-    _check_covered(curvature, ends)
+    for name, t in (("t_max", t_max), ("t_min", t_min)):
+        checks.shape(name, t, ())
+    checks.ordered("t_min", t_min, "t_max", t_max)
+    times = jnp.stack([jnp.asarray(t, float) for t in (t_max, t_min)])
+    _check_covered(curvature, _levels(curvature.schedule, times))
+    return _optimal_grid(curvature, times, num_steps)
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _optimal_grid(curvature: ScoreCurvature, times: Array, num_steps: int) -> Array:
+    schedule, (t_max, t_min) = curvature.schedule, times
+    ends = _covered(curvature, _decreasing(_log_variances(schedule, times)))
     levels = jnp.linspace(ends[1], ends[0], 1024)
     speed = jnp.sqrt(jnp.interp(levels, curvature.log_variance, curvature.value))
     # A floor, so that steps where nothing happens are long rather than without end.
     speed = jnp.maximum(speed, 1e-3 * speed.max())
     length = jnp.concatenate([jnp.zeros(1), jnp.cumsum(0.5 * (speed[1:] + speed[:-1]))])
     wanted = jnp.interp(jnp.linspace(length[-1], 0, num_steps + 1), length, levels)
-    times = jax.vmap(lambda level: inverse_log_snr(schedule, -level, t_min=t_min, t_max=t_max))(wanted)
-    return times.at[0].set(t_max).at[-1].set(t_min)
+    grid = jax.vmap(lambda level: inverse_log_snr(schedule, -level, t_min=t_min, t_max=t_max))(wanted)
+    grid = grid.at[0].set(t_max).at[-1].set(t_min)
+    return jnp.where(
+        jnp.isfinite(ends).all(), grid, jnp.nan
+    )  # a bisection ends somewhere whatever it is told
 
 
-def _curvature(
-    denoise: Denoiser, schedule: Schedule, data: Array, noise: Array, signs: Array, t: Array
-) -> Array:
+def last_time(denoise: Denoiser) -> Time:
+    """The end of a denoiser's working range, or where sigma / alpha is 1000 times the data's scale if sooner.
+
+    Where alpha goes to zero, the range of log-SNRs has no end, and later noise tells nothing.
+    """
+    return _last_time(denoise.schedule, denoise.scale, *denoise.working_range)
+
+
+@folded
+@jax.jit
+def _last_time(schedule: Schedule, scale: Array | float, t_min: Time, t_max: Time) -> Array:
+    least = -2 * jnp.log(_MOST_NOISE * jnp.asarray(scale, float))
+    sooner = inverse_log_snr(schedule, least, t_min=t_min, t_max=t_max)
+    return jnp.where(log_snr(schedule, t_max) < least, sooner, jnp.asarray(t_max, float))
+
+
+def check_shape(name: str, law: StartLaw, denoise: Denoiser) -> None:
+    """Raise ValueError unless a law is one of points of the denoiser's shape."""
+    if tuple(law.shape) != denoise.shape:
+        raise ValueError(
+            f"{name} must be a law of points of shape {checks.shown_shape(denoise.shape)}, the data's of the "
+            f"denoiser, got one of {checks.shown_shape(law.shape)}."
+        )
+
+
+def check_data(denoise: Denoiser, data: Array) -> Array:
+    """The data in single precision or better: half of it would be noise in differences of near denoisers.
+
+    Raises TypeError for no denoiser or for integers, ValueError for data of another shape or with NaN.
+    """
+    check_denoiser("denoise", denoise)
+    checks.batch("data", data)
+    if data.shape[1:] != denoise.shape:
+        wanted = checks.shown_shape(("n", *denoise.shape))
+        raise ValueError(f"data must have shape {wanted}, as the denoiser's; got {data.shape}.")
+    if len(data) < 2:
+        raise ValueError(f"data must hold at least 2 rows, got {len(data)}.")
+    checks.finite("data", data)
+    return _single(data)
+
+
+def _single(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _curvature(denoise: Denoiser, data: Array, noise: Array, signs: Array, t: Array) -> Array:
     """|sigma dN/dx signs|^2 for each row, an estimate of (4) without bias, shape (n,)."""
-    x = perturb(schedule, data, noise, t)
+    x = perturb(denoise.schedule, data, noise, t)
     _, push = jax.jvp(lambda x: denoise(x, t).noise, (x,), (signs,))
-    return jnp.sum((schedule.sigma(t) * push).reshape(len(x), -1) ** 2, axis=1)
+    return denoise.schedule.sigma(t) ** 2 * _squares(push)
+
+
+def _squares(x: Array) -> Array:
+    """|x_i|^2 of each row."""
+    return jnp.sum(x.reshape(len(x), -1) ** 2, axis=1)
 
 
 def _quadrature(levels: Array) -> tuple[Array, Array]:
@@ -243,18 +349,43 @@ def _unit_rule(n: int, dtype: DTypeLike) -> tuple[Array, Array]:
     return jnp.asarray((u + 1) / 2, dtype), jnp.asarray(w / 2, dtype)
 
 
-def _levels(schedule: Schedule, times: Array) -> tuple[Array, Array]:
-    """Decreasing times and their log v."""
-    times, levels = log_snr_of_grid(schedule, times, increasing=False)
-    return times, -levels
+def _levels(schedule: Schedule, times: Array) -> Array:
+    """log v at times, after all checks of values that are known."""
+    checks.times(schedule, times, increasing=False)
+    levels = _log_variances(schedule, times)
+    checks.finite("the log-SNR at times", levels)
+    return levels
+
+
+@folded
+@jax.jit
+def _log_variances(schedule: Schedule, times: Array) -> Array:
+    return jax.vmap(lambda t: -log_snr(schedule, t))(jnp.asarray(times, float)).astype(float)
+
+
+@folded
+@jax.jit
+def _log_variance(schedule: Schedule, t: Time) -> Array:
+    return -log_snr(schedule, t)
+
+
+def _decreasing(levels: Array) -> Array:
+    """The levels, NaN if one is above that before it or infinite: where known, a check has refused them."""
+    fit = jnp.isfinite(levels).all() & (levels[1:] <= levels[:-1]).all()
+    return jnp.where(fit, levels, jnp.nan)
+
+
+def _covered(curvature: ScoreCurvature, levels: Array) -> Array:
+    """The levels, NaN beyond those of the pilot."""
+    low, high = curvature.log_variance[0] - _SLACK, curvature.log_variance[-1] + _SLACK
+    return jnp.where((levels >= low) & (levels <= high), levels, jnp.nan)
 
 
 def _check_covered(curvature: ScoreCurvature, levels: Array) -> None:
     known, wanted = checks.known(curvature.log_variance), checks.known(levels)
     if known is None or wanted is None:
         return
-    slack = 1e-4  # what rounding makes of equal ends
-    if wanted.max() > known[-1] + slack or wanted.min() < known[0] - slack:
+    if wanted.max() > known[-1] + _SLACK or wanted.min() < known[0] - _SLACK:
         raise ValueError(
             f"times must lie within those of the pilot run: log(sigma^2 / alpha^2) from {known[0]:g} to "
             f"{known[-1]:g}, got {wanted.min():g} to {wanted.max():g}; run score_curvature on a wider range."

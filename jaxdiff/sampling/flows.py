@@ -19,7 +19,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -80,39 +80,51 @@ class Flow:
 
     def sample(self, key: Key, n: int) -> Array:
         """Draw n points, shape (n, *shape); point i depends on (key, i) only."""
-        mean = self.gaussian.mean
-        z = per_row(key, n, lambda key: jax.random.normal(key, mean.shape, mean.dtype))
-
-        def invert(z: Array) -> Array:
-            images, labels = z.reshape(-1, *self.shape), self._labels(len(z))
-            inverse: Any = self.model.apply(
-                self.params, images, labels, guidance=self.guidance, method="inverse"
-            )
-            return _stretch(self.gaussian, inverse.reshape(z.shape), 0.5)
-
-        return (mean[None] + _by_chunks(invert, z)).reshape(n, *self.shape)
+        checks.key(key)
+        checks.integer("n", n, 1)
+        return _sample(self, key, n)
 
     def log_prob(self, x: Array) -> Array:
-        """Log-density in nats of x, shape (..., *shape) -> (...)."""
+        """Log-density in nats of x, shape (..., *shape) -> (...), in single precision or better."""
         x = jnp.asarray(x)
+        checks.floating("x", x)
         lead = x.shape[: x.ndim - len(self.shape)]
         if x.shape != (*lead, *self.shape):
-            raise ValueError(f"x must have shape (..., {', '.join(map(str, self.shape))}), got {x.shape}.")
-        x = x.reshape(-1, math.prod(self.shape))
-
-        def log_prob(x: Array) -> Array:
-            u = _stretch(self.gaussian, x - self.gaussian.mean[None], -0.5)
-            return self.gaussian.log_prob(x) + _gain(
-                self.model, self.params, u.reshape(-1, *self.shape), self._labels(len(x)), self.guidance
-            )
-
-        return _by_chunks(log_prob, x).reshape(lead)
+            raise ValueError(f"x must have shape {checks.shown_shape(('...', *self.shape))}, got {x.shape}.")
+        return _log_prob(self, x)
 
     def _labels(self, n: int) -> Array | None:
         num_classes = _num_classes(self.model)
         if num_classes is None:
             return None
         return jnp.full((n,), num_classes if self.label is None else self.label)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _sample(flow: Flow, key: Key, n: int) -> Array:
+    mean = flow.gaussian.mean
+    z = per_row(key, n, lambda key: jax.random.normal(key, mean.shape, mean.dtype))
+
+    def invert(z: Array) -> Array:
+        rows = z.shape[0]
+        images, labels = z.reshape(rows, *flow.shape), flow._labels(rows)
+        inverse: Any = flow.model.apply(flow.params, images, labels, guidance=flow.guidance, method="inverse")
+        return _stretch(flow.gaussian, inverse.reshape(z.shape), 0.5)
+
+    return (mean[None] + _by_chunks(invert, z)).reshape(n, *flow.shape)
+
+
+@jax.jit
+def _log_prob(flow: Flow, x: Array) -> Array:
+    gaussian, lead = flow.gaussian, x.shape[: x.ndim - len(flow.shape)]
+    x = x.reshape(-1, math.prod(flow.shape)).astype(jnp.promote_types(x.dtype, gaussian.mean.dtype))
+
+    def log_prob(x: Array) -> Array:
+        u = _stretch(gaussian, x - gaussian.mean[None], -0.5).reshape(-1, *flow.shape)
+        gain = _gain(flow.model, flow.params, u, flow._labels(len(x)), flow.guidance)
+        return gaussian.log_prob(x) + gain
+
+    return _by_chunks(log_prob, x).reshape(lead)
 
 
 def fit_flow(
@@ -150,11 +162,13 @@ def fit_flow(
 
     Raises before any work ValueError for data that are too few (it says how many would do) or not finite,
     labels of another shape or range, an unknown noise, t_max outside the schedule's range, a model that
-    answers in another shape; TypeError for labels that are not integers. Raises FloatingPointError when a
-    step is no longer finite.
+    answers in another shape; TypeError for data that are not floats and labels that are not integers. Raises
+    FloatingPointError when a step is no longer finite.
     """
+    checks.key(key)
     data = jnp.asarray(data)
-    data = data.astype(jnp.result_type(data, float))
+    checks.floating("data", data)
+    data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
     checks.option("noise", noise, NOISES)
     checks.integer("num_steps", num_steps, 1)
     checks.integer("batch_size", batch_size, 1)
@@ -162,40 +176,17 @@ def fit_flow(
     checks.integer("patience", patience, 1)
     checks.positive("learning_rate", learning_rate)
     _check_data(data, held_out, noise)
+    checks.schedule(schedule)
     checks.shape("t_max", t_max, ())
     checks.in_range("t_max", schedule, t_max)
     checks.positive(f"sigma(t_max), t_max = {t_max},", schedule.sigma(t_max))
     labels = _check_labels(labels, _num_classes(model), len(data))
     _check_model(model, data, labels)
 
-    split_key, noise_key, init_key, key = jax.random.split(key, 4)
-    fitted_key, held_key = jax.random.split(noise_key)
-    shape, flat = data.shape[1:], data.reshape(len(data), -1)
-    num_held_out = round(held_out * len(data))
-    order = jax.random.permutation(split_key, len(data))
-    held, fitted = order[:num_held_out], order[num_held_out:]
-    # Several noises for each of a few held-out rows: a gain of thousandths of a nat is looked for.
-    held = jnp.tile(held, -(-_ROWS // num_held_out))
-
-    def noised(key: Key, x: Array) -> Array:
-        return perturb(schedule, x, noise_like(key, x), t_max)
-
-    if noise == "fixed":
-        x = noised(fitted_key, flat[fitted])
-        gaussian = fit_gaussian(x)
-        blur = None
-    else:
-        x = schedule.alpha(t_max) * flat[fitted]
-        gaussian = fit_gaussian(flat[fitted]).perturbed(schedule, t_max)
-        blur = _Blur(gaussian, jnp.asarray(schedule.sigma(t_max), x.dtype))
-
-    def rows(x: Array, which: Array, blur: _Blur | None) -> "_Rows":
-        u = _stretch(gaussian, x - gaussian.mean[None], -0.5).reshape(-1, *shape)
-        return _Rows(u, None if labels is None else labels[which], blur)
-
-    part = rows(x, fitted, blur)
-    test = rows(noised(held_key, flat[held]), held, None)
-
+    prepare_key, init_key, key = jax.random.split(key, 3)
+    gaussian, part, test = _prepare(
+        prepare_key, data, labels, schedule, t_max, round(held_out * len(data)), noise
+    )
     programs = _programs(model, num_steps, batch_size, learning_rate, ema_decay)
     params = programs.init(init_key, part)
     state = training.init_state(params, programs.optimizer, ema_decay=ema_decay)
@@ -218,7 +209,7 @@ def fit_flow(
             best, best_gain, waited = jax.tree.map(jnp.copy, average), gain, 0
         if waited == patience:
             break
-    return Flow(gaussian, best, model, shape)
+    return Flow(gaussian, best, model, data.shape[1:])
 
 
 class _Blur(NamedTuple):
@@ -234,6 +225,42 @@ class _Rows(NamedTuple):
     u: Array
     labels: Array | None
     blur: _Blur | None
+
+
+@functools.partial(jax.jit, static_argnames=("num_held_out", "noise"))
+def _prepare(
+    key: Key,
+    data: Array,
+    labels: Array | None,
+    schedule: Schedule,
+    t_max: Time,
+    num_held_out: int,
+    noise: str,
+) -> tuple[Gaussian, _Rows, _Rows]:
+    """The Gaussian, the rows to be fitted and, noised, those held out."""
+    split_key, fitted_key, held_key = jax.random.split(key, 3)
+    shape, flat = data.shape[1:], data.reshape(len(data), -1)
+    order = jax.random.permutation(split_key, len(data))
+    held, fitted = order[:num_held_out], order[num_held_out:]
+    # Several noises for each of a few held-out rows: a gain of thousandths of a nat is looked for.
+    held = jnp.tile(held, -(-_ROWS // num_held_out))
+
+    def noised(key: Key, x: Array) -> Array:
+        return perturb(schedule, x, noise_like(key, x), t_max)
+
+    if noise == "fixed":
+        x = noised(fitted_key, flat[fitted])
+        gaussian, blur = cast(Gaussian, fit_gaussian(x)), None
+    else:
+        x = schedule.alpha(t_max) * flat[fitted]
+        gaussian = cast(Gaussian, fit_gaussian(flat[fitted]).perturbed(schedule, t_max))
+        blur = _Blur(gaussian, jnp.asarray(schedule.sigma(t_max), x.dtype))
+
+    def rows(x: Array, which: Array, blur: _Blur | None) -> _Rows:
+        u = _stretch(gaussian, x - gaussian.mean[None], -0.5).reshape(-1, *shape)
+        return _Rows(u, None if labels is None else labels[which], blur)
+
+    return gaussian, rows(x, fitted, blur), rows(noised(held_key, flat[held]), held, None)
 
 
 class _Programs(NamedTuple):
@@ -298,9 +325,13 @@ def _stretch(gaussian: Gaussian, x: Array, power: float) -> Array:
 
 
 def _by_chunks(function: Callable[[Any], Array], rows: Any) -> Array:
-    """function of rows, on at most _ROWS of them at once: memory stays bounded for any number of rows."""
-    if len(jax.tree.leaves(rows)[0]) <= _ROWS:
-        return function(rows)  # outside of jit a loop would be compiled at every call
+    """function of rows, on at most _ROWS of them at once: memory stays bounded for any number of rows.
+
+    A number that jax.export leaves open cannot be cut into parts.
+    """
+    n = jax.tree.leaves(rows)[0].shape[0]
+    if jax.export.is_symbolic_dim(n) or n <= _ROWS:
+        return function(rows)
     return map_rows(function, rows, _ROWS)
 
 

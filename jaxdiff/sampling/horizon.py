@@ -6,13 +6,8 @@ The shorter the horizon T, the less the steps cost and the more the start does (
 
 with E_init of a law of the family fitted at T, on rows held out of the fit, and E_disc of the best grid.
 
-Another rule does not ask the score: the shortest T at which no projection of the noised data has two modes.
-The *dip* of n numbers is their distance from the nearest unimodal law,
-
-    dip = min over unimodal G of sup |F_n - G|                                                      (2)
-
-and is read against its law for uniform numbers, the least favourable of unimodal laws. Hartigan & Hartigan
-1985.
+Another rule does not ask the score: the shortest T at which no projection of the noised data has two modes,
+`dip_scores`.
 """
 
 import functools
@@ -22,62 +17,89 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.noising.process import perturb
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.noising.times import log_snr_grid
-from jaxdiff.sampling.budget import discretization_error, initialization_error, optimal_grid, score_curvature
-from jaxdiff.sampling.starts import Family, fit_start, sampling_error
-from jaxdiff.typing import Array, Key, Schedule, StartLaw
+from jaxdiff.sampling.budget import (
+    check_data,
+    discretization_error,
+    initialization_error,
+    last_time,
+    optimal_grid,
+    score_curvature,
+)
+from jaxdiff.sampling.dip import dip_score as dip_score  # until jaxdiff/__init__.py takes it from there
+from jaxdiff.sampling.starts import Family, check_fit, sampling_error
+from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _CURVATURE_ROWS = 2048
-_DIP_ROWS, _DIP_DIRECTIONS, _DIP_DRAWS = 1000, 24, 200
+_NUM_HORIZONS = 8
+_LEAST, _MOST = 0.125, 64.0  # sigma over alpha in units of the data, on either side of those tried
 
 
-class Candidate(NamedTuple):
-    """What a horizon would cost, in nats."""
+class Candidates(NamedTuple):
+    """What each horizon would cost, in nats; arrays of shape (horizons,)."""
 
-    t_max: float
-    initialization: float
-    standard_error: float
+    t_max: Array
+    """Increasing."""
+    initialization: Array
+    standard_error: Array
     """Of initialization, the Monte Carlo part."""
-    sampling_error: float
+    sampling_error: Array
     """d* / 2n of the family, which initialization holds already."""
-    discretization: float
-    dip_score: float
-    """How far from one mode the data noised to t_max are, by the function of this name."""
+    discretization: Array
 
     @property
-    def total(self) -> float:
+    def total(self) -> Array:
         """Eq. (1)."""
         return self.initialization + self.discretization
 
 
 class Horizon(NamedTuple):
-    """A choice of `choose_horizon`; printed, it says why."""
+    """A choice of `choose_horizon`, a pytree; printed, it says why."""
 
-    t_max: float
+    t_max: Array
     start: StartLaw
     """Fitted to all data at t_max."""
     times: Array
     """num_steps + 1 decreasing times from t_max, the best for the steps of eq. (1)."""
-    candidates: tuple[Candidate, ...]
+    candidates: Candidates
+
+    def table(self, dip_scores: ArrayLike | None = None) -> str:
+        """All candidates in print, beside `dip_scores` of the same horizons where those are given.
+
+        Raises ValueError for another number of scores, and where the choice is traced.
+        """
+        if self._traced():
+            raise ValueError("a traced choice has no numbers to print: return it from jit first.")
+        chosen, candidates = jax.device_get((self.t_max, self.candidates))
+        head = ["t_max", "E_init", "+-", "d*/2n", "E_disc", "total"]
+        columns = [*candidates, candidates.total]
+        if dip_scores is not None:
+            checks.shape("dip_scores", dip_scores, np.shape(candidates.t_max))
+            head, columns = [*head, "dip"], [*columns, np.asarray(dip_scores)]
+        lines = ["".join(f"{name:>11}" for name in head)]
+        for row in zip(*columns, strict=True):
+            mark = "  <- shortest within an error of the least" if row[0] == chosen else ""
+            lines.append("".join(f"{value:11.3g}" for value in row) + mark)
+        lines.append(f"nats, {len(self.times) - 1} steps")
+        if dip_scores is not None:
+            unimodal = candidates.t_max[np.asarray(dip_scores) < 0]
+            rule = f"t_max = {unimodal.min():.3g}" if unimodal.size else "none of these"
+            lines[-1] += f"; the first horizon without a second mode, by the dip, is {rule}"
+        return "\n".join(lines)
 
     def __str__(self) -> str:
-        head = ("t_max", "E_init", "+-", "d*/2n", "E_disc", "total", "dip")
-        lines = ["".join(f"{name:>11}" for name in head)]
-        for c in self.candidates:
-            row = (c.initialization, c.standard_error, c.sampling_error, c.discretization, c.total)
-            chosen = "  <- shortest within an error of the least" if c.t_max == self.t_max else ""
-            cells = "".join(f"{v:11.3g}" for v in (c.t_max, *row))
-            lines.append(f"{cells}{c.dip_score:11.1f}{chosen}")
-        unimodal = [c.t_max for c in self.candidates if c.dip_score < 0]
-        rule = f"t_max = {min(unimodal):.3g}" if unimodal else "none of these"
-        num = len(self.times) - 1
-        lines.append(f"nats, {num} steps; the first horizon without a second mode, by the dip, is {rule}")
-        return "\n".join(lines)
+        return repr(self) if self._traced() else self.table()
+
+    def _traced(self) -> bool:
+        return any(isinstance(leaf, Tracer) for leaf in (self.t_max, *self.candidates))
 
 
 def choose_horizon(
@@ -85,171 +107,157 @@ def choose_horizon(
     family: Family[Any],
     denoise: Denoiser,
     data: Array,
-    schedule: Schedule,
     *,
     num_steps: int,
-    horizons: Sequence[float],
-    t_min: float,
-    t_end: float,
+    horizons: Sequence[float] | Array | None = None,
     held_out: float = 0.2,
     reference: Family[Any] | None = None,
 ) -> Horizon:
     """The shortest of horizons whose total (1) is the least to within its error, with start law and grid.
 
-    Totals are those of `euler_maruyama`, whose steps are judged by divergence; an integrator of the
+    Totals are those of `EulerMaruyama`, whose steps are judged by divergence; an integrator of the
     probability flow errs less in its steps, and passes all of the start's error on. A horizon is as good
     as the best where its total is within the Monte Carlo error of the least. Print the answer to see all.
 
-    data: of shape (n, d).
-    horizons: times to try, in t_min < t < t_end, any order; the family is fitted at each to all but a part
-        held_out of the rows.
-    t_min, t_end: the range of times that denoise may be asked. Steps end at t_min.
+    data: of shape (n, *shape), the denoiser's.
+    horizons: times to try, any order, between the first of the denoiser's working range, where steps end, and
+        its `last_time`; the family is fitted at each to all but a part held_out of the rows. By default 8, at
+        which noise is from 1/4 to 32 times the data, each twice the one before, or as many closer ones
+        where the denoiser knows less.
     reference: a family of laws with a denoiser. E_init is then the reference's, less the mean of
         log p_start - log p_reference on rows held out. Needed for laws that have no denoiser, as flows, and
-        better with a learned denoiser, whose errors enter by the reference alone: initialization.gaussian().
+        better with a learned denoiser, whose errors enter by the reference alone: `starts.gaussian()`.
 
-    Raises ValueError for data of another shape or not finite, horizons out of range (it says which range the
-    model has), a held_out that leaves too few rows, and for a family without denoiser or reference.
+    Under ``jit`` it is one program where the fits of the family are pure JAX, as all but flows' are.
+    Raises TypeError for integer data, and ValueError for NaN, for data of another shape than the denoiser's,
+    for horizons out of range, for a held_out that leaves fewer than 2 rows on either side, for a law without
+    denoiser and no reference, and what the fits raise.
     """
-    checks.batch("data", data)
-    checks.shape("data", data, (None, None))
-    checks.finite("data", data)
+    checks.key(key)
+    data = check_data(denoise, data)
     checks.integer("num_steps", num_steps, 1)
-    checks.ordered("t_min", t_min, "t_end", t_end)
-    horizons = sorted(map(float, horizons))
-    if not horizons or not t_min < horizons[0] <= horizons[-1] < t_end:
-        raise ValueError(
-            f"horizons must lie between t_min = {t_min:g} and t_end = {t_end:g}, the times that the denoiser "
-            f"knows; got {horizons}."
-        )
+    tried, t_min = _check_horizons(denoise, horizons)
     num_held_out = round(held_out * len(data))
     if not 2 <= num_held_out <= len(data) - 2:
         raise ValueError(
             f"held_out must leave at least 2 rows on either side, got {held_out} of {len(data)} rows, "
             f"which is {num_held_out}."
         )
-    split_key, curvature_key, noise_key, dip_key, fit_key = jax.random.split(key, 5)
-    order = jax.random.permutation(split_key, len(data))
-    held, fitted = data[order[:num_held_out]], data[order[num_held_out:]]
-    grid = log_snr_grid(schedule, 63, t_max=horizons[-1], t_min=t_min)
-    curvature = score_curvature(curvature_key, denoise, schedule, held[:_CURVATURE_ROWS], grid)
+    check_fit(key, family, data, denoise.schedule, tried)
+    split_key, cost_key, fit_key = jax.random.split(key, 3)
+    held, fitted = _split(split_key, data, num_held_out)
+    laws = _fits(fit_key, family, fitted, denoise.schedule, tried, with_denoiser=reference is None)
+    known = None
+    if reference is not None:
+        known = _fits(fit_key, reference, fitted, denoise.schedule, tried, with_denoiser=True)
+    error = jnp.asarray(sampling_error(family, fitted))
+    candidates, t_max, times = _costs(
+        cost_key, denoise, data, held, laws, known, error, jnp.asarray(tried, float), t_min, num_steps
+    )
+    checks.finite("the total of each horizon", candidates.total)
+    return Horizon(t_max, family.fit(fit_key, data, denoise.schedule, t_max), times, candidates)
 
-    @jax.jit
-    def start_error(law: Distribution, t_max: Array) -> tuple[Array, Array]:
-        return initialization_error(noise_key, denoise, schedule, law, held, t_max, t_end=t_end)
 
-    @jax.jit
-    def steps(t_max: Array) -> tuple[Array, Array]:
-        times = optimal_grid(curvature, schedule, num_steps, t_max=t_max, t_min=t_min)
-        return times, discretization_error(curvature, schedule, times)
+def _fits(
+    key: Key,
+    family: Family[Any],
+    data: Array,
+    schedule: Schedule,
+    horizons: Array | np.ndarray,
+    *,
+    with_denoiser: bool,
+) -> StartLaw:
+    """The laws of family at each horizon, stacked: one after another, or in one loop of a program's."""
 
-    def candidate(t_max: float) -> Candidate:
-        law = fit_start(fit_key, family, fitted, schedule, t_max)
-        x = perturb(schedule, held, noise_like(noise_key, held), t_max)
-        if reference is None:
-            if not hasattr(law, "denoiser"):
-                raise ValueError(
-                    "a start law of this family has no denoiser, by which its error is measured; pass "
-                    "reference=, a family whose laws have one, such as initialization.gaussian_mixture(8)."
-                )
-            value, error = start_error(law, t_max)
-        else:
-            known = fit_start(fit_key, reference, fitted, schedule, t_max)
-            value, error = start_error(known, t_max)
-            gain = law.log_prob(x) - known.log_prob(x)
+    def fit(t: Time) -> StartLaw:
+        law = family.fit(key, data, schedule, t)
+        if with_denoiser and not hasattr(law, "denoiser"):
+            raise ValueError(
+                f"a start law of this family, {type(law).__name__}, has no denoiser, by which its error is "
+                "measured; pass reference=, a family whose laws have one, such as starts.gaussian_mixture(8)."
+            )
+        return law
+
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, data, schedule, horizons))):
+        return jax.lax.map(fit, jnp.asarray(horizons, float))
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(fit, horizons))
+
+
+@functools.partial(jax.jit, static_argnames="num_held_out")
+def _split(key: Key, data: Array, num_held_out: int) -> tuple[Array, Array]:
+    """The numbers of the rows held out, and the other rows."""
+    order = jax.random.permutation(key, len(data))
+    return order[:num_held_out], data[order[num_held_out:]]
+
+
+@functools.partial(jax.jit, static_argnames="num_steps")
+def _costs(
+    key: Key,
+    denoise: Denoiser,
+    data: Array,
+    held: Array,
+    laws: StartLaw,
+    references: StartLaw | None,
+    sampling_error: Array,
+    horizons: Array,
+    t_min: Time,
+    num_steps: int,
+) -> tuple[Candidates, Array, Array]:
+    """The candidates, and of the best of them the horizon and the grid, NaN where a total is."""
+    schedule = denoise.schedule
+    curvature_key, noise_key = jax.random.split(key)
+    few = held[:_CURVATURE_ROWS]
+    levels = log_snr_grid(schedule, 63, t_max=horizons[-1], t_min=t_min)
+    curvature = score_curvature(curvature_key, denoise.at_rows(few), data[few], levels)
+    denoise, data = denoise.at_rows(held), data[held]
+
+    def cost(candidate: tuple[Any, Any, Array]) -> tuple[Array, Array, Array, Array]:
+        law, reference, t = candidate
+        value, error = initialization_error(
+            noise_key, denoise, law if reference is None else reference, data, t
+        )
+        if reference is not None:
+            x = perturb(schedule, data, noise_like(noise_key, data), t)
+            gain = law.log_prob(x) - reference.log_prob(x)
             value, error = value - gain.mean(), jnp.hypot(error, gain.std(ddof=1) / len(gain) ** 0.5)
-        return Candidate(
-            t_max=t_max,
-            initialization=float(value),
-            standard_error=float(error),
-            sampling_error=sampling_error(family, fitted),
-            discretization=float(steps(t_max)[1]),
-            dip_score=dip_score(dip_key, x),
+        times = optimal_grid(curvature, num_steps, t_max=t, t_min=t_min)
+        return value, error, discretization_error(curvature, times), times
+
+    value, error, discretization, grids = jax.lax.map(cost, (laws, references, horizons))
+    candidates = Candidates(
+        horizons, value, error, jnp.broadcast_to(sampling_error, horizons.shape), discretization
+    )
+    total = candidates.total
+    least = jnp.argmin(total)
+    best = jnp.argmax(total <= total[least] + error[least])
+    t_max, times = (jnp.where(jnp.isfinite(total).all(), each[best], jnp.nan) for each in (horizons, grids))
+    return candidates, t_max, times
+
+
+def _check_horizons(
+    denoise: Denoiser, horizons: Sequence[float] | Array | None
+) -> tuple[Array | np.ndarray, Time]:
+    """The horizons in order, and where steps end."""
+    t_min, t_end = denoise.working_range[0], last_time(denoise)
+    if horizons is None:
+        horizons = _default_horizons(denoise.schedule, denoise.scale, t_min, t_end)
+    checks.shape("horizons", horizons, (None,))
+    known, low, high = (checks.known(t) for t in (horizons, t_min, t_end))
+    if known is None:
+        return jnp.sort(jnp.asarray(horizons, float)), t_min
+    known = np.sort(known)
+    if low is not None and high is not None and not (known.size and low < known[0] <= known[-1] < high):
+        raise ValueError(
+            f"horizons must lie between {float(low):g} and {float(high):g}, the times at which this denoiser "
+            f"works and noise is not all there is; got {known.tolist()}."
         )
-
-    candidates = tuple(map(candidate, horizons))
-    best = min(candidates, key=lambda c: c.total)
-    chosen = next(c for c in candidates if c.total <= best.total + best.standard_error).t_max
-    start = fit_start(fit_key, family, data, schedule, chosen)
-    return Horizon(chosen, start, steps(chosen)[0], candidates)
+    return known, t_min
 
 
-def dip_score(key: Key, x: Array) -> float:
-    """The worst dip of projections of x, (n, d), in standard deviations above the mean for uniform numbers.
-
-    Below zero nothing speaks against one mode. There are 24 directions, of which up to 12 are principal axes
-    and the others random; at most 1,000 rows are looked at.
-    """
-    checks.shape("x", x, (None, None))
-    checks.finite("x", x)
-    rows = np.asarray(x[:_DIP_ROWS], np.float64)
-    d = rows.shape[1]
-    random = jax.random.normal(key, (_DIP_DIRECTIONS, d))
-    axes = np.linalg.eigh(np.cov(rows.T).reshape(d, d))[1][:, -(_DIP_DIRECTIONS // 2) :]
-    directions = np.concatenate([axes, np.asarray(random, np.float64).T], axis=1)[:, :_DIP_DIRECTIONS]
-    if d == 1:
-        directions = np.ones((1, 1))
-    mean, std = _uniform_dips(len(rows))
-    return float((max(map(dip, (rows @ directions).T)) - mean) / std)
-
-
-@functools.cache
-def _uniform_dips(n: int) -> tuple[float, float]:
-    """Mean and standard deviation of the dip of n uniform numbers."""
-    rng = np.random.default_rng(0)
-    dips = [dip(rng.uniform(size=n)) for _ in range(_DIP_DRAWS)]
-    return float(np.mean(dips)), float(np.std(dips, ddof=1))
-
-
-def dip(x: np.ndarray) -> float:
-    """Eq. (2) for numbers x, shape (n,); from 1 / 2n to 1/4.
-
-    The mode is sought in an interval, at first all of them. Where the greatest convex minorant of F_n there
-    and its least concave majorant are farthest apart, the interval narrows to the corners around that place;
-    what is cut off is convex on the left, and concave on the right, up to twice the dip. Raises ValueError
-    for another shape, or no numbers.
-    """
-    checks.shape("x", x, (None,))
-    x = np.sort(np.asarray(x, np.float64))
-    n = len(x)
-    if n == 0:
-        raise ValueError("x must hold at least one number, got none.")
-    low, high, largest = 0, n - 1, 1.0
-    while True:
-        places = np.arange(low, high + 1)
-        below = _hull(x, places, lower=True)
-        above = _hull(x, places, lower=False)
-        # One touches F_n below its jumps and the other above, a jump of 1 in these units.
-        minorant = np.interp(x[places], x[below], below)
-        majorant = np.interp(x[places], x[above], above)
-        corners = np.union1d(below, above)
-        gaps = (majorant - minorant)[corners - low] + 1
-        at = corners[np.argmax(gaps)]
-        if gaps.max() <= largest or high == low:
-            break
-        new_low, new_high = below[below <= at].max(), above[above >= at].min()
-        left, right = places <= new_low, places >= new_high
-        largest = max(
-            largest,
-            (places - minorant + 1)[left].max(),
-            (majorant - places + 1)[right].max(),
-        )
-        if (new_low, new_high) == (low, high):
-            break
-        low, high = int(new_low), int(new_high)
-    return largest / (2 * n)
-
-
-def _hull(x: np.ndarray, places: np.ndarray, *, lower: bool) -> np.ndarray:
-    """The corners of the convex hull of (x, place) from below or above, places increasing."""
-    corners: list[int] = []
-    for place in map(int, places):
-        while len(corners) > 1:
-            a, b = corners[-2:]
-            turn = (b - a) * (x[place] - x[a]) - (place - a) * (x[b] - x[a])
-            if (turn >= 0) if lower else (turn <= 0):
-                corners.pop()
-            else:
-                break
-        corners.append(place)
-    return np.asarray(corners)
+@folded
+@jax.jit
+def _default_horizons(schedule: Schedule, scale: Array | float, t_min: Time, t_end: Time) -> Array:
+    ratios = (jnp.exp(-0.5 * log_snr(schedule, t)) for t in (t_min, t_end))
+    low, high = jnp.maximum(next(ratios), _LEAST * scale), jnp.minimum(next(ratios), _MOST * scale)
+    inner = jnp.linspace(jnp.log(low), jnp.log(high), _NUM_HORIZONS + 2)[1:-1]
+    return jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_end))(-2 * inner)

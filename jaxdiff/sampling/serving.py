@@ -1,7 +1,9 @@
 """A trained sampler as one file, which runs where neither the model's code nor this package is.
 
-    draw = jax.tree_util.Partial(draw_with, params)          # draw_with(params, key, n) -> n samples
-    export_sampler("digits.sampler", draw, config={"run": "digits-3"})
+    def draw(denoise, key, n):
+        return jd.sample(key, denoise, n, num_steps=20)
+
+    export_sampler("digits.sampler", jax.tree_util.Partial(draw, denoise), config={"run": "digits-3"})
     sampler = load_sampler("digits.sampler")
     images = sampler(jax.random.key(0), 64)
 
@@ -58,9 +60,10 @@ def export_sampler(
     """Write draw(key, n), an array (n, ...) or a tree of them, to one file that `load_sampler` reads.
 
     draw is traced once, with a symbol for n: its shapes may depend on n, but nothing else. Arrays that it
-    closes over become constants of the program, which makes a large network slow to compile; give those as
-    ``jax.tree_util.Partial(draw, params)`` (or any callable pytree), whose arrays are kept beside the program
-    and passed to it. config, which JSON can hold, is for the reader. The file is there whole or not at all.
+    closes over become constants of the program, which makes a large network slow to compile; give what holds
+    them, a denoiser, a start law, as ``jax.tree_util.Partial(draw, denoise)`` (or any callable pytree), whose
+    arrays are kept beside the program and passed to it. config, which JSON can hold, is for the reader. The
+    file is there whole or not at all.
 
     Raises ImportError without flatbuffers (the extra "export"), ValueError for an unknown platform, or if the
     answer has not n rows, TypeError if config is not for JSON, and an error of jax if draw needs n to be a

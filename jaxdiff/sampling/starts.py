@@ -9,17 +9,18 @@ and the integrator stay as they are. What the start costs is KL(p_T || q), see `
     d* parameters fitted to n rows                d* / 2n more, in the mean
 
 A *family* is how a law is fitted: any function (key, data, schedule, t_max) -> law, with the number of
-parameters beside it.
+parameters beside it. Data have shape (n, *shape), and the law is one of points of that shape; families of
+laws of vectors take the entries in C order, and their laws of images are `Shaped`.
 
     law = fit_start(key, gaussian_mixture(12), data, schedule, 1.2)
-    samples = sample(key, heun(denoise, schedule), law.sample(key, n), truncate(times, 1.2))
+    samples = sample(key, denoise, n, sampler=Heun(), times=truncate(times, 1.2), start=law)
 
 Noise is *dynamic* where it is drawn again and again, so that only the data are a sample, or *fixed*, where
 one noised copy of the data is all that is seen. Fassina, Cardoso, Le Corff & Romary 2026, arXiv 2603.00772;
 the rates are derived here.
 """
 
-import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -28,13 +29,15 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.laws.mixture import GaussianMixture
-from jaxdiff.laws.student import StudentTMixture
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.process import perturb, transition
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
@@ -50,34 +53,50 @@ class Family(NamedTuple, Generic[Law]):
     """A way to fit a start law."""
 
     fit: Callable[[Key, Array, Schedule, Time], Law]
-    """From data, (n, ...), to a law of ``alpha(t_max) data + sigma(t_max) noise``."""
+    """From data, (n, *shape), to a law of ``alpha(t_max) data + sigma(t_max) noise``, a pytree.
+
+    Where it is pure JAX, data and t_max may be traced.
+    """
     num_parameters: Callable[[int], int]
     """d*, from the number of entries of a row."""
 
 
 def fit_start(key: Key, family: Family[Law], data: Array, schedule: Schedule, t_max: Time) -> Law:
-    """The law of family that is likeliest for alpha(t_max) data + sigma(t_max) noise, data of shape (n, ...).
+    """The law of family that is likeliest for alpha(t_max) data + sigma(t_max) noise, data (n, *shape).
 
-    Warns where the sampling error d* / 2n is more than a nat. Raises TypeError for integer data, and
-    ValueError for NaN, for fewer than two rows, for a t_max outside of the schedule's range or without noise,
-    and what the family's own fit raises.
+    Laws are fitted, and given, in single precision or better, whatever the data are in. Warns where the
+    sampling error d* / 2n is more than a nat. Raises TypeError for integer data, and ValueError for NaN, for
+    fewer than two rows, for a t_max outside of the schedule's range or without noise, and what the family's
+    own fit raises. A traced t_max out of range answers a law of NaN.
     """
+    checks.shape("t_max", t_max, ())
+    data = check_fit(key, family, data, schedule, t_max)
+    return family.fit(key, data, schedule, t_max)
+
+
+def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, times: ArrayLike) -> Array:
+    """The data in single precision or better, after the checks of `fit_start` for fits at times."""
+    checks.key(key)
+    if not isinstance(family, Family):
+        raise TypeError(
+            f"family must be a Family such as starts.gaussian(), got {getattr(family, '__name__', family)!r}."
+        )
     checks.batch("data", data)
     checks.finite("data", data)
     if len(data) < 2:
         raise ValueError(f"data must hold at least 2 rows, got {len(data)}.")
-    checks.shape("t_max", t_max, ())
-    checks.in_range("t_max", schedule, t_max)
-    checks.positive("sigma at t_max, without which there may be no density,", schedule.sigma(t_max))
+    checks.schedule(schedule)
+    checks.in_range("t_max", schedule, times)
+    checks.positive("sigma at t_max, without which there may be no density,", _sigmas(schedule, times))
     error = sampling_error(family, data)
     if error > 1:
         warnings.warn(
             f"the start law has {family.num_parameters(data[0].size)} parameters for {len(data)} rows: "
             f"expect about {error:.2g} nats of sampling error. {math.ceil(error * len(data))} rows would "
             "bring it to 1 nat, and so would a smaller family.",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return family.fit(key, data, schedule, t_max)
+    return data.astype(jnp.promote_types(data.dtype, jnp.float32))
 
 
 def sampling_error(family: Family[Any], data: Array) -> float:
@@ -85,22 +104,17 @@ def sampling_error(family: Family[Any], data: Array) -> float:
     return family.num_parameters(data[0].size) / (2 * len(data))
 
 
-def plain() -> Family[Gaussian]:
+def plain() -> Family[Distribution]:
     """N(0, sigma^2 I), which is not fitted at all: the start of every sampler without a learned one."""
-
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Gaussian:
-        del key
-        return Gaussian(jnp.zeros_like(_rows(data)[0]), schedule.sigma(t_max) ** 2)
-
-    return Family(fit, lambda d: 0)
+    return Family(_plain_fit, lambda d: 0)
 
 
-def isotropic(*, noise: str = "dynamic") -> Family[Gaussian]:
+def isotropic(*, noise: str = "dynamic") -> Family[Distribution]:
     """The Gaussian of the data's mean and mean variance, N(m, (alpha^2 v + sigma^2) I)."""
     return Family(_gaussian_fit("isotropic", noise), lambda d: d + 1)
 
 
-def gaussian(*, noise: str = "dynamic") -> Family[Gaussian]:
+def gaussian(*, noise: str = "dynamic") -> Family[Distribution]:
     """The Gaussian of the data's mean and covariance, N(m, alpha^2 S + sigma^2 I).
 
     Dynamic noise is exact here. With fixed noise the law is that of the noised rows, and for Gaussian data of
@@ -117,19 +131,18 @@ def gaussian_mixture(
     noise: str = "dynamic",
     num_restarts: int = 4,
     num_iterations: int = 100,
-) -> Family[GaussianMixture]:
+) -> Family[Distribution]:
     """A mixture of Gaussians, by `fit_mixture` of noised data; under dynamic noise, of up to eight copies."""
     checks.option("noise", noise, NOISES)
     parameters = {"full": _of_covariance, "diagonal": lambda d: d, "isotropic": lambda d: 1}
     checks.option("covariance", covariance, parameters)
 
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> GaussianMixture:
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
         noise_key, fit_key = jax.random.split(key)
         copies = 1 if noise == "fixed" else max(1, min(_MOST_COPIES, _MOST_ROWS // len(data)))
-        x = jnp.tile(_rows(data), (copies, 1))
         return fit_mixture(
             fit_key,
-            perturb(schedule, x, noise_like(noise_key, x), t_max),
+            _noised(noise_key, data, schedule, t_max, copies),
             num_components,
             covariance=covariance,
             num_restarts=num_restarts,
@@ -141,27 +154,27 @@ def gaussian_mixture(
 
 def student_t_mixture(
     num_components: int, *, noise: str = "dynamic", num_restarts: int = 2, num_iterations: int = 100
-) -> Family[StudentTMixture]:
+) -> Family[Distribution]:
     """A mixture of Student t laws with the noise added, by `fit_student_mixture`: tails stay heavy."""
     checks.option("noise", noise, NOISES)
 
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StudentTMixture:
-        variance = schedule.sigma(t_max) ** 2
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
+        data, std = _scaled(data, schedule, t_max)
         law = fit_student_mixture(
             key,
-            schedule.alpha(t_max) * _rows(data),
+            data,
             num_components,
-            noise_variance=variance,
+            noise_variance=std**2,
             noise=noise,
             num_restarts=num_restarts,
             num_iterations=num_iterations,
         )
-        return dataclasses.replace(law, noise_variance=variance)
+        return _affine(law, (1.0, std))
 
     return Family(fit, lambda d: num_components * (2 + d + _of_covariance(d)) - 1)
 
 
-def early(family: Family[Any], t: float) -> Family[Any]:
+def early(family: Family[Any], t: float) -> Family[Distribution]:
     """The laws of family fitted at a time t before t_max, and noised from there to t_max exactly.
 
     Noise hides from a fit what it adds nothing to: tails, and modes. A family that is closed under noise (all
@@ -170,26 +183,18 @@ def early(family: Family[Any], t: float) -> Family[Any]:
     fit_start raises ValueError unless t < t_max.
     """
 
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
         checks.ordered("t", t, "t_max", t_max)
         checks.in_range("t", schedule, t)
         law = family.fit(key, data, schedule, t)
-        return law.perturbed(_Step(*transition(schedule, t, t_max)), t_max)
+        if not hasattr(law, "affine"):
+            raise TypeError(
+                f"the laws of an early family must be closed under noise, but {type(law).__name__} has no "
+                "affine; fit this family at t_max itself."
+            )
+        return _affine(law, _transition(schedule, t, t_max))
 
     return Family(fit, family.num_parameters)
-
-
-class _Step(NamedTuple):
-    """The schedule of one step, at every time."""
-
-    scale: Array
-    std: Array
-
-    def alpha(self, t: Time) -> Array:
-        return self.scale
-
-    def sigma(self, t: Time) -> Array:
-        return self.std
 
 
 def flow(model: nn.Module, **options: Any) -> Family[Flow]:
@@ -205,31 +210,67 @@ def flow(model: nn.Module, **options: Any) -> Family[Flow]:
     return Family(fit, lambda d: d + _of_covariance(d))
 
 
-def _gaussian_fit(covariance: str, noise: str) -> Callable[[Key, Array, Schedule, Time], Gaussian]:
+def _gaussian_fit(covariance: str, noise: str) -> Callable[[Key, Array, Schedule, Time], Distribution]:
     checks.option("noise", noise, NOISES)
 
-    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Gaussian:
-        data = _rows(data)
-        if noise == "dynamic":
-            return fit_gaussian(data, covariance=covariance).perturbed(schedule, t_max)
-        x = perturb(schedule, data, noise_like(key, data), t_max)
-        if covariance == "full" and len(x) <= x.shape[1]:
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
+        d = data[0].size
+        if noise == "fixed" and covariance == "full" and len(data) <= d:
             raise ValueError(
-                f"data must hold more rows than the {x.shape[1]} entries of a row, for a full covariance "
-                f"under fixed noise; got {len(x)}. {10 * x.shape[1]} would do; dynamic noise needs no more."
+                f"data must hold more rows than the {d} entries of a row, for a full covariance "
+                f"under fixed noise; got {len(data)}. {10 * d} would do; dynamic noise needs no more."
             )
-        return fit_gaussian(x, covariance=covariance)
+        return _fit_moments(key, data, schedule, t_max, covariance, noise)
 
     return fit
 
 
-def _rows(data: Array) -> Array:
-    if data.ndim != 2:
-        raise ValueError(
-            f"data must have shape (n, d) for laws of vectors, got {data.shape}; reshape them to "
-            f"({len(data)}, {data[0].size}), or take a flow, whose laws have the shape of a datum."
-        )
-    return data
+# What fits are made of, each compiled once: an eager fit at another time, or of new data, compiles nothing.
+
+
+@functools.partial(jax.jit, static_argnames=("covariance", "noise"))
+def _fit_moments(
+    key: Key, data: Array, schedule: Schedule, t_max: Time, covariance: str, noise: str
+) -> Distribution:
+    if noise == "dynamic":
+        return fit_gaussian(data, covariance=covariance).perturbed(schedule, t_max)
+    return fit_gaussian(perturb(schedule, data, noise_like(key, data), t_max), covariance=covariance)
+
+
+@jax.jit
+def _plain_fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
+    del key
+    law = Gaussian(jnp.zeros_like(data[0]).reshape(-1), schedule.sigma(t_max) ** 2)
+    return law if data.ndim == 2 else Shaped(law, data.shape[1:])
+
+
+@functools.partial(jax.jit, static_argnames="copies")
+def _noised(key: Key, data: Array, schedule: Schedule, t_max: Time, copies: int) -> Array:
+    """x_t of so many copies of the data, one after another."""
+    x = jnp.tile(data, (copies, *[1] * (data.ndim - 1)))
+    return perturb(schedule, x, noise_like(key, x), t_max)
+
+
+@jax.jit
+def _scaled(data: Array, schedule: Schedule, t: Time) -> tuple[Array, Array]:
+    """Of x_t, what is the data's, and the standard deviation of what is not."""
+    return schedule.alpha(t) * data, schedule.sigma(t)
+
+
+@jax.jit
+def _affine(law: Distribution, step: tuple[Array | float, Array]) -> Distribution:
+    return law.affine(*step)
+
+
+@jax.jit
+def _transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
+    return transition(schedule, s, t)
+
+
+@folded
+@jax.jit
+def _sigmas(schedule: Schedule, times: ArrayLike) -> Array:
+    return jnp.vectorize(schedule.sigma)(jnp.asarray(times, float))
 
 
 def _of_covariance(d: int) -> int:

@@ -1,14 +1,16 @@
 """The three errors of a chain against closed forms, quadrature and the simulated chain itself."""
 
+import dataclasses
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import Chosen
+from oracles import compilations
 
 import jaxdiff as jd
+from jaxdiff.laws.shaped import Shaped
 
 KARRAS = jd.Karras()
 LINE = jd.GaussianMixture(
@@ -29,9 +31,24 @@ def grid(t_max, nodes, rho):
     return jd.times.power_grid(nodes - 1, t_max=t_max, t_min=0.002, rho=rho)
 
 
+@jd.pytree
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scaled:
+    inner: jd.Denoiser
+    factor: float
+
+    def __call__(self, _, x, t):
+        return jax.tree.map(lambda part: self.factor * part, self.inner(x, t))
+
+
 def scaled(denoise, factor):
     """A denoiser whose score is wrong by a factor."""
-    return lambda x, t: jax.tree.map(lambda part: factor * part, denoise(x, t))
+    return dataclasses.replace(denoise, estimate=Scaled(denoise, factor))
+
+
+def known_until(denoise, t_max, t_min=None):
+    """The denoiser where it knows less."""
+    return dataclasses.replace(denoise, t_max=t_max, t_min=denoise.t_min if t_min is None else t_min)
 
 
 def gaussian_steps(variance, times):
@@ -61,7 +78,6 @@ def test_steps_of_gaussian_data_are_exact(case, printed, float64):
         jax.random.key(0),
         law.denoiser(KARRAS),
         law,
-        KARRAS,
         law.perturbed(KARRAS, times[0]),
         times,
         num_samples=8,
@@ -104,7 +120,7 @@ def test_steps_of_a_mixture_against_entropies(case, printed):
     np.testing.assert_allclose(exact, printed, atol=1e-5)
     denoise = LINE.denoiser(KARRAS)
     budget = jd.kl_budget(
-        jax.random.key(0), denoise, LINE, KARRAS, LINE.perturbed(KARRAS, times[0]), times, num_samples=4000
+        jax.random.key(0), denoise, LINE, LINE.perturbed(KARRAS, times[0]), times, num_samples=4000
     )
     error = float(budget.discretization.standard_error)
     assert error < 0.01 * exact
@@ -114,11 +130,10 @@ def test_steps_of_a_mixture_against_entropies(case, printed):
     pilot = jd.score_curvature(
         jax.random.key(1),
         denoise,
-        KARRAS,
         LINE.sample(jax.random.key(2), 4000),
         jd.times.log_snr_grid(KARRAS, 63, t_max=80.0, t_min=0.002),
     )
-    estimate = jd.discretization_error(pilot, KARRAS, times)
+    estimate = jd.discretization_error(pilot, times)
     assert abs(float(estimate) - exact) < 3 * np.sqrt(2) * error + 2e-3 * exact
 
 
@@ -126,7 +141,7 @@ def test_curvature_is_that_of_gaussian_data():
     law = jd.Gaussian(jnp.zeros(2), jnp.array([0.25, 4.0]))
     times = jd.times.log_snr_grid(KARRAS, 9, t_max=20.0, t_min=0.02)
     pilot = jd.score_curvature(
-        jax.random.key(0), law.denoiser(KARRAS), KARRAS, law.sample(jax.random.key(1), 4), times
+        jax.random.key(0), law.denoiser(KARRAS), law.sample(jax.random.key(1), 4), times
     )
     v = np.asarray(times[::-1], np.float64)[:, None] ** 2
     np.testing.assert_allclose(pilot.value, np.sum((v / (v + np.array([0.25, 4.0]))) ** 2, axis=1), rtol=1e-4)
@@ -148,7 +163,7 @@ def test_the_start_of_gaussian_data(name):
     data = law.sample(jax.random.key(0), 8000)
     error = jax.jit(
         lambda start, s: jd.initialization_error(
-            jax.random.key(1), law.denoiser(KARRAS), KARRAS, start, data, s, t_end=80.0
+            jax.random.key(1), known_until(law.denoiser(KARRAS), 80.0), start, data, s
         )
     )
     budget = jax.jit(
@@ -157,7 +172,6 @@ def test_the_start_of_gaussian_data(name):
                 jax.random.key(2),
                 law.denoiser(KARRAS),
                 law,
-                KARRAS,
                 start,
                 jnp.stack([s, 0.5 * s]),
                 num_samples=8000,
@@ -187,30 +201,28 @@ def test_every_schedule_is_one_chain_in_other_units():
     law = jd.GaussianMixture(
         jnp.array([0.4, 0.6]), jnp.array([[-1.0, 0.0], [0.5, 1.0]]), jnp.array([0.1, 0.3])
     )
-    schedules = tuple(schedule for schedule, *_ in SCHEDULES.values())
 
     @jax.jit
-    def one(which, t_max, t_end, t_min):
-        schedule = Chosen(which, schedules)
+    def one(schedule, t_max, t_end, t_min):
         start = jd.Gaussian(jnp.zeros(2), schedule.alpha(t_max) ** 2 * 0.8 + schedule.sigma(t_max) ** 2)
         times = jd.times.log_snr_grid(schedule, 10, t_max=t_max, t_min=t_min)
         denoise, data = law.denoiser(schedule), law.sample(jax.random.key(1), 2000)
         wrong = scaled(denoise, 0.9)
-        budget = jd.kl_budget(jax.random.key(0), wrong, law, schedule, start, times)
+        budget = jd.kl_budget(jax.random.key(0), wrong, law, start, times)
         start_error = jd.initialization_error(
-            jax.random.key(2), denoise, schedule, start, data, t_max, t_end=t_end
+            jax.random.key(2), known_until(denoise, t_end), start, data, t_max
         )
         v = jax.vmap(lambda t: schedule.sigma(t) / schedule.alpha(t))(times)
         return budget, start_error, v
 
-    for i, (_, t_max, t_end, t_min) in enumerate(SCHEDULES.values()):
-        budget, start_error, v = one(i, t_max, t_end, t_min)
+    for schedule, t_max, t_end, t_min in SCHEDULES.values():
+        budget, start_error, v = one(schedule, t_max, t_end, t_min)
         start = jd.Gaussian(jnp.zeros(2), 0.8 + v[0] ** 2)
         denoise = law.denoiser(KARRAS)
         wrong = scaled(denoise, 0.9)
-        same = jax.jit(
-            lambda start, v, wrong=wrong: jd.kl_budget(jax.random.key(0), wrong, law, KARRAS, start, v)
-        )(start, v)
+        same = jax.jit(lambda start, v, wrong=wrong: jd.kl_budget(jax.random.key(0), wrong, law, start, v))(
+            start, v
+        )
         for ours, theirs in zip(budget, same, strict=True):
             np.testing.assert_allclose(ours.value, theirs.value, rtol=2e-3, atol=2e-4)
         assert abs(float(start_error.value - budget.initialization.value)) < 3 * np.hypot(
@@ -228,7 +240,7 @@ def test_the_three_errors_are_the_divergence_of_the_paths():
     denoise = law.denoiser(KARRAS)
     wrong = scaled(denoise, factor)
     times, start = grid(2.0, 10, 7.0), jd.Gaussian(jnp.array([0.5]), 6.0)
-    budget = jd.kl_budget(jax.random.key(0), wrong, law, KARRAS, start, times, num_samples=20000)
+    budget = jd.kl_budget(jax.random.key(0), wrong, law, start, times, num_samples=20000)
     v = np.asarray(times, np.float64) ** 2
     rng = np.random.default_rng(0)
     y = rng.standard_normal(200_000) * np.sqrt(1 + v[0])
@@ -276,7 +288,7 @@ def test_the_budget_of_a_mixture_is_that_of_its_paths():
     factor, times = 0.9, grid(2.0, 8, 7.0)
     start = jd.Gaussian(jnp.array([0.3]), 6.0)
     budget = jd.kl_budget(
-        jax.random.key(0), scaled(LINE.denoiser(KARRAS), factor), LINE, KARRAS, start, times, num_samples=8000
+        jax.random.key(0), scaled(LINE.denoiser(KARRAS), factor), LINE, start, times, num_samples=8000
     )
     v = np.asarray(times, np.float64)[::-1] ** 2
     rng = np.random.default_rng(0)
@@ -327,9 +339,7 @@ def test_it_is_one_call_over_horizons_and_numbers_of_steps():
     padded = jnp.stack([grids[0], jnp.append(grids[1], jnp.full(4, 0.002))])
 
     def one(times):
-        return jd.kl_budget(
-            key, denoise, LINE, KARRAS, jd.Gaussian(jnp.zeros(1), times[0] ** 2), times
-        ).total.value
+        return jd.kl_budget(key, denoise, LINE, jd.Gaussian(jnp.zeros(1), times[0] ** 2), times).total.value
 
     swept = jax.jit(jax.vmap(one))(padded)
     np.testing.assert_allclose(swept, [one(times) for times in grids], rtol=1e-4)
@@ -341,12 +351,11 @@ def test_the_best_grid_of_a_mixture(num_steps, within):
     pilot = jd.score_curvature(
         jax.random.key(1),
         LINE.denoiser(KARRAS),
-        KARRAS,
         LINE.sample(jax.random.key(2), 2000),
         jd.times.log_snr_grid(KARRAS, 63, t_max=7.0, t_min=0.002),
     )
-    times = jd.optimal_grid(pilot, KARRAS, num_steps, t_max=7.0, t_min=0.002)
-    ours = float(jd.discretization_error(pilot, KARRAS, times))
+    times = jd.optimal_grid(pilot, num_steps, t_max=7.0, t_min=0.002)
+    ours = float(jd.discretization_error(pilot, times))
     fine = np.linspace(*np.log([0.002**2, 49.0]), 2991)
     c = np.interp(fine, np.asarray(pilot.log_variance), np.asarray(pilot.value))
 
@@ -360,7 +369,7 @@ def test_the_best_grid_of_a_mixture(num_steps, within):
     for _ in range(num_steps):
         best = np.min(best[:, None] + cost, axis=0)
     assert 0.995 * best[0] < ours < within * best[0]
-    assert ours < 0.9 * float(jd.discretization_error(pilot, KARRAS, grid(7.0, num_steps + 1, 7.0)))
+    assert ours < 0.9 * float(jd.discretization_error(pilot, grid(7.0, num_steps + 1, 7.0)))
 
 
 def test_the_best_grid_of_gaussian_data():
@@ -379,32 +388,138 @@ def test_the_best_grid_of_gaussian_data():
     pilot = jd.score_curvature(
         jax.random.key(0),
         law.denoiser(KARRAS),
-        KARRAS,
         law.sample(jax.random.key(1), 4),
         jd.times.log_snr_grid(KARRAS, 127, **ends),
     )
-    found = jd.optimal_grid(pilot, KARRAS, 12, **ends)
+    found = jd.optimal_grid(pilot, 12, **ends)
     np.testing.assert_allclose(3 * gaussian_steps(0.5, found), least, rtol=1e-4)
+
+
+def test_traced_times_out_of_reach_answer_nan():
+    """What is refused where it is known is never a plausible number where it is not."""
+    law, times, key = jd.Gaussian(jnp.zeros(2), 1.0), grid(2.0, 5, 7.0), jax.random.key(0)
+    denoise, data = known_until(law.denoiser(KARRAS), 8.0), law.sample(key, 10)
+    pilot = jd.score_curvature(key, denoise, data, times)
+    budget = jax.jit(lambda times: jd.kl_budget(key, denoise, law, law, times).discretization.value)
+    steps = jax.jit(lambda times: jd.discretization_error(pilot, times))
+    curvature = jax.jit(lambda times: jd.score_curvature(key, denoise, data, times).log_variance)
+    start = jax.jit(lambda t: jd.initialization_error(key, denoise, law, data, t).value)
+    best = jax.jit(lambda t: jd.optimal_grid(pilot, 4, t_max=t, t_min=0.002))
+    for question in (budget, steps, curvature):
+        assert np.isfinite(question(times)).all()
+        for wrong in (times[::-1], times.at[-1].set(0.0)):
+            assert np.isnan(question(wrong)).all(), wrong
+    assert np.isnan(steps(grid(3.0, 5, 7.0)))
+    assert np.isfinite(start(7.9))
+    assert np.isnan(start(9.0))
+    assert np.isfinite(best(2.0)).all()
+    assert np.isnan(best(3.0)).all()
+
+
+def test_the_default_pilot_covers_the_working_range():
+    """Also where alpha vanishes at its end, beyond which no log-SNR is; and it serves every later call."""
+    law, key = jd.Gaussian(jnp.zeros(2), 4.0), jax.random.key(0)
+    data = law.sample(key, 10)
+    pilot = jd.score_curvature(key, law.denoiser(KARRAS), data)
+    np.testing.assert_allclose(pilot.log_variance[jnp.array([0, -1])], 2 * np.log([0.004, 160.0]), atol=1e-3)
+    np.testing.assert_allclose(np.diff(pilot.log_variance), 2 * np.log(160 / 0.004) / 63, rtol=1e-2)
+    flow = jd.score_curvature(key, law.denoiser(jd.RectifiedFlow()), data)
+    np.testing.assert_allclose(flow.log_variance[-1], 2 * np.log(2000.0), atol=2e-2)
+    times = jd.optimal_grid(flow, 5, t_max=0.9, t_min=0.01)
+    v = (np.asarray(times, np.float64) / (1 - np.asarray(times, np.float64))) ** 2
+    np.testing.assert_allclose(np.diff(np.log(4 + v)), np.log((4 + v[-1]) / (4 + v[0])) / 5, rtol=0.03)
+
+
+def test_images_cost_what_their_entries_do():
+    """The same draws as of vectors, so the same numbers: laws, data and starts of shape (2, 3)."""
+    law = jd.GaussianMixture(jnp.array([0.4, 0.6]), jnp.arange(12.0).reshape(2, 6) / 6, jnp.array([0.1, 0.3]))
+    start, times, key = jd.Gaussian(jnp.ones(6), 5.0), grid(2.0, 5, 7.0), jax.random.key(0)
+
+    def answers(law, start, data):
+        denoise = scaled(law.denoiser(KARRAS), 0.9)
+        return (
+            jd.kl_budget(key, denoise, law, start, times, num_samples=50),
+            jd.score_curvature(key, denoise, data, times)[1:],
+            jd.initialization_error(key, denoise, start, data, 2.0),
+        )
+
+    data = law.sample(jax.random.key(1), 50)
+    flat = answers(law, start, data)
+    shaped = answers(Shaped(law, (2, 3)), Shaped(start, (2, 3)), data.reshape(50, 2, 3))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), flat, shaped)
+
+
+def test_half_precision_data_are_answered_in_single():
+    law, key = jd.Gaussian(jnp.zeros(2), 1.0), jax.random.key(0)
+    data = law.sample(key, 100)
+    times = grid(2.0, 5, 7.0)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        pilot = jd.score_curvature(key, law.denoiser(KARRAS), data.astype(dtype), times)
+        assert pilot.value.dtype == jnp.float32
+        v = np.asarray(times[::-1], np.float64) ** 2
+        np.testing.assert_allclose(pilot.value, 2 * (v / (v + 1)) ** 2, rtol=0.02)
+        start = jd.initialization_error(
+            key, law.denoiser(KARRAS), jd.Gaussian(jnp.zeros(2), 3.0), data.astype(dtype), 1.0
+        )
+        assert start.value.dtype == jnp.float32
+        exact = jd.initialization_error(key, law.denoiser(KARRAS), jd.Gaussian(jnp.zeros(2), 3.0), data, 1.0)
+        np.testing.assert_allclose(start.value, exact.value, rtol=0.02)
+
+
+def test_second_calls_compile_nothing():
+    """New keys, laws, data and times of the same shapes."""
+
+    def ask(seed):
+        law, key = jd.Gaussian(jnp.full(2, 0.1 * seed), 1.0 + seed), jax.random.key(seed)
+        denoise, data, times = law.denoiser(KARRAS), law.sample(key, 10), grid(2.0 + seed, 5, 7.0)
+        pilot = jd.score_curvature(key, denoise, data)
+        return (
+            jd.kl_budget(key, denoise, law, law.perturbed(KARRAS, 2.0), times, num_samples=10),
+            jd.initialization_error(key, denoise, law, data, 2.0 + seed),
+            jd.discretization_error(pilot, times[:4]),
+            jd.optimal_grid(pilot, 5, t_max=2.0 + seed, t_min=0.1),
+        )
+
+    assert compilations(lambda: ask(0)) > 5
+    assert compilations(lambda: ask(1)) == 0
 
 
 def test_bad_input():
     law, times, key = jd.Gaussian(jnp.zeros(2), 1.0), grid(2.0, 5, 7.0), jax.random.key(0)
-    denoise = law.denoiser(KARRAS)
-    with pytest.raises(ValueError, match=r"start.log_prob\(x\)|x must have shape"):
-        jd.kl_budget(key, denoise, law, KARRAS, jd.Gaussian(jnp.zeros(3), 4.0), times)
+    denoise, other = law.denoiser(KARRAS), jd.Gaussian(jnp.zeros(3), 4.0)
+    with pytest.raises(ValueError, match=r"start must be a law of points of shape \(2,\).*got one of \(3,\)"):
+        jd.kl_budget(key, denoise, law, other, times)
+    with pytest.raises(ValueError, match=r"distribution must be a law of points of shape \(2,\)"):
+        jd.kl_budget(key, denoise, other, law, times)
     with pytest.raises(ValueError, match=r"strictly decreasing|high to low"):
-        jd.kl_budget(key, denoise, law, KARRAS, law, times[::-1])
+        jd.kl_budget(key, denoise, law, law, times[::-1])
     with pytest.raises(ValueError, match="non-finite"):
-        jd.kl_budget(key, denoise, law, KARRAS, law, jnp.append(times, 0.0))
+        jd.kl_budget(key, denoise, law, law, jnp.append(times, 0.0))
+    with pytest.raises(ValueError, match="outside of the times that this denoiser"):
+        jd.kl_budget(key, known_until(denoise, 1.0), law, law, times)
+    with pytest.raises(TypeError, match="denoise must be a Denoiser, got function"):
+        jd.kl_budget(key, lambda x, t: x, law, law, times)
     data = law.sample(key, 10)
-    with pytest.raises(ValueError, match="t_max must lie in"):
-        jd.initialization_error(key, denoise, KARRAS, law, data, 9.0, t_end=8.0)
-    with pytest.raises(ValueError, match="x must have shape"):
-        jd.initialization_error(key, denoise, KARRAS, jd.Gaussian(jnp.zeros(3), 4.0), data, 2.0, t_end=8.0)
-    pilot = jd.score_curvature(key, denoise, KARRAS, data, times)
+    with pytest.raises(ValueError, match="t_max = 9 is outside of"):
+        jd.initialization_error(key, known_until(denoise, 8.0), law, data, 9.0)
+    with pytest.raises(ValueError, match=r"t_max = 90 is outside of the working range.* to 80"):
+        jd.initialization_error(key, denoise, law, data, 90.0)
+    with pytest.raises(ValueError, match="log-SNR at t_max has 1 non-finite"):
+        jd.initialization_error(key, denoise, law, data, 0.0)
+    with pytest.raises(ValueError, match="start must be a law"):
+        jd.initialization_error(key, denoise, other, data, 2.0)
+    with pytest.raises(ValueError, match=r"data must have shape \(n, 2\), as the denoiser's; got \(10, 1\)"):
+        jd.initialization_error(key, denoise, law, data[:, :1], 2.0)
+    with pytest.raises(ValueError, match="at least 2 rows, got 1"):
+        jd.score_curvature(key, denoise, data[:1], times)
+    with pytest.raises(TypeError, match="floating-point"):
+        jd.score_curvature(key, denoise, jnp.zeros((5, 2), int), times)
+    pilot = jd.score_curvature(key, denoise, data, times)
     with pytest.raises(ValueError, match=r"pilot run.*run score_curvature on a wider range"):
-        jd.discretization_error(pilot, KARRAS, grid(3.0, 5, 7.0))
+        jd.discretization_error(pilot, grid(3.0, 5, 7.0))
     with pytest.raises(ValueError, match="pilot run"):
-        jd.optimal_grid(pilot, KARRAS, 4, t_max=3.0, t_min=0.002)
-    with pytest.raises(ValueError, match=r"data must have shape|non-finite"):
-        jd.score_curvature(key, denoise, KARRAS, data.at[0, 0].set(jnp.nan), times)
+        jd.optimal_grid(pilot, 4, t_max=3.0, t_min=0.002)
+    with pytest.raises(ValueError, match="t_min must be below t_max"):
+        jd.optimal_grid(pilot, 4, t_max=0.1, t_min=0.2)
+    with pytest.raises(ValueError, match=r"non-finite"):
+        jd.score_curvature(key, denoise, data.at[0, 0].set(jnp.nan), times)

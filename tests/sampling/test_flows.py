@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import compilations
 
 from jaxdiff.laws.fitting import fit_gaussian
 from jaxdiff.laws.mixture import GaussianMixture
@@ -197,6 +198,41 @@ def test_the_best_evaluation_is_kept_and_the_fit_ends_in_time(data, noised):
     assert reported[-1] < 400
 
 
+def test_second_calls_compile_nothing(images):
+    """New parameters, keys and points, sampled and asked for densities; and a second fit, but for its checks."""
+    x, flow = images
+
+    def ask(seed):
+        law = Flow(flow.gaussian, moved(flow.params, 0.01 * seed), flow.model, flow.shape).conditioned(
+            seed % 2
+        )
+        return law.sample(jax.random.key(seed), 7), law.log_prob(x[seed : seed + 5])
+
+    assert compilations(lambda: ask(1)) > 0
+    assert compilations(lambda: ask(2)) == 0
+    model = MODEL.clone(num_layers=1, width=8)
+
+    def fit(seed):
+        data = LAW.sample(jax.random.key(seed), 100)
+        options = {"num_steps": 4, "batch_size": 8, "evaluate_every": 2}
+        return fit_flow(jax.random.key(seed), model, data, Karras(), T + 0.1 * seed, **options)
+
+    assert compilations(lambda: fit(1)) > 0
+    assert compilations(lambda: fit(2)) == 0
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_computed_in_single(images, dtype):
+    x, flow = images
+    log_p = flow.log_prob(x.astype(dtype))
+    assert log_p.dtype == jnp.float32
+    np.testing.assert_array_equal(log_p, flow.log_prob(x.astype(dtype).astype(jnp.float32)))
+    data = LAW.sample(jax.random.key(1), 100).astype(dtype)
+    model, few = MODEL.clone(num_layers=1, width=8), {"num_steps": 2, "batch_size": 8, "evaluate_every": 2}
+    law = fit_flow(jax.random.key(0), model, data, Karras(), T, **few)
+    assert law.sample(jax.random.key(1), 2).dtype == jnp.float32
+
+
 class _Sum(nn.Module):
     """A model that forgets an axis."""
 
@@ -214,6 +250,8 @@ NAN = np.where(np.arange(200).reshape(100, 2) == 7, np.nan, BAD)
     ("arguments", "options", "error", "says"),
     [
         ((MODEL, BAD[:, 0], Karras(), T), {}, ValueError, r"shape \(n, ...\)"),
+        ((MODEL, BAD.astype(int), Karras(), T), {}, TypeError, "data must be an array of floating-point"),
+        ((MODEL, BAD, Karras, T), {}, TypeError, "got the class Karras; call it"),
         ((MODEL, NAN, Karras(), T), {}, ValueError, "data has 1 non-finite"),
         ((MODEL, BAD[:60], Karras(), T), {}, ValueError, "6 would be held out .* 100 rows would do"),
         (
@@ -224,7 +262,7 @@ NAN = np.where(np.arange(200).reshape(100, 2) == 7, np.nan, BAD)
         ),
         ((MODEL, BAD, Karras(), T), {"held_out": 0.8}, ValueError, "held_out must lie in"),
         ((MODEL, BAD, Karras(), T), {"noise": "none"}, ValueError, "noise must be one of 'dynamic', 'fixed'"),
-        ((MODEL, BAD, Karras(), -1.0), {}, ValueError, "t_max = -1 is outside the range"),
+        ((MODEL, BAD, Karras(), -1.0), {}, ValueError, "t_max = -1 is outside of the range"),
         ((MODEL, BAD, Karras(), 0.0), {}, ValueError, "t_max = 0.0, must be positive"),
         ((MODEL, BAD, Karras(), T), {"labels": LABELS}, ValueError, "model without classes"),
         ((CLASSES, BAD, Karras(), T), {}, ValueError, "labels are missing for a model of 2 classes"),

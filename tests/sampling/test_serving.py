@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.models import ResidualMLP
+from jaxdiff.laws.shaped import Shaped
+from jaxdiff.models import ResidualMLP, SplineCoupling
 from jaxdiff.sampling import serving
+from jaxdiff.sampling.flows import Flow
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 
 MODEL = ResidualMLP(4, 1)
@@ -35,29 +37,28 @@ assert not found, found
 """
 
 
-def draw(params, key, n):
-    schedule = jd.Karras()
-    start = jd.initial_noise(key, schedule, (n, 3), 80.0)
-    sampler = jd.ancestral(jd.make_denoiser(MODEL.apply, params, schedule), schedule)
-    return jd.sample(key, sampler, start, jd.times.power_grid(4, t_max=80.0, rho=7))
+def draw(denoise, key, n):
+    times = jd.times.power_grid(4, t_min=0.002, t_max=80.0, rho=7)
+    return jd.sample(key, denoise, n, sampler=jd.ancestral(), times=times)
 
 
 @pytest.fixture(scope="module")
-def params():
+def denoise():
     shapes = jax.eval_shape(MODEL.init, jax.random.key(0), X, X[:, 0])
     rng = np.random.default_rng(0)
-    return jax.tree.map(lambda s: jnp.asarray(0.5 * rng.standard_normal(s.shape), s.dtype), shapes)
+    params = jax.tree.map(lambda s: jnp.asarray(0.5 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return jd.make_denoiser(MODEL.apply, params, jd.Karras(), shape=(3,))
 
 
 @pytest.fixture(scope="module")
-def exported(params, tmp_path_factory):
+def exported(denoise, tmp_path_factory):
     path = tmp_path_factory.mktemp("serving") / "a.sampler"
-    export_sampler(path, jax.tree_util.Partial(draw, params), config={"run": "a", "steps": 4})
+    export_sampler(path, jax.tree_util.Partial(draw, denoise), config={"run": "a", "steps": 4})
     return path
 
 
 def test_samples_are_the_same_where_there_is_neither_the_models_code_nor_the_library(
-    exported, params, tmp_path
+    exported, denoise, tmp_path
 ):
     script, out = tmp_path / "elsewhere.py", tmp_path / "out.npz"
     script.write_text(ELSEWHERE)
@@ -67,9 +68,85 @@ def test_samples_are_the_same_where_there_is_neither_the_models_code_nor_the_lib
     samples = np.load(out)
     here = jax.jit(draw, static_argnums=2)
     for n in (3, 5):
-        np.testing.assert_array_equal(samples[str(n)], here(params, jax.random.key(7), n))
+        np.testing.assert_array_equal(samples[str(n)], here(denoise, jax.random.key(7), n))
     np.testing.assert_allclose(samples["5"][:3], samples["3"], rtol=0, atol=1e-6)
     assert np.abs(samples["3"]).max() > 0.1
+
+
+def parameters(denoise):
+    return sum(leaf.size for leaf in jax.tree.leaves(denoise.estimate))
+
+
+LABELLED = ResidualMLP(4, 1, num_classes=3)
+
+
+def labelled():
+    shapes = jax.eval_shape(LABELLED.init, jax.random.key(0), X, X[:, 0], jnp.zeros(2, int))
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda s: jnp.asarray(0.5 * rng.standard_normal(s.shape), s.dtype), shapes)
+    return jd.make_denoiser(LABELLED.apply, params, jd.Karras(), shape=(3,), null_condition=jnp.array([3]))
+
+
+STARTS = {
+    "gaussian": lambda: jd.Gaussian(jnp.zeros(3), 2.0),
+    "mixture": lambda: jd.GaussianMixture(
+        jnp.full(2, 0.5), jnp.eye(3)[:2], jnp.ones((2, 3, 3)) + jnp.eye(3)[None]
+    ),
+    "image": lambda: Shaped(jd.Gaussian(jnp.zeros(6), 2.0), (2, 3)),
+    "flow": lambda: flow_start(),
+}
+
+
+def flow_start():
+    model = SplineCoupling(num_layers=1, width=4, num_blocks=1)
+    params = model.init(jax.random.key(0), X)
+    return Flow(jd.Gaussian(jnp.zeros(3), 2.0), params, model, (3,))
+
+
+def sampled(denoise, start, times, key, n):
+    return jd.sample(key, denoise, n, times=times, start=start)
+
+
+def by_default(denoise, key, n):
+    return jd.sample(key, denoise, n, num_steps=4)
+
+
+@pytest.mark.parametrize("sampler", [jd.DPMSolverPP(3), jd.Heun(churn=2.0), jd.DDIM(jnp.float32(0.3))])
+def test_a_sampler_and_a_denoiser_are_what_is_exported(denoise, sampler, tmp_path):
+    """Any sampler, whose settings are part of the program or beside it; parameters are beside the program."""
+
+    def draw(denoise, sampler, key, n):
+        return jd.sample(key, denoise, n, sampler=sampler, num_steps=4)
+
+    check(tmp_path, draw, denoise, sampler)
+    header = load_sampler(tmp_path / "a").header
+    assert sum(int(np.prod(leaf["shape"])) for leaf in header["leaves"]) >= parameters(denoise)
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_a_start_law_is_exported_with_it(name, tmp_path):
+    start = STARTS[name]()
+    law = jd.Gaussian(jnp.zeros(3), 1.0)
+    law = Shaped(jd.Gaussian(jnp.zeros(6), 1.0), start.shape) if name == "image" else law
+    check(tmp_path, sampled, law.denoiser(jd.Karras()), start, jnp.array([1.0, 0.5, 0.1]))
+
+
+def test_conditions_and_guidance_are_exported_with_it(tmp_path):
+    denoise = labelled().given(jnp.array([1]))
+    check(tmp_path, by_default, denoise)
+    check(tmp_path, by_default, jd.guided(denoise, jnp.float32(2.0)))
+
+
+def check(tmp_path, draw, *values):
+    """For any number of samples what is drawn from the file is what is drawn here."""
+    export_sampler(tmp_path / "a", jax.tree_util.Partial(draw, *values), platforms=["cpu"])
+    sampler = load_sampler(tmp_path / "a")
+    for n in (2, 5):
+        got = sampler(jax.random.key(3), n)
+        want = draw(*values, jax.random.key(3), n)
+        assert got.shape == want.shape == (n, *values[0].shape)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+        assert np.isfinite(got).all()
 
 
 def test_the_file_says_what_it_is(exported):

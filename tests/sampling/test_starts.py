@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import compilations
 from scipy.special import digamma
 
 import jaxdiff as jd
@@ -179,8 +180,11 @@ def test_short_runs_from_a_learned_start_and_truncated_grids():
     between = jd.times.truncate(long, 0.99 * t)
     np.testing.assert_allclose(between[0], 0.99 * t, rtol=1e-6)
     np.testing.assert_array_equal(between[1:], long[26:])
-    n, sampler = 4000, jd.heun(MODES.denoiser(KARRAS), KARRAS)
-    run = jax.jit(lambda x: jd.sample(jax.random.key(1), sampler, x, times))
+    n, denoise = 4000, MODES.denoiser(KARRAS)
+
+    def run(x):
+        return jd.integrate(jax.random.key(1), denoise, x, times, sampler=jd.Heun())
+
     start = jd.fit_start(
         jax.random.key(2),
         starts.gaussian_mixture(3, num_restarts=2, num_iterations=50),
@@ -190,9 +194,78 @@ def test_short_runs_from_a_learned_start_and_truncated_grids():
     )
     truth = MODES.sample(jax.random.key(4), n)
     learned = jd.metrics.energy_distance(run(start.sample(jax.random.key(5), n)), truth)
-    plain = jd.metrics.energy_distance(run(jd.initial_noise(jax.random.key(5), KARRAS, (n, 2), t)), truth)
+    plain = jd.metrics.energy_distance(run(jd.initial_noise(jax.random.key(5), denoise, n, t)), truth)
     assert learned.value < 3 * learned.standard_error + 0.004
     assert plain.value > 10 * abs(learned.value)
+
+
+EVERY = {
+    "plain": starts.plain(),
+    "isotropic": starts.isotropic(),
+    "gaussian": starts.gaussian(),
+    "fixed": starts.gaussian(noise="fixed"),
+    "mixture": starts.gaussian_mixture(2, num_restarts=1, num_iterations=3),
+    "student": starts.student_t_mixture(2, num_restarts=1, num_iterations=3),
+    "early": starts.early(starts.gaussian(), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_images_have_the_law_of_their_entries(name):
+    """Laws of the data's shape, of the same density; they start a sampler as they are."""
+    data = jax.random.normal(jax.random.key(0), (60, 4)) * jnp.array([[1.0, 2.0, 3.0, 0.5]]) + 1
+    flat, shaped = (
+        jd.fit_start(jax.random.key(1), EVERY[name], rows, KARRAS, 0.7)
+        for rows in (data, data.reshape(60, 2, 2))
+    )
+    assert (flat.shape, shaped.shape) == ((4,), (2, 2))
+    np.testing.assert_allclose(shaped.log_prob(data.reshape(60, 2, 2)), flat.log_prob(data), rtol=1e-3)
+    drawn = shaped.sample(jax.random.key(2), 3)
+    np.testing.assert_allclose(
+        drawn, flat.sample(jax.random.key(2), 3).reshape(3, 2, 2), rtol=1e-3, atol=1e-3
+    )
+    times = jnp.array([0.7, 0.3, 0.1])
+    x = jd.sample(jax.random.key(3), shaped.denoiser(KARRAS), 3, start=shaped, times=times)
+    assert x.shape == (3, 2, 2)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_second_fit_compiles_nothing(name):
+    """Of new data at another time, under a schedule of other parameters; and it is not the same again."""
+
+    def fit(seed):
+        data = 1 + seed + jax.random.normal(jax.random.key(seed), (60, 2))
+        schedule = jd.VariancePreserving(0.1, jnp.float32(20.0 + seed))
+        return jd.fit_start(jax.random.key(seed), EVERY[name], data, schedule, 0.6 + 0.1 * seed)
+
+    first = fit(0)
+    laws = []
+    assert compilations(lambda: laws.append(fit(1))) == 0
+    assert float(laws[0].log_prob(jnp.ones(2))) != float(first.log_prob(jnp.ones(2)))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_fits_may_be_traced(name):
+    """In the data and in the time; a time out of range gives no law that could be taken for one."""
+    data = jax.random.normal(jax.random.key(0), (60, 2)) * jnp.array([[1.0, 2.0]])
+
+    @jax.jit
+    def density(data, t):
+        return jd.fit_start(jax.random.key(1), EVERY[name], data, jd.VariancePreserving(), t).log_prob(data)
+
+    law = jd.fit_start(jax.random.key(1), EVERY[name], data, jd.VariancePreserving(), 0.7)
+    np.testing.assert_allclose(density(data, 0.7), law.log_prob(data), rtol=1e-3, atol=1e-4)
+    assert np.isnan(density(data, 1.3)).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_data_in_half_precision_are_fitted_in_single(dtype):
+    data = MODES.sample(jax.random.key(0), 200).astype(dtype)
+    for name in ("gaussian", "mixture", "student"):
+        law = jd.fit_start(jax.random.key(1), EVERY[name], data, KARRAS, 0.7)
+        same = jd.fit_start(jax.random.key(1), EVERY[name], data.astype(jnp.float32), KARRAS, 0.7)
+        assert law.sample(jax.random.key(2), 2).dtype == jnp.float32
+        np.testing.assert_array_equal(law.log_prob(data), same.log_prob(data))
 
 
 def test_bad_input():
@@ -204,12 +277,21 @@ def test_bad_input():
         jd.fit_start(key, gaussian, data.at[3, 0].set(jnp.nan), KARRAS, 1.0)
     with pytest.raises(ValueError, match="at least 2 rows, got 1"):
         jd.fit_start(key, gaussian, data[:1], KARRAS, 1.0)
-    with pytest.raises(ValueError, match="outside the range of RectifiedFlow"):
+    with pytest.raises(ValueError, match="outside of the range of RectifiedFlow"):
         jd.fit_start(key, gaussian, data, jd.RectifiedFlow(), 1.5)
     with pytest.raises(ValueError, match="sigma at t_max"):
         jd.fit_start(key, gaussian, data, KARRAS, 0.0)
-    with pytest.raises(ValueError, match=r"reshape them to \(20, 4\), or take a flow"):
-        jd.fit_start(key, gaussian, jnp.ones((20, 2, 2)), KARRAS, 1.0)
+    with pytest.raises(ValueError, match=r"t_max must have shape \(\), got \(2,\)"):
+        jd.fit_start(key, gaussian, data, KARRAS, jnp.ones(2))
+    with pytest.raises(TypeError, match="schedule must be a schedule, got the class Karras; call it"):
+        jd.fit_start(key, gaussian, data, jd.Karras, 1.0)
+    with pytest.raises(
+        TypeError, match=r"family must be a Family such as starts.gaussian\(\), got 'gaussian'"
+    ):
+        jd.fit_start(key, starts.gaussian, data, KARRAS, 1.0)
+    only_density = starts.Family(lambda *_: jnp.zeros(2), lambda d: 0)
+    with pytest.raises(TypeError, match=r"early family must be closed under noise, but \w+ has no affine"):
+        jd.fit_start(key, starts.early(only_density, 0.5), data, KARRAS, 1.0)
     rows = jnp.zeros((6, 6))
     with (
         pytest.warns(UserWarning, match="27 parameters for 6 rows"),
