@@ -23,7 +23,6 @@ from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser, time_axis
 from jaxdiff.denoising.prediction import Row
 from jaxdiff.learning import weights
-from jaxdiff.learning.score_regularizer import score_regularizer  # noqa: F401 - until jaxdiff/__init__ follows
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.noising import times
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
