@@ -85,12 +85,13 @@ from jaxdiff.sampling.budget import (
     score_curvature,
 )
 from jaxdiff.sampling.ddim import DDIM, ancestral
+from jaxdiff.sampling.dip import dip_score, dip_scores
 from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
 from jaxdiff.sampling.euler_maruyama import EulerMaruyama
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.sampling.heun import Heun
-from jaxdiff.sampling.horizon import Horizon, choose_horizon, dip_score
+from jaxdiff.sampling.horizon import Candidates, Horizon, choose_horizon
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
@@ -106,6 +107,7 @@ except importlib.metadata.PackageNotFoundError:  # run from its source
 __all__ = [
     "DDIM",
     "EXIT_INTERRUPTED",
+    "Candidates",
     "Checkpoints",
     "ClassLogits",
     "Cosine",
@@ -166,6 +168,7 @@ __all__ = [
     "denoising_target",
     "density_formula",
     "dip_score",
+    "dip_scores",
     "discretization_error",
     "discretized",
     "discretized_formula",

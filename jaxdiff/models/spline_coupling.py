@@ -122,7 +122,7 @@ class _Conditioner(nn.Module):
     @nn.compact
     def __call__(self, x: Array, condition: Array | None) -> Array:
         if not x.shape[1]:  # of one coordinate none is kept, and initializers divide by the number of inputs
-            x = jnp.zeros((len(x), 1), x.dtype)
+            x = jnp.zeros((x.shape[0], 1), x.dtype)
         h = nn.Dense(self.width, name="in")(x)
         if condition is not None:
             h += nn.Dense(self.width, use_bias=False, name="condition")(condition)

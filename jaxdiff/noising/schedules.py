@@ -15,7 +15,6 @@ precision in float32 as t -> 0, where sigma -> 0, and as t -> 1, where alpha -> 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -34,9 +33,9 @@ class VariancePreserving:
 
     beta_min: Array | float = 0.1
     beta_max: Array | float = 20.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (1e-4, 1.0)
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (1e-4, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("beta_min", self.beta_min)
@@ -59,9 +58,9 @@ class SubVariancePreserving:
 
     beta_min: Array | float = 0.1
     beta_max: Array | float = 20.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (1e-2, 1.0)
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (1e-2, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("beta_min", self.beta_min)
@@ -85,9 +84,9 @@ class VarianceExploding:
 
     sigma_min: Array | float = 0.01
     sigma_max: Array | float = 50.0
-    t_min: ClassVar[float] = -math.inf
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    t_min = -math.inf
+    t_max = 1.0
+    working_range = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("sigma_min", self.sigma_min)
@@ -110,9 +109,9 @@ class Karras:
     Karras et al. 2022, arXiv 2206.00364, section 3.
     """
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = math.inf
-    working_range: ClassVar[tuple[float, float]] = (0.002, 80.0)
+    t_min = 0.0
+    t_max = math.inf
+    working_range = (0.002, 80.0)
 
     def alpha(self, t: Time) -> Array:
         return _one_inside(self, t)
@@ -131,9 +130,9 @@ class Cosine:
     """
 
     shift: Array | float = 1.0
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (1e-3, 1.0)
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (1e-3, 1.0)
 
     def __post_init__(self) -> None:
         checks.positive("shift", self.shift)
@@ -160,9 +159,9 @@ class RectifiedFlow:
     Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv 2210.02747.
     """
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (1e-3, 1.0)
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (1e-3, 1.0)
 
     def alpha(self, t: Time) -> Array:
         return 1 - _inside(self, t)
@@ -179,9 +178,9 @@ class OrnsteinUhlenbeck:
     The convention of theory papers, arXiv 2502.10354 among them.
     """
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = math.inf
-    working_range: ClassVar[tuple[float, float]] = (1e-5, 5.0)
+    t_min = 0.0
+    t_max = math.inf
+    working_range = (1e-5, 5.0)
 
     def alpha(self, t: Time) -> Array:
         return jnp.exp(-_inside(self, t))
@@ -198,9 +197,9 @@ class LinearVariance:
     The SDE of the score-based density formula, arXiv 2408.16765, eq. 2.4.
     """
 
-    t_min: ClassVar[float] = 0.0
-    t_max: ClassVar[float] = 1.0
-    working_range: ClassVar[tuple[float, float]] = (1e-5, 1.0)
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (1e-5, 1.0)
 
     def alpha(self, t: Time) -> Array:
         return jnp.sqrt(1 - _inside(self, t))
@@ -223,7 +222,7 @@ class DiscreteVariancePreserving:
     """beta_1, ..., beta_T, shape (T,)."""
     rate_integral: Array
     """B = -log alpha^2 before each step, at t = 0, ..., T - 1, shape (T,)."""
-    t_min: ClassVar[float] = 0.0
+    t_min = 0.0
 
     def __repr__(self) -> str:
         return f"DiscreteVariancePreserving({self.betas.shape[-1]} betas)"

@@ -185,10 +185,10 @@ def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
 
 def check_no_data_left(denoise: Denoiser, t: Time) -> None:
     """Raise ValueError where noise does not dominate at a known time t, where noise is to be the start."""
-    level = checks.known(_level(denoise.schedule, denoise.scale, t))
-    if level is not None and not level < LEAST_NOISE:
+    level, known_t = checks.known(_level(denoise.schedule, denoise.scale, t)), checks.known(t)
+    if level is not None and known_t is not None and not level < LEAST_NOISE:
         raise ValueError(
-            f"the log-SNR at t = {float(checks.known(t)):g} of {denoise.schedule} is {float(level):.3g} at "
+            f"the log-SNR at t = {float(known_t):g} of {denoise.schedule} is {float(level):.3g} at "
             "the "
             f"data's scale, wanted less than {LEAST_NOISE} for a start from pure noise: begin at a larger "
             "time, take a "

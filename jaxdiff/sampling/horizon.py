@@ -34,7 +34,6 @@ from jaxdiff.sampling.budget import (
     optimal_grid,
     score_curvature,
 )
-from jaxdiff.sampling.dip import dip_score as dip_score  # until jaxdiff/__init__.py takes it from there
 from jaxdiff.sampling.starts import Family, check_fit, sampling_error
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 

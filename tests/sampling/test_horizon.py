@@ -1,7 +1,6 @@
 """The choice of a horizon against the oracle's, jitted and not, and what it refuses."""
 
 import dataclasses
-import time
 
 import jax
 import jax.numpy as jnp
@@ -149,25 +148,6 @@ def test_it_is_one_program_under_jit(name):
     np.testing.assert_allclose(jitted.start.log_prob(data), eager.start.log_prob(data), rtol=1e-2, atol=1e-2)
     others = data + 0.01
     assert compilations(lambda: choose(2, others)) == 0
-
-
-def test_a_second_eager_call_takes_little_more_than_a_jitted_one():
-    """At most three times, by the least of several calls each; half of it on a quiet machine."""
-    data, family, denoise = LAW.sample(jax.random.key(0), 4000), starts.gaussian(), LAW.denoiser(KARRAS)
-
-    def choose(key, denoise):
-        return jd.choose_horizon(key, family, denoise, data, num_steps=8)
-
-    def least(call):
-        def seconds(seed):
-            begin = time.perf_counter()
-            jax.block_until_ready(call(jax.random.key(seed), denoise))
-            return time.perf_counter() - begin
-
-        seconds(0)
-        return min(map(seconds, range(1, 8)))
-
-    assert least(choose) < 3 * least(jax.jit(choose)) + 0.005
 
 
 def test_default_horizons_double_where_there_is_room():
