@@ -35,15 +35,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import pictures
+from experiments.networks import applied
 from experiments.optimizers import adamw
 from jaxdiff import data
-from jaxdiff.denoising import parameterizations, quantized
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.denoising.parameterizations import Parameterization
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising import prediction, quantized
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.denoising.prediction import PredictionType
 from jaxdiff.densities.flow import probability_flow
 from jaxdiff.laws import metrics
-from jaxdiff.laws.distributions import Gaussian
 from jaxdiff.laws.fitting import fit_gaussian
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target
@@ -52,8 +56,9 @@ from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.running.checkpoints import Checkpoints
 from jaxdiff.running.progress import Progress
-from jaxdiff.sampling import samplers
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Predictor, Schedule
+from jaxdiff.sampling.driver import integrate_path
+from jaxdiff.sampling.heun import Heun
+from jaxdiff.typing import Array, Denoised, Key, Params, Predictor
 
 SCHEDULE = Karras()
 
@@ -109,8 +114,8 @@ class Problem(NamedTuple):
     """Integer pixels (n, d)."""
     test: Array
     levels: int
-    scale: float
-    """The model's x is (pixels + u) / (levels * scale), up to a shift: its density gains d log(scale)."""
+    unit: float
+    """The model's x is (pixels + u) / (levels * unit), up to a shift: its density gains d log(unit)."""
     num_features: int
     num_outputs: int
     """Of the network, for each pixel."""
@@ -118,15 +123,20 @@ class Problem(NamedTuple):
     target: Callable[[Key, Array, Array], tuple[Array, Denoised]]
     predictor: Callable[[Callable[..., Any]], Predictor]
     """From a network's apply function."""
-    parameterization: Parameterization
+    prediction: PredictionType
     reference: Gaussian | None
     law: Gaussian
     """Of the data's mean and covariance: noised, the law that the sampler starts from."""
+    scale: float
+    """Its own: standard deviation of x."""
     t_min: float
     t_max: float
     """The range of training times; the sampler and the flow run from t_max as well."""
     flow_t_min: float
-    """Where the flow's density is read off: the noise there blurs the edges of the levels."""
+    """Where the flow's density is read off: the noise there blurs the edges of the levels.
+
+    Below t_min the closed form, or the reference, does everything: the denoiser knows the times from here.
+    """
 
 
 def digits() -> Problem:
@@ -134,27 +144,49 @@ def digits() -> Problem:
     split, levels = data.digits(), 17
     train, test = (jnp.asarray(part, jnp.int32) for part in (split.train, split.test))
     encode = functools.partial(data.dequantize, levels=levels)
+    law = fit_gaussian(encode(jax.random.key(0), train))
+    assert isinstance(law, Gaussian)
     return Problem(
         train=train,
         test=test,
         levels=levels,
-        scale=1.0,
+        unit=1.0,
         num_features=1,
         num_outputs=levels,
         encode=encode,
         target=lambda key, pixels, t: quantized.quantized_target(key, SCHEDULE, pixels, t, levels=levels),
-        predictor=lambda network: quantized.predictor(network, quantized.log_histogram(train, levels=levels)),
-        parameterization=quantized.parameterization,
+        predictor=functools.partial(
+            quantized.predictor, log_prior=quantized.log_histogram(train, levels=levels)
+        ),
+        prediction=quantized.prediction,
         reference=None,
-        law=fit_gaussian(encode(jax.random.key(0), train)),
-        t_min=0.01,  # a sixth of a level: below it the closed form does everything
+        law=law,
+        scale=float(law.scale),
+        t_min=0.01,  # a sixth of a level
         t_max=5.0,
         flow_t_min=3e-4,
     )
 
 
+@pytree
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Whitened:
+    """A `Predictor`, whose network is shown beside x the noise that a Gaussian makes out in it.
+
+    There differences of pixels are at their own scale.
+    """
+
+    network: Callable[..., Any]
+    denoise: Denoiser
+
+    def __call__(self, params: Params, x: Array, t: Array) -> Array:
+        sigma = jnp.exp(4 * t)  # `EDM` shows x / hypot(1, sigma) and log(sigma) / 4
+        whitened = self.denoise(x * jnp.hypot(1.0, sigma)[:, None], sigma).noise
+        return self.network(params, jnp.stack([x, whitened], axis=-1), t)[..., 0]
+
+
 def patches() -> Problem:
-    """Photograph patches, standardized, by what their Gaussian leaves over in EDM's parameterization."""
+    """Photograph patches, standardized, by what their Gaussian leaves over in EDM's prediction type."""
     split, levels = data.photograph_patches(), 256
     train, test = (jnp.asarray(part.reshape(len(part), -1), jnp.int32) for part in (split.train, split.test))
     mean, std = float((train + 0.5).mean()) / levels, float(train.std()) / levels
@@ -167,31 +199,21 @@ def patches() -> Problem:
         return denoising_target(noise_key, SCHEDULE, encode(encode_key, pixels), t)
 
     law = fit_gaussian(encode(jax.random.key(0), train))
-    denoise = law.denoiser(SCHEDULE)
-
-    def predictor(network: Callable[..., Any]) -> Predictor:
-        """Beside x the network is shown the Gaussian's noise: differences of pixels, at their own scale."""
-
-        def predict(params: Params, x: Array, t: Array) -> Any:
-            sigma = jnp.exp(4 * t)  # `edm` shows x / hypot(1, sigma) and log(sigma) / 4
-            whitened = denoise(x * jnp.hypot(1.0, sigma)[:, None], sigma).noise
-            return network(params, jnp.stack([x, whitened], axis=-1), t)[..., 0]
-
-        return predict
-
+    assert isinstance(law, Gaussian)
     return Problem(
         train=train,
         test=jax.random.permutation(jax.random.key(0), test),  # a part is evaluated, of both photographs
         levels=levels,
-        scale=std,
+        unit=std,
         num_features=2,
         num_outputs=1,
         encode=encode,
         target=target,
-        predictor=predictor,
-        parameterization=parameterizations.edm(),
+        predictor=functools.partial(_Whitened, denoise=law.denoiser(SCHEDULE)),
+        prediction=prediction.EDM(),
         reference=law,
         law=law,
+        scale=float(law.scale),
         t_min=0.003,
         t_max=80.0,
         flow_t_min=1e-3,
@@ -208,7 +230,7 @@ def main(config: Config, out: pathlib.Path, *, resume: bool = False) -> dict[str
         _check_directory(checkpoints, out, resume)
         problem = PROBLEMS[config.dataset]()
         network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
-    denoise = denoiser(problem, network, training.averaged(state))
+    denoise = model(problem, network, training.averaged(state))
     trained = time.monotonic()
     print("evaluating the held-out log-density", file=sys.stderr)
     figures = {"config": dataclasses.asdict(config), "parameters": _size(state.params)}
@@ -231,7 +253,7 @@ def trained(config: Config, run: str) -> tuple[Problem, Denoiser]:
         out = pathlib.Path(run or passing)
         with Checkpoints(out / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
             network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
-    return problem, denoiser(problem, network, training.averaged(state))
+    return problem, model(problem, network, training.averaged(state))
 
 
 def fit(
@@ -259,22 +281,12 @@ def fit(
         t = times.log_snr_uniform(u, SCHEDULE, t_min=problem.t_min, t_max=problem.t_max).t
         if config.bootstrap:
             mix = config.bootstrap * (step >= config.warm_up)
-            x, target = bootstrapped(problem, target_key, denoiser(problem, network, average), pixels, t, mix)
+            x, target = bootstrapped(problem, target_key, model(problem, network, average), pixels, t, mix)
         else:
             x, target = problem.target(target_key, pixels, t)
-        noisy = functools.partial(network.apply, train=True, rngs={"dropout": dropout_key})
+        denoise = model(problem, network, params, dropout=dropout_key)
         # Uniform in log-SNR and measured in noise, this is the likelihood weighting.
-        return regression_loss(
-            problem.predictor(noisy),
-            params,
-            SCHEDULE,
-            x,
-            target,
-            t,
-            parameterization=problem.parameterization,
-            reference=problem.reference,
-            weight=parameterizations.noise.row,
-        ).mean()
+        return regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
 
     restored = checkpoints.restore(jax.eval_shape(init))
     state = jax.jit(init)() if restored is None else restored.state
@@ -305,35 +317,28 @@ def fit(
     return network, state
 
 
-def denoiser(problem: Problem, network: Mixer, params: Params) -> Denoiser:
-    """What the network makes of a noisy image, without dropout."""
+def model(problem: Problem, network: Mixer, params: Params, *, dropout: Key | None = None) -> Denoiser:
+    """What is trained, with a key for dropout, and sampled and asked for densities, without."""
     return make_denoiser(
-        problem.predictor(network.apply),
+        problem.predictor(applied(network, dropout)),
         params,
         SCHEDULE,
-        parameterization=problem.parameterization,
+        shape=problem.train.shape[1:],
+        scale=problem.scale,
+        prediction=problem.prediction,
         reference=problem.reference,
+        t_min=problem.flow_t_min,
+        t_max=problem.t_max,
     )
 
 
 def bootstrapped(
-    problem: Problem, key: Key, teacher: Denoiser, pixels: Array, t: Array, mix: Array
+    problem: Problem, key: Key, teacher: Denoiser, pixels: Array, t: Array, mix: Array | float
 ) -> tuple[Array, Denoised]:
     """x_t and its target, mixed with the teacher's estimate at half the noise of t."""
     encode_key, key = jax.random.split(key)
     x = problem.encode(encode_key, pixels)
-    return half_noise_target(key, teacher, SCHEDULE, x, t, mix=mix, t_min=problem.t_min)
-
-
-def half_noise_target(
-    key: Key, teacher: Denoiser, schedule: Schedule, x: Array, t: Array, *, mix: Array, t_min: float
-) -> tuple[Array, Denoised]:
-    """`bootstrapped_target` with the earlier level at half the noise of t, no less than that of t_min."""
-    s = jax.vmap(lambda t: bootstrap.earlier_time(schedule, t, 0.5, t_min=t_min))(t)
-    rho = jax.vmap(lambda s, t: bootstrap.noise_correlation(schedule, s, t))(s, t)
-    # Where s meets t_min the two levels draw together, and the teacher would only repeat the network.
-    mix = jnp.clip(mix * (1 - rho**2) / 0.75, 0.0, 1.0)
-    return bootstrap.bootstrapped_target(key, teacher, schedule, x, s, t, mix=mix)
+    return bootstrap.half_noise_target(key, teacher, x, t, mix=mix, t_min=problem.t_min)
 
 
 def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, Any]:
@@ -344,27 +349,23 @@ def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, A
         SCHEDULE, config.evaluation_steps, t_max=problem.t_max, t_min=problem.flow_t_min
     )[::-1]
 
-    @jax.jit
-    def log_density(x: Array) -> Array:
-        return probability_flow(
-            flow_key,
-            denoise,
-            SCHEDULE,
-            x,
-            grid,
-            num_probes=config.num_probes,
-            start=problem.law.perturbed(SCHEDULE, problem.t_max),
-        ).value
-
+    values = probability_flow(
+        flow_key,
+        denoise,
+        x,
+        grid,
+        num_probes=config.num_probes,
+        start=problem.law.perturbed(SCHEDULE, problem.t_max),
+    ).value
     size = x.shape[1]
-    nats = np.asarray(log_density(x), np.float64) - size * math.log(problem.scale)
+    nats = pictures.finite("log-densities", values).astype(np.float64) - size * math.log(problem.unit)
     error = float(nats.std(ddof=1) / math.sqrt(len(nats)))  # over images; the probes' own noise is in it
     return {
         "held_out_nats": float(nats.mean()),
         "held_out_nats_standard_error": error,
         "bits_per_dimension": float(data.bits_per_dimension(nats.mean(), size, levels=problem.levels)),
         "bits_per_dimension_standard_error": error / (size * math.log(2)),
-        "gaussian_nats": float(problem.law.log_prob(x).mean()) - size * math.log(problem.scale),
+        "gaussian_nats": float(problem.law.log_prob(x).mean()) - size * math.log(problem.unit),
         "pixel_histogram_nats": float(_histogram_nats(problem)),
     }
 
@@ -377,12 +378,16 @@ def _histogram_nats(problem: Problem) -> Array:
 
 
 def draw_samples(config: Config, problem: Problem, denoise: Denoiser) -> Array:
-    """The trajectory of the sampler, shape (42, num_samples, d): 40 Heun steps and the denoised end."""
+    """The trajectory of the sampler, shape (42, num_samples, d): 40 Heun steps and the denoised end.
+
+    Raises FloatingPointError for samples that are not finite.
+    """
     start_key, key = jax.random.split(jax.random.key(2))
     x = problem.law.perturbed(SCHEDULE, problem.t_max).sample(start_key, config.num_samples)
     grid = times.power_grid(40, t_max=problem.t_max, t_min=2e-3, rho=7)
-    grid = jnp.append(grid, 0.0)
-    return jax.jit(functools.partial(samplers.sample_path, key, samplers.heun(denoise, SCHEDULE)))(x, grid)
+    path = integrate_path(key, denoise, x, times.to_clean(SCHEDULE, grid), sampler=Heun())
+    pictures.finite("samples", path[-1])
+    return path
 
 
 def compare(config: Config, problem: Problem, samples: Array) -> dict[str, Any]:
@@ -402,22 +407,19 @@ def compare(config: Config, problem: Problem, samples: Array) -> dict[str, Any]:
 
 def draw(problem: Problem, path: Array, out: pathlib.Path) -> None:
     """figure.png: real and generated images, the loss curve, and one trajectory in eight frames."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    def tiles(images: Array, across: int) -> np.ndarray:
-        grid = np.asarray(images)[: across * (len(images) // across)].reshape(-1, across, 8, 8)
-        padded = np.pad(grid, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=np.nan)
-        return padded.swapaxes(1, 2).reshape(padded.shape[0] * 10, across * 10)
+    plt = pictures.pyplot()
 
     real = problem.encode(jax.random.key(4), problem.test[:64])
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     figure, axes = plt.subplot_mosaic(
         "ab;cc;dd", figsize=(9, 9), height_ratios=[5, 2, 3], layout="constrained"
     )
-    limits = {"cmap": "gray_r", "vmin": float(real.min()), "vmax": float(real.max())}
+    white = float(real.min())
+    limits = {"cmap": "gray_r", "vmin": white, "vmax": float(real.max())}
+
+    def tiles(x: Array, across: int) -> np.ndarray:
+        return pictures.tiles(x.reshape(-1, 8, 8, 1), across, line=white)
+
     axes["a"].imshow(tiles(real, 8), **limits)
     axes["a"].set_title("held-out images")
     axes["b"].imshow(tiles(path[-1, :64], 8), **limits)

@@ -44,12 +44,24 @@ def main(
     data: pathlib.Path | None = None,
     resume: bool = False,
     profile: pathlib.Path | None = None,
+    keep_dtype: bool = False,
 ) -> dict[str, Any]:
-    """Train, sample and evaluate; returns the figures, which figures.json holds too."""
+    """Train, sample and evaluate; returns the figures, which figures.json holds too.
+
+    On CPUs a model of bfloat16 is trained in float32 unless keep_dtype says that its precision was asked for.
+    """
     from experiments.train import evaluation, problems, trainer  # after jax.distributed.initialize
 
     began = time.monotonic()
     problem = problems.load(config, data)
+    single = configs.in_single_precision(config)
+    if single != config and not keep_dtype and jax.devices()[0].platform == "cpu":
+        config = single
+        if jax.process_index() == 0:
+            print(
+                "training in float32, since bfloat16 is slow on CPUs; --model.dtype bfloat16 keeps it",
+                file=sys.stderr,
+            )
     run = trainer.prepare(config, problem)
     state = trainer.fit(run, out, resume=resume, profile=profile)
     if jax.process_index() == 0:
@@ -123,7 +135,14 @@ def command_line(arguments: list[str] | None = None) -> None:
     out = flags.out or pathlib.Path("results") / f"train-{flags.config}"
     try:
         config = configs.overridden(config, values)
-        figures = main(config, out, data=flags.data, resume=flags.resume, profile=flags.profile)
+        figures = main(
+            config,
+            out,
+            data=flags.data,
+            resume=flags.resume,
+            profile=flags.profile,
+            keep_dtype="model.dtype" in values,
+        )
     except ConnectionError as error:  # another process is gone: all of them are to be started again
         own.exit(training.EXIT_INTERRUPTED, f"{own.prog}: {error}\n")
     except (OSError, ValueError, ImportError, FloatingPointError) as error:

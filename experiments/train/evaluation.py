@@ -1,10 +1,11 @@
 """How good a trained model is: held-out bits per dimension, and the distance of its samples to images.
 
 Bits. Of held-out images, dequantized, the density formula without extrapolation
-(`jaxdiff.densities.formula`): in the mean over noise levels from sigma_min to sigma_max, with the data's
-Gaussian as start and as control variate, the evidence lower bound of the reverse process in continuous time,
-for images with noise sigma_min, which is under a seventh of a level of 256. Its standard error is over
-images; the noise of the estimate is in it. Beside it the Gaussian's own log-density.
+(`jaxdiff.densities.formula`): in the mean over the denoiser's working range, from sigma_min to sigma_max
+unless these go beyond EDM's, with the data's Gaussian as start and as control variate, the evidence lower
+bound of the reverse process in continuous time, for images with noise sigma_min, which is under a seventh of
+a level of 256. Its standard error is over images; the noise of the estimate is in it. Beside it the
+Gaussian's own log-density.
 
 Frechet distance, on features that nobody trained: 32 leading principal components of the pixels, and 32 of
 random local filters' rectified answers,
@@ -24,13 +25,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.pictures import finite
 from experiments.train import figures
-from experiments.train.problems import Problem, Reference
+from experiments.train.problems import Problem
 from experiments.train.trainer import SCHEDULE, Run, first_average
 from jaxdiff import data
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws import metrics
-from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.learning.training import TrainState
 from jaxdiff.typing import Array, Key, Params
 
@@ -78,39 +80,37 @@ def log_densities(run: Run, params: Params) -> np.ndarray:
         )
     pilots = devices * -(-8 // devices)
     chosen = np.random.default_rng(0).choice(len(problem.train), size=pilots, replace=False)
-    ends = {"t_min": config.sigma_min, "t_max": config.sigma_max, "rows_per_call": _ROWS * devices}
+    together = _ROWS * devices
 
-    def nats(params: Params, reference: Reference, key: Key, pilot: Array, pixels: Array) -> Array:
-        denoise, law = run.learner.denoiser(params, reference), reference.law
+    def nats(params: Params, law: Shaped, key: Key, pilot: Array, pixels: Array) -> Array:
+        denoise = run.learner.model(law, params)
         keys = jax.random.split(key, 3)
         # A network errs at some noise levels more than at others; few training images show where.
         time_density = pilot_time_density(
             keys[0],
             denoise,
-            SCHEDULE,
             problem.encode(keys[1], pilot),
             num_evaluations=config.evaluations,
             num_bins=max(1, config.evaluations // 16),
             reference=law,
-            **ends,
+            rows_per_call=together,
         )
         return density_formula(
             keys[2],
             denoise,
-            SCHEDULE,
             _held_out(problem, pixels),
             num_evaluations=config.evaluations,
             reference=law,
-            start=law.perturbed(SCHEDULE, config.sigma_max),
+            start=law.perturbed(SCHEDULE, denoise.working_range[1]),
             extrapolate=False,
             time_density=time_density,
-            **ends,
+            rows_per_call=together,
         ).value
 
     compiled = jax.jit(nats, out_shardings=layout.replicated)
-    reference, key = layout.place((run.reference, jax.random.key(1)))
+    law, key = layout.place((problem.law, jax.random.key(1)))
     pilot, pixels = layout.place_rows((problem.train[chosen], problem.test[:rows]))
-    values = np.asarray(compiled(params, reference, key, pilot, pixels), np.float64)
+    values = finite("log-densities", compiled(params, law, key, pilot, pixels)).astype(np.float64)
     return values - math.prod(problem.shape) * math.log(problem.std)
 
 
@@ -118,7 +118,7 @@ def gaussian_log_densities(problem: Problem, rows: int) -> np.ndarray:
     """The same of the Gaussian alone, at the data themselves."""
 
     @jax.jit
-    def nats(law: Gaussian, pixels: Array) -> Array:
+    def nats(law: Shaped, pixels: Array) -> Array:
         return law.log_prob(_held_out(problem, pixels))
 
     values = np.asarray(nats(problem.law, problem.test[:rows]), np.float64)
@@ -126,7 +126,7 @@ def gaussian_log_densities(problem: Problem, rows: int) -> np.ndarray:
 
 
 def _held_out(problem: Problem, pixels: Array) -> Array:
-    """The rows of held-out images, with the same dequantization for every model."""
+    """Held-out images x, with the same dequantization for every model."""
     return problem.encode(jax.random.key(4), pixels)
 
 
@@ -140,7 +140,7 @@ def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]
         return jnp.asarray(features((pixels + 0.5) / problem.levels))
 
     def quantized(x: np.ndarray) -> np.ndarray:
-        """Rows as the levels that images have."""
+        """x as the levels that images have."""
         return np.asarray(data.quantize(jnp.asarray(problem.images(x)), levels=problem.levels))
 
     held_out = of_pixels(problem.test[:n])

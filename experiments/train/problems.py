@@ -1,7 +1,7 @@
 """The data sets, and the Gaussian beside the model: a start, a yardstick, and what the model may build on.
 
-Images are integers p in {0, ..., L - 1}; what is learned is x = ((p + u) / L - mean) / std, rows of
-d = height * width * channels numbers, u uniform. The Gaussian has the mean and covariance of x,
+Images are integers p in {0, ..., L - 1}; what is learned is x = ((p + u) / L - mean) / std, u uniform. The
+Gaussian has the mean and covariance of x,
 
     full          the sample covariance of the training rows
     stationary    of each pair of channels and difference of places the mean over all such pairs of pixels
@@ -24,7 +24,8 @@ from jaxdiff._numerics.randomness import per_row
 from jaxdiff.data import Split, image_sets
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Schedule, Time
+from jaxdiff.laws.shaped import Shaped
+from jaxdiff.typing import Array, Key
 
 _CHUNK = 1000  # images transformed together
 
@@ -38,8 +39,8 @@ class Problem(NamedTuple):
     levels: int
     mean: float
     std: float
-    law: Gaussian
-    """Of rows x."""
+    law: Shaped
+    """Of images x."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,44 +48,12 @@ class Problem(NamedTuple):
         return self.train.shape[1:]
 
     def encode(self, key: Key, pixels: Array) -> Array:
-        """Rows x of images, dequantized; row i depends on (key, i) and the image only."""
-        rows = pixels.reshape(len(pixels), -1)
-        return (data.dequantize(key, rows, levels=self.levels) - self.mean) / self.std
+        """Images x, of the shape of pixels, dequantized; row i depends on (key, i) and the image only."""
+        return (data.dequantize(key, pixels, levels=self.levels) - self.mean) / self.std
 
     def images(self, x: np.ndarray) -> np.ndarray:
-        """Rows as images in [0, 1], to be looked at."""
-        return np.clip(self.mean + self.std * x, 0, 1).reshape(-1, *self.shape)
-
-
-class Reference(NamedTuple):
-    """A Gaussian that denoises a batch by two products of matrices, under schedules with alpha = 1.
-
-    The law's own denoiser, which also serves mixtures, takes four times as long in 3,072 dimensions.
-    """
-
-    law: Gaussian
-
-    def sample(self, key: Key, n: int) -> Array:
-        return self.law.sample(key, n)
-
-    def log_prob(self, x: Array) -> Array:
-        return self.law.log_prob(x)
-
-    def perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
-        return self.law.perturbed(schedule, t)
-
-    def denoiser(self, schedule: Schedule) -> Denoiser:
-        values, basis = self.law.covariance
-        assert basis is not None
-
-        def denoise(x: Array, t: Time) -> Denoised:
-            sigma = jnp.broadcast_to(jnp.vectorize(schedule.sigma)(t), x.shape[:1])[:, None]
-            turned = jnp.matmul(x - self.law.mean[None], basis, precision=jax.lax.Precision.HIGHEST)
-            gain = sigma / (values[None] + sigma**2)
-            noise = jnp.matmul(gain * turned, basis.T, precision=jax.lax.Precision.HIGHEST)
-            return Denoised(x - sigma * noise, noise)
-
-        return denoise
+        """Images x with values in [0, 1], to be looked at."""
+        return np.clip(self.mean + self.std * x, 0, 1)
 
 
 def load(config: Config, directory: pathlib.Path | None) -> Problem:
@@ -121,7 +90,7 @@ def _read(config: Config, directory: pathlib.Path | None) -> tuple[Split, int]:
     return {"cifar10": image_sets.cifar10, "mnist": image_sets.mnist}[config.dataset](directory), 256
 
 
-def _gaussian(images: np.ndarray, noise_variance: float, *, stationary: bool) -> Gaussian:
+def _gaussian(images: np.ndarray, noise_variance: float, *, stationary: bool) -> Shaped:
     """Fitted to images and the variance of their dequantization, which no direction has less than."""
     size = images[0].size
     mean = images.mean((0, 1, 2) if stationary else 0, dtype=np.float64)
@@ -136,7 +105,7 @@ def _gaussian(images: np.ndarray, noise_variance: float, *, stationary: bool) ->
     values = np.maximum(values, 0) + noise_variance
     mean = np.broadcast_to(mean, images.shape[1:]).ravel()
     mean, values, basis = (jnp.asarray(array, jnp.float32) for array in (mean, values, basis))
-    return Gaussian(mean, Spectrum(values, basis))
+    return Shaped(Gaussian(mean, Spectrum(values, basis)), images.shape[1:])
 
 
 def _stationary_covariance(images: np.ndarray) -> np.ndarray:

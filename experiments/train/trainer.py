@@ -1,5 +1,6 @@
 """The model of a config, its loss, and the loop: any devices, any processes, stopped and resumed."""
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -13,15 +14,18 @@ import numpy as np
 import optax
 from jax.typing import ArrayLike
 
-from experiments.quickstart import half_noise_target
+from experiments.networks import applied
+from experiments.optimizers import clipped_adamw
+from experiments.pictures import finite
 from experiments.train import configs, figures
 from experiments.train.configs import Config
-from experiments.train.problems import Problem, Reference, flipped
+from experiments.train.problems import Problem, flipped
+from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.data import feeds
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.denoising.parameterizations import Parameterization
-from jaxdiff.learning import ema, training
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.learning.training import Metrics, TrainState
@@ -30,93 +34,85 @@ from jaxdiff.noising.schedules import Karras
 from jaxdiff.running.checkpoints import Checkpoints
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.progress import Progress
-from jaxdiff.sampling import samplers, starts
-from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor
+from jaxdiff.sampling import starts
+from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.heun import Heun
+from jaxdiff.typing import Array, Key, Params, StartLaw
 
 SCHEDULE = Karras()
 
-# EDM's row, of x and t as they are: `Learner` scales them itself, so that the reference is asked once.
-_EDM = Parameterization(parameterizations.edm().row)
+# EDM's row, of x and t as they are: `_Shown` scales them itself, so that what it asks of the reference is the
+# same as what the skip does, and is computed once.
+_EDM = prediction.Reading("EDM", prediction.EDM().row)
 
 
 class Learner(NamedTuple):
-    """A config's network on its problem's rows."""
+    """A config's network on images of its problem's shape."""
 
     config: Config
     shape: tuple[int, ...]
 
     def init(self, key: Key) -> Params:
-        features = jnp.zeros((1, *self._shown), jnp.float32)
+        place = (1, *self.shape) if self.config.shown == "images" else (1, int(np.prod(self.shape)))
+        features = jnp.zeros((*place[:-1], place[-1] * (1 + self.config.reference)), jnp.float32)
         return self.config.model.init(key, features, jnp.zeros(1, jnp.float32))
 
-    def predictor(self, reference: Reference, **options: Any) -> Predictor:
-        """In EDM's row; options go to the network."""
-
-        def predict(params: Params, x: Array, t: Array) -> Array:
-            inputs = jax.vmap(lambda x, t: parameterizations.edm().inputs(SCHEDULE, x, t))
-            scaled, level = inputs(x, t)
-            parts = [scaled]
-            if self.config.reference:
-                parts.append(reference.denoiser(SCHEDULE)(x, t).noise)
-            rows = [part.reshape(-1, *self._place) for part in parts]
-            answer = self.config.model.apply(params, jnp.concatenate(rows, axis=-1), level, **options)
-            return jnp.asarray(answer)[..., : self._place[-1]].reshape(x.shape)
-
-        return predict
-
-    def denoiser(self, params: Params, reference: Reference) -> Denoiser:
-        """Without dropout."""
-        return self._denoiser(self.predictor(reference), params, reference)
+    def model(self, law: Distribution, params: Params, *, dropout: Key | None = None) -> Denoiser:
+        """What is trained, with a key for dropout, and sampled and asked for densities, without."""
+        reference = law if self.config.reference else None
+        return make_denoiser(
+            _Shown(applied(self.config.model, dropout), reference, self.config.shown == "vectors"),
+            params,
+            SCHEDULE,
+            shape=self.shape,
+            prediction=_EDM,
+            reference=reference,
+            t_min=self.config.sigma_min,
+            t_max=self.config.sigma_max,
+        )
 
     def loss(
-        self, reference: Reference, params: Params, average: Params, step: Array, key: Key, x: Array
+        self, law: Distribution, params: Params, average: Params, step: Array, key: Key, x: Array
     ) -> Array:
         """Mean squared error for a pixel's channel, in the units that config.weight says."""
         config = self.config
         time_key, target_key, dropout_key = jax.random.split(key, 3)
         u = times.stratified(time_key, len(x))
+        ends = {"t_min": config.sigma_min, "t_max": config.sigma_max}
         if config.weight == "edm":
-            t, weight = times.log_normal(u).t, _EDM.row
+            t, weight = times.log_normal(u, SCHEDULE, **ends).t, _EDM.row
         else:
-            t = times.log_snr_uniform(u, SCHEDULE, t_min=config.sigma_min, t_max=config.sigma_max).t
-            weight = parameterizations.noise.row
+            t, weight = times.log_snr_uniform(u, SCHEDULE, **ends).t, prediction.noise.row
         if config.bootstrap:
             mix = config.bootstrap * (step >= config.bootstrap_after)
-            teacher = self.denoiser(average, reference)
-            x_t, target = half_noise_target(
-                target_key, teacher, SCHEDULE, x, t, mix=mix, t_min=config.sigma_min
+            teacher = self.model(law, average)
+            x_t, target = bootstrap.half_noise_target(
+                target_key, teacher, x, t, mix=mix, t_min=config.sigma_min
             )
         else:
             x_t, target = denoising_target(target_key, SCHEDULE, x, t)
-        losses = regression_loss(
-            self.predictor(reference, train=True, rngs={"dropout": dropout_key}),
-            params,
-            SCHEDULE,
-            x_t,
-            target,
-            t,
-            parameterization=_EDM,
-            reference=reference if config.reference else None,
-            weight=weight,
-        )
-        return losses.mean() / x[0].size
+        denoise = self.model(law, params, dropout=dropout_key)
+        return regression_loss(denoise, x_t, target, t, weight=weight).mean() / x[0].size
 
-    @property
-    def _place(self) -> tuple[int, ...]:
-        return self.shape if self.config.shown == "images" else (int(np.prod(self.shape)),)
 
-    @property
-    def _shown(self) -> tuple[int, ...]:
-        return (*self._place[:-1], self._place[-1] * (1 + self.config.reference))
+@pytree
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Shown:
+    """A `Predictor` in EDM's row, whose network is shown the noise that the reference makes out, beside x."""
 
-    def _denoiser(self, predict: Predictor, params: Params, reference: Reference) -> Denoiser:
-        return make_denoiser(
-            predict,
-            params,
-            SCHEDULE,
-            parameterization=_EDM,
-            reference=reference if self.config.reference else None,
-        )
+    network: Callable[..., Any]
+    reference: Distribution | None
+    as_vectors: bool
+
+    def __call__(self, params: Params, x: Array, t: Array) -> Array:
+        scaled, level = jax.vmap(lambda x, t: prediction.EDM().inputs(SCHEDULE, x, t))(x, t)
+        parts = [scaled]
+        if self.reference is not None:
+            parts.append(self.reference.denoiser(SCHEDULE)(x, t).noise)
+        if self.as_vectors:
+            parts = [part.reshape(len(x), -1) for part in parts]
+        answer = self.network(params, jnp.concatenate(parts, axis=-1), level)
+        return jnp.asarray(answer)[..., : parts[0].shape[-1]].reshape(x.shape)
 
 
 class Run(NamedTuple):
@@ -126,18 +122,17 @@ class Run(NamedTuple):
     problem: Problem
     learner: Learner
     layout: Layout
-    start: Any
+    start: StartLaw
     """The law that sampling begins from, at config.horizon."""
 
-    @property
-    def reference(self) -> Reference:
-        return Reference(self.problem.law)
-
     def sample(self, params: Params, key: Key, n: int, num_steps: int) -> np.ndarray:
-        """n rows by Heun's method from the start law, to the denoiser's estimate; on all devices."""
+        """n images x by Heun's method from the start law, to the denoiser's estimate; on all devices.
+
+        Raises FloatingPointError where one is not finite.
+        """
         place = self.layout.place
         draw = _sampler(self.config, self.learner, self.layout, n, num_steps)
-        return np.asarray(draw(params, place(self.reference), place(self.start), place(key)))[:n]
+        return finite("samples", draw(params, place(self.problem.law), place(self.start), place(key)))[:n]
 
 
 @functools.cache  # one compiled function for all grids of samples
@@ -146,12 +141,12 @@ def _sampler(
 ) -> Callable[..., Array]:
     rows = layout.mesh.size * -(-n // layout.mesh.size)
 
-    def draw(params: Params, reference: Reference, start: Any, key: Key) -> Array:
+    def draw(params: Params, law: Distribution, start: StartLaw, key: Key) -> Array:
         start_key, key = jax.random.split(key)
         x = jax.lax.with_sharding_constraint(start.sample(start_key, rows), layout.by_rows)
         grid = times.power_grid(num_steps, t_max=config.horizon, t_min=config.sigma_min, rho=7)
-        heun = samplers.heun(learner.denoiser(params, reference), SCHEDULE)
-        return samplers.sample(key, heun, x, jnp.append(grid, 0.0))
+        grid = times.to_clean(SCHEDULE, grid)
+        return integrate(key, learner.model(law, params), x, grid, sampler=Heun())
 
     return jax.jit(draw, out_shardings=layout.replicated)
 
@@ -181,13 +176,7 @@ def optimizer(config: Config) -> optax.GradientTransformation:
         fallen = 1.0 if config.decay_after is None else jnp.maximum(1.0, step / config.decay_after) ** -0.5
         return config.learning_rate * grown * fallen
 
-    decayed = optax.adamw(
-        rate,
-        b2=0.99,
-        weight_decay=config.weight_decay,
-        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-    )
-    return optax.chain(optax.clip_by_global_norm(1.0), decayed)
+    return clipped_adamw(rate, config.weight_decay)
 
 
 def first_average(state: TrainState) -> Params:
@@ -212,19 +201,15 @@ def fit(
     def init() -> TrainState:
         return training.init_state(run.learner.init(init_key), rule, ema_decay=decays)
 
-    def step(reference: Reference, key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-        def plain(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
-            average = first_average(state)
-
-            def loss(params: Params, key: Key, batch: Any) -> Array:
-                return run.learner.loss(reference, params, average, state.step, key, batch)
-
-            make = training.make_train_step
-            return make(loss, rule, ema_decay=decays, num_microbatches=config.num_microbatches)(
-                key, state, batch
-            )
-
-        return data_parallel(plain, layout, engine=config.engine)(key, state, batch)
+    def step(law: Distribution, key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        joint = bootstrap.make_joint_step(
+            functools.partial(run.learner.loss, law),
+            rule,
+            ema_decay=decays,
+            num_microbatches=config.num_microbatches,
+            teacher=first_average,
+        )
+        return data_parallel(joint, layout, engine=config.engine)(key, state, batch)
 
     def draw(key: Key, pixels: Array) -> Array:
         flip_key, encode_key = jax.random.split(key)
@@ -252,8 +237,8 @@ def fit(
             state = training.train(
                 layout.place(key),
                 state,
-                # The reference is an argument of the compiled loop, being too large for a constant.
-                jax.tree_util.Partial(step, layout.place(run.reference)),
+                # The law is an argument of the compiled loop, being too large for a constant.
+                jax.tree_util.Partial(step, layout.place(run.problem.law)),
                 draw,
                 num_steps=config.steps,
                 feed=layout.feed(rows),

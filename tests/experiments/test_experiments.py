@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments import quickstart
+from experiments import pictures, quickstart
 from jaxdiff import Checkpoints
 
 CONFIG = quickstart.smoke()
@@ -108,7 +108,10 @@ def test_the_histogram_is_the_floor_of_an_untrained_network():
     problem = quickstart.digits()
     config = dataclasses.replace(CONFIG, evaluation_rows=24, evaluation_steps=24, num_probes=8)
     silent = problem.predictor(lambda params, x, t: jnp.zeros((*x.shape[:2], 17)))
-    denoise = make_denoiser(silent, None, quickstart.SCHEDULE, parameterization=problem.parameterization)
+    denoise = make_denoiser(
+        silent, None, quickstart.SCHEDULE, shape=(64,), scale=problem.scale, prediction=problem.prediction,
+        t_min=problem.flow_t_min, t_max=problem.t_max,
+    )  # fmt: skip
     got = quickstart.evaluate(config, problem, denoise)
     pixels = np.asarray(problem.test[:24])
     counts = np.stack([(np.asarray(problem.train) == k).sum(0) for k in range(17)], axis=1).astype(float)
@@ -118,3 +121,58 @@ def test_the_histogram_is_the_floor_of_an_untrained_network():
     wanted = np.take_along_axis(log_prior.T, pixels, axis=0).sum(1)
     # the noise at the flow's end blurs the levels' edges, which costs some tenths of a nat
     assert got["held_out_nats"] == pytest.approx(wanted.mean(), abs=1.0)
+
+
+def test_one_denoiser_is_trained_sampled_and_asked_for_densities():
+    """Dropout, of a key, is all that is different about the one that is trained."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxdiff.models import Mixer
+
+    problem = quickstart.patches()
+    network = Mixer(num_outputs=1, channels=8, num_blocks=1, dropout=0.5)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 64, 2)), jnp.zeros(1))
+    # The network is silent at initialization.
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(3), p.shape), params)
+    x, t = jnp.ones((3, 64)), jnp.array([0.1, 1.0, 10.0])
+
+    def answer(*keys):
+        denoise = quickstart.model(problem, network, params, **dict(zip(["dropout"], keys, strict=False)))
+        assert (denoise.t_min, denoise.t_max) == (problem.flow_t_min, problem.t_max)
+        return np.asarray(denoise(x, t).noise)
+
+    np.testing.assert_array_equal(answer(), answer())
+    np.testing.assert_array_equal(answer(jax.random.key(1)), answer(jax.random.key(1)))
+    for keys in ((), (jax.random.key(2),)):
+        assert abs(answer(jax.random.key(1)) - answer(*keys)).max() > 1e-3
+
+
+def test_samples_that_are_not_finite_are_refused():
+    import jax.numpy as jnp
+
+    from jaxdiff import as_denoiser
+    from jaxdiff.typing import Denoised
+
+    problem = quickstart.digits()
+
+    def broken(x, t):
+        return Denoised(x.at[3, 5].set(jnp.nan), jnp.zeros_like(x))
+
+    denoise = as_denoiser(broken, quickstart.SCHEDULE, shape=(64,), scale=problem.scale, t_min=3e-4)
+    with pytest.raises(FloatingPointError, match="1 of 16 samples are not finite, the first at row 3"):
+        quickstart.draw_samples(CONFIG, problem, denoise)
+    with pytest.raises(FloatingPointError, match="2 of 3 values"):
+        pictures.finite("values", [0.0, np.inf, np.nan])
+    np.testing.assert_array_equal(pictures.finite("values", [[1.0, 2.0]]), [[1.0, 2.0]])
+
+
+def test_tiles_are_framed_and_in_whole_rows():
+    images = np.arange(1.0, 6.0)[:, None, None, None] * np.ones((5, 2, 3, 1))
+    got = pictures.tiles(images, 2, line=0.0)
+    assert got.shape == (2 * 4, 2 * 5)  # the fifth would begin a third row
+    for number, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)], 1):
+        tile = got[4 * row : 4 * row + 4, 5 * column : 5 * column + 5]
+        np.testing.assert_array_equal(tile[1:-1, 1:-1], number)
+        assert tile.sum() == 6 * number
+    assert pictures.tiles(np.ones((1, 2, 2, 3)), 8).shape == (4, 4, 3)

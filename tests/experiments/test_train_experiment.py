@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from experiments.train import configs, evaluation, problems, trainer
 from experiments.train.configs import CONFIGS, smoke
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.learning import training
 from jaxdiff.models import ResidualMLP, UNet
 from jaxdiff.running.parallel import Layout, data_mesh
@@ -90,7 +92,7 @@ def test_the_average_is_listened_to_when_it_knows_something(finished):
     x = run.problem.law.sample(jax.random.key(0), 16)
     loss = jax.jit(run.learner._replace(config=config).loss)
     taught = [
-        [loss(run.reference, end.params, average, jnp.int32(step), jax.random.key(1), x) for step in (2, 3)]
+        [loss(run.problem.law, end.params, average, jnp.int32(step), jax.random.key(1), x) for step in (2, 3)]
         for average in (end.params, other)
     ]
     assert taught[0][0] == taught[1][0]
@@ -111,8 +113,8 @@ def test_an_untrained_model_has_the_bits_of_its_gaussian(finished):
 def test_frechet_features_tell_noise_from_images(finished):
     problem = finished[0].problem
     train = (problem.train[:300] / problem.levels - problem.mean) / problem.std
-    real, noise = train.reshape(300, -1), np.random.default_rng(0).normal(size=(300, 64))
-    of_real, of_noise = (evaluation.frechet_distances(problem, x) for x in (real, noise))
+    noise = np.random.default_rng(0).normal(size=train.shape)
+    of_real, of_noise = (evaluation.frechet_distances(problem, x) for x in (train, noise))
     assert of_real["frechet_samples"] < 2 * of_real["frechet_training_images"]
     assert of_noise["frechet_samples"] > 10 * of_real["frechet_samples"]
 
@@ -122,13 +124,13 @@ def test_every_config_s_model_takes_its_data(name):
     shape = (8, 8, 1) if CONFIGS[name].dataset == "digits" else (32, 32, 3)
     size, config = math.prod(shape), CONFIGS[name]
     learner = trainer.Learner(config, shape)
-    law = Gaussian(jnp.zeros(size), Spectrum(jnp.ones(size), jnp.eye(size)))
+    law = Shaped(Gaussian(jnp.zeros(size), Spectrum(jnp.ones(size), jnp.eye(size))), shape)
 
     def denoised(key):
         params = learner.init(key)
-        return learner.denoiser(params, problems.Reference(law))(jnp.ones((2, size)), jnp.ones(2))
+        return learner.model(law, params, dropout=key)(jnp.ones((2, *shape)), jnp.ones(2))
 
-    assert jax.eval_shape(denoised, jax.random.key(0)).data.shape == (2, size)
+    assert jax.eval_shape(denoised, jax.random.key(0)).data.shape == (2, *shape)
 
 
 def test_a_stationary_covariance_is_the_mean_over_equal_differences():
@@ -149,11 +151,61 @@ def test_a_stationary_covariance_is_the_mean_over_equal_differences():
     np.testing.assert_allclose(got, wanted.reshape(24, 24), atol=1e-10)
 
 
-def test_the_reference_is_the_law_s_own_denoiser(finished):
-    law = finished[0].problem.law
-    x, t = law.sample(jax.random.key(0), 6), jnp.geomspace(0.002, 80.0, 6)
-    own, fast = (jax.jit(one.denoiser(trainer.SCHEDULE))(x, t) for one in (law, problems.Reference(law)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), fast, own)
+def test_the_network_learns_what_the_reference_leaves_over(finished):
+    """An untrained one is silent; where the gain of one pixel's own output is 1, it adds in EDM's row."""
+    run, _, _, _ = finished
+    law, shape = run.problem.law, run.problem.shape
+    x, t = 3 * law.sample(jax.random.key(0), 6), jnp.geomspace(0.002, 80.0, 6)
+    params = run.learner.init(jax.random.key(0))
+    silent, own = run.learner.model(law, params)(x, t), law.denoiser(trainer.SCHEDULE)(x, t)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), silent, own)
+    seen = []
+
+    def shown(params, features, level):
+        seen.append((features, level))
+        return jnp.ones((len(features), 64))
+
+    got = trainer._Shown(shown, law, as_vectors=True)(None, x, t)
+    assert got.shape == x.shape
+    (features, level), scale = seen[0], np.sqrt(1 + np.asarray(t) ** 2)
+    np.testing.assert_allclose(level, np.log(t) / 4, atol=1e-6)
+    rows = x.reshape(6, -1) / scale[:, None]
+    wanted = np.concatenate([rows, own.noise.reshape(6, -1)], axis=1)
+    np.testing.assert_allclose(features, wanted, rtol=1e-5, atol=1e-5)
+    without = trainer._Shown(lambda params, features, level: features, None, as_vectors=False)(None, x, t)
+    np.testing.assert_allclose(without, rows.reshape(6, *shape), rtol=1e-5)
+
+
+def test_samples_that_are_not_finite_are_refused(finished):
+    run, _, _, end = finished
+    broken = jax.tree.map(lambda p: p.at[...].set(jnp.nan), jax.tree.map(jnp.asarray, end.params))
+    with pytest.raises(FloatingPointError, match=r"\d+ of \d+ samples are not finite"):
+        run.sample(run.layout.place(broken), jax.random.key(0), 8, 2)
+
+
+@pytest.mark.parametrize(("platform", "keep", "wanted"), [
+    ("cpu", False, "float32"), ("cpu", True, "bfloat16"), ("gpu", False, "bfloat16"),
+])  # fmt: skip
+def test_bfloat16_is_for_accelerators_unless_it_is_asked_for(
+    platform, keep, wanted, monkeypatch, tmp_path, capsys
+):
+    class PreparedError(Exception):
+        pass
+
+    def prepare(config, problem):
+        raise PreparedError(config)
+
+    monkeypatch.setattr(trainer, "prepare", prepare)
+    monkeypatch.setattr(problems, "load", lambda config, data: None)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
+    with pytest.raises(PreparedError) as prepared:
+        program.main(CONFIGS["cifar10"], tmp_path, keep_dtype=keep)
+    model = CONFIGS["cifar10"].model.clone(dtype=wanted)
+    assert prepared.value.args[0] == dataclasses.replace(CONFIGS["cifar10"], model=model)
+    said = capsys.readouterr().err
+    assert said.count("\n") == (wanted == "float32")
+    assert ("training in float32" in said) == (wanted == "float32")
+    assert configs.in_single_precision(CONFIGS["patches"]) == CONFIGS["patches"]
 
 
 def test_flips_are_keyed_by_row():
@@ -209,7 +261,9 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
     model = UNet(channels=8, channel_multipliers=(1, 2), blocks_per_level=1, dtype="bfloat16")
     wanted = dataclasses.replace(CONFIGS["patches"], steps=7, model=model, flip=False, decay_after=None)
     assert (config, out) == (wanted, tmp_path)
-    assert options == {"data": None, "resume": True, "profile": None}
+    assert options == {"data": None, "resume": True, "profile": None, "keep_dtype": True}
+    program.command_line(["cifar10", "--model.channels", "32"])
+    assert not seen[1][2]["keep_dtype"]
 
 
 FIGURES = (

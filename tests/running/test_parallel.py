@@ -10,9 +10,9 @@ import pytest
 from oracles import assert_same_bits
 
 from jaxdiff._numerics import shards
-from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.flow import probability_flow
-from jaxdiff.laws.distributions import GaussianMixture
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.learning.training import init_state, make_train_step, train
@@ -20,7 +20,9 @@ from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import log_normal, power_grid, stratified
 from jaxdiff.running.checkpoints import Checkpoints, restore
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
-from jaxdiff.sampling.samplers import ancestral, heun, initial_noise, sample
+from jaxdiff.sampling.ddim import ancestral
+from jaxdiff.sampling.driver import initial_noise, integrate
+from jaxdiff.sampling.heun import Heun
 from jaxdiff.theory import score_error
 
 KEY = jax.random.key(0)
@@ -46,11 +48,15 @@ def predict(params, x, t):
     return jnp.tanh(h @ params["middle"]) @ params["out"]
 
 
+def model(params):
+    return make_denoiser(predict, params, SCHEDULE, shape=(2,))
+
+
 def loss(params, key, data):
     time_key, noise_key = jax.random.split(key)
-    t = log_normal(stratified(time_key, len(data))).t
+    t = log_normal(stratified(time_key, len(data)), SCHEDULE).t
     x, target = denoising_target(noise_key, SCHEDULE, data, t)
-    return regression_loss(predict, params, SCHEDULE, x, target, t).mean()
+    return regression_loss(model(params), x, target, t).mean()
 
 
 def start(optimizer=OPTIMIZER):
@@ -198,12 +204,11 @@ def test_rows_fed_by_the_host_are_those_drawn_on_the_device(on_one):
         assert asked == list(range(STEPS))
 
 
-@pytest.mark.parametrize("make", [heun, ancestral])
+@pytest.mark.parametrize("make", [Heun, ancestral])
 def test_samples_depend_neither_on_the_devices_nor_on_the_batch(make):
-    sampler = make(make_denoiser(predict, PARAMS, SCHEDULE), SCHEDULE)
     grid = power_grid(6, t_max=80.0, t_min=0.1, rho=7)
-    draw = jax.jit(lambda key, x: sample(key, sampler, x, grid))
-    x = initial_noise(jax.random.key(6), SCHEDULE, (256, 2), 80.0)
+    draw = jax.jit(lambda key, x: integrate(key, model(PARAMS), x, grid, sampler=make()))
+    x = initial_noise(jax.random.key(6), model(PARAMS), 256, 80.0)
     whole = draw(KEY, x)
     # The noise is the same to the bit; products of matrices of another height may round otherwise.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-6)
@@ -215,15 +220,15 @@ def test_samples_depend_neither_on_the_devices_nor_on_the_batch(make):
 
 def test_likelihoods_and_sweeps_are_spread_like_their_rows():
     where, grid = layout(8), power_grid(6, t_max=80.0, t_min=0.1, rho=7)[::-1]
-    x, denoise = draw(KEY), make_denoiser(predict, PARAMS, SCHEDULE)
-    flow = jax.jit(lambda x: probability_flow(KEY, denoise, SCHEDULE, x, grid, num_probes=2).value)
+    x, denoise = draw(KEY), model(PARAMS)
+    flow = jax.jit(lambda x: probability_flow(KEY, denoise, x, grid, num_probes=2).value)
     spread = flow(where.place_rows(x))
     assert len(spread.sharding.device_set) == 8
     np.testing.assert_allclose(spread, flow(x), rtol=1e-5)
 
     @jax.jit
     def sweep(times):
-        return jax.vmap(lambda t: score_error(KEY, denoise, LAW, SCHEDULE, t[None]).value[0])(times)
+        return jax.vmap(lambda t: score_error(KEY, denoise, LAW, t[None]).value[0])(times)
 
     times = jnp.linspace(0.5, 5.0, 8)
     spread = sweep(where.place_rows(times))
