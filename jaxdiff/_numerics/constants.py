@@ -1,10 +1,11 @@
 """What is known inside ``jit``: numbers that the traced program does not depend on."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import jax
+from jax.core import Tracer
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -18,10 +19,27 @@ def folded(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
         with jax.ensure_compile_time_eval():
             return function(*args, **kwargs)
+
+    return call
+
+
+def compiled(function: Callable[..., _R], *, static_argnames: Sequence[str] = ()) -> Callable[..., _R]:
+    """The function, compiled once for eager calls, and taken as it is where it is being traced already.
+
+    For what runs inside of training steps: a network may close over traced dropout keys there, which a cache
+    of compiled functions would hold on to.
+    """
+    jitted = jax.jit(function, static_argnames=static_argnames)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> _R:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return function(*args, **kwargs)
+        return jitted(*args, **kwargs)
 
     return call
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff._numerics import checks, divergence
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import signs_like
 from jaxdiff.denoising import prediction
@@ -52,7 +53,7 @@ def denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
     return _denoising_loss(key, denoise, jnp.asarray(data))
 
 
-@jax.jit
+@compiled
 def _denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
     time_key, noise_key = jax.random.split(key)
     t = times.log_normal(
@@ -88,7 +89,7 @@ def regression_loss(
     return _regression_loss(denoise, x, target, t, weights.as_argument(row))
 
 
-@jax.jit
+@compiled
 def _regression_loss(denoise: Denoiser, x: Array, target: Denoised, t: Array, weight: Partial) -> Array:
     def squared_error(error: Denoised, t: Array) -> Array:
         return jnp.sum(prediction.read(weight, denoise.schedule, error, t) ** 2)
@@ -109,7 +110,7 @@ def implicit_loss(denoise: Denoiser, x: Array, t: Time, *, weight: Row = predict
     return _implicit_loss(denoise, x, t, weights.as_argument(weight))
 
 
-@jax.jit
+@compiled
 def _implicit_loss(denoise: Denoiser, x: Array, t: Array, weight: Partial) -> Array:
     noise, trace = divergence.exact(lambda x: denoise(x, t).noise, single(x))
     return _implicit(denoise.schedule, noise, trace, t, weight)
@@ -134,7 +135,7 @@ def sliced_loss(
     return _sliced_loss(key, denoise, x, t, weights.as_argument(weight), num_probes=num_probes)
 
 
-@functools.partial(jax.jit, static_argnames="num_probes")
+@functools.partial(compiled, static_argnames=("num_probes",))
 def _sliced_loss(
     key: Key, denoise: Denoiser, x: Array, t: Array, weight: Partial, *, num_probes: int
 ) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising import prediction
@@ -50,7 +51,7 @@ def score_regularizer(
     return _score_regularizer(key, denoise, x, t, weights.as_argument(weight))
 
 
-@jax.jit
+@compiled
 def _score_regularizer(key: Key, denoise: Denoiser, x: Array, t: Array, weight: Partial) -> Array:
     x = single(x)
     schedule, noise, t, each = denoise.schedule, noise_like(key, x), jnp.asarray(t), time_axis(t)
@@ -91,7 +92,7 @@ def regularized_generator(log_prob: Array, volumes: Array | float, strength: Arr
     return _regularized_generator(log_prob, volumes, strength)
 
 
-@jax.jit
+@compiled
 def _regularized_generator(log_prob: Array, volumes: Array, strength: Array) -> Array:
     log_prob = log_prob - jax.nn.logsumexp(log_prob + jnp.log(volumes))
     tilt = strength * (log_prob - log_prob.max())

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import time_axis
@@ -28,7 +29,7 @@ def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tupl
     return _denoising_target(key, schedule, jnp.asarray(data), t)
 
 
-@jax.jit
+@compiled
 def _denoising_target(key: Key, schedule: Schedule, data: Array, t: Array) -> tuple[Array, Denoised]:
     noise = noise_like(key, data)
     x = jax.vmap(perturb, in_axes=(None, 0, 0, time_axis(t)))(schedule, data, noise, jnp.asarray(t))
@@ -54,7 +55,7 @@ def stable_target(
     return _stable_target(key, schedule, jnp.asarray(data), t, pool)
 
 
-@jax.jit
+@compiled
 def _stable_target(
     key: Key, schedule: Schedule, data: Array, t: Array, pool: Array | None
 ) -> tuple[Array, Denoised]:

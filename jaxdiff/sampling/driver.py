@@ -151,9 +151,10 @@ def _step(key: Key, denoise: Denoiser, sampler: Sampler, state: Any, step: tuple
 
 def _steps(denoise: Denoiser, x: Array, times: Array) -> tuple[Array, Array, Array]:
     times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
-    # What is refused where it is known answers NaN where it is traced: times that do not decrease, or that end
-    # where the denoiser knows nothing and some noise is left. Times before the end are asked of the denoiser.
-    end_is_known = (times[-1] >= denoise.t_min * (1 - 1e-5)) | (times[-1] <= denoise.schedule.t_min)
+    # What is refused where it is known answers NaN where it is traced: times that do not decrease, or that
+    # end where the denoiser knows nothing and noise is left. Times before the end are asked of the denoiser.
+    least = denoise.t_min - 1e-5 * abs(denoise.t_min)
+    end_is_known = (times[-1] >= least) | (times[-1] <= denoise.schedule.t_min)
     times = jnp.where(jnp.all(times[:-1] > times[1:]) & end_is_known, times, jnp.nan)
     return jnp.arange(len(times) - 1), times[:-1], times[1:]
 
@@ -197,7 +198,7 @@ def check_no_data_left(denoise: Denoiser, t: Time) -> None:
 
 
 def check_start_scale(denoise: Denoiser, x: Array, t: Time) -> None:
-    """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds sigma(t) noise."""
+    """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds noise."""
     values, t_known = checks.known(x), checks.known(t)
     if values is None or t_known is None or values.size < 64:
         return

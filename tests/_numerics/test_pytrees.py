@@ -87,3 +87,20 @@ def test_folded_functions_answer_at_once_where_all_is_known():
 
     assert run(jnp.ones(3)) == 12
     assert total(Thing(jnp.ones(3)), scale=2.0) == 6
+
+
+def test_compiled_functions_are_compiled_once_and_leave_no_tracers_behind():
+    """Inside a training step the network closes over traced dropout keys, and the losses must let go of them."""
+    from jaxdiff.denoising.network import make_denoiser
+    from jaxdiff.learning.losses import denoising_loss
+    from jaxdiff.noising.schedules import Karras
+
+    def loss(params, key, data):
+        def predict(params, x, t):
+            return params * x * jax.random.bernoulli(key, 0.5, x.shape)
+
+        return denoising_loss(key, make_denoiser(predict, params, Karras(), shape=(2,)), data).mean()
+
+    with jax.checking_leaks():
+        value = jax.jit(jax.grad(loss))(jnp.ones(()), jax.random.key(0), jnp.ones((8, 2)))
+    assert np.isfinite(value)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser, time_axis
@@ -65,7 +66,7 @@ def bootstrapped_target(
     return _bootstrapped_target(key, teacher, jnp.asarray(data), s, t, mix, gate, field)
 
 
-@jax.jit
+@compiled
 def _bootstrapped_target(
     key: Key,
     teacher: Denoiser,
@@ -154,7 +155,7 @@ def half_noise_target(
     )
 
 
-@jax.jit
+@compiled
 def _damped(schedule: Schedule, s: Array, t: Array, mix: Array) -> Array:
     """The mix times (1 - rho^2) / (3/4), at most 1, at s and t of one shape."""
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
