@@ -9,14 +9,11 @@ for is compared with the checkpoint's metadata first, and the differences are na
 """
 
 import contextlib
-import gc
 import importlib.metadata
 import json
-import logging
 import math
 import os
 import pathlib
-import sys
 import tempfile
 import time
 import warnings
@@ -31,6 +28,8 @@ from jax.experimental import multihost_utils
 
 from jaxdiff._numerics import checks
 from jaxdiff.learning.training import TrainState
+from jaxdiff.running.differences import check_config, check_tree
+from jaxdiff.running.quiet import no_unraisable, quiet
 
 Config = Mapping[str, Any]
 """Anything that JSON can hold, under string names; ``dataclasses.asdict(config)`` is one."""
@@ -95,7 +94,7 @@ class Checkpoints:
             cleanup_tmp_directories=True,  # left by a kill in the middle of a save
         )
         self._exit = contextlib.ExitStack()
-        self._exit.enter_context(_quiet())
+        self._exit.enter_context(quiet())
         self._manager = self._exit.enter_context(ocp.CheckpointManager(self.directory, options=options))
 
     def __enter__(self) -> Self:
@@ -166,7 +165,7 @@ class Checkpoints:
                 _warn(self.directory, step, error)
                 damaged.append(step)
             else:
-                _check_config(self.directory / str(step), about.config, self._config)
+                check_config(self.directory / str(step), about.config, self._config)
         if steps and damaged == steps:
             raise _none_readable(self.directory, steps)
         _set_aside(self.directory, damaged)
@@ -283,19 +282,19 @@ def _restore_step(
     path = directory / str(step)
     about = _read_about(directory, step)
     if config is not None:
-        _check_config(path, about.config, config)
+        check_config(path, about.config, config)
     target = jax.tree.map(_target, like)
     arguments = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
     damage = None
-    with _quiet(), _no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+    with quiet(), no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         try:
             metadata = reader.metadata(path / "state").item_metadata.tree
         except Exception as error:
             raise _DamagedError(_first_line(error)) from None
         got = {name: metadata[name] for name in target if name in metadata} if part else metadata
-        _check_tree(path, got, target)
+        check_tree(path, got, target)
         try:
             return about._replace(state=reader.restore(path / "state", args=arguments))
         except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
@@ -307,56 +306,6 @@ def _restore_step(
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=sharding)
-
-
-def _check_tree(path: pathlib.Path, metadata: Any, target: Any) -> None:
-    got, wanted = _leaves(metadata), _leaves(target)
-    _raise_differences(
-        f"Checkpoint {path} is of another model",
-        got,
-        wanted,
-        "Build the model, the optimizer and the average as they were then; the config beside it says how.",
-    )
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): _describe(leaf) for path, leaf in flat}
-
-
-def _describe(leaf: Any) -> str:
-    shape, dtype = leaf.shape, leaf.dtype
-    if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key):  # Orbax stores a typed key as its data
-        data = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(shape, dtype))
-        shape, dtype = data.shape, data.dtype
-    return f"{np.dtype(dtype).name}{list(shape)}"
-
-
-def _check_config(path: pathlib.Path, got: dict[str, Any], wanted: dict[str, Any]) -> None:
-    _raise_differences(
-        f"Checkpoint {path} is of another config",
-        {name: json.dumps(value) for name, value in _fields(got)},
-        {name: json.dumps(value) for name, value in _fields(wanted)},
-        "Use the config that it was made with, or another directory.",
-    )
-
-
-def _fields(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict) and value:
-            yield from _fields(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _raise_differences(what: str, got: dict[str, str], wanted: dict[str, str], advice: str) -> None:
-    names = [name for name in {**wanted, **got} if got.get(name) != wanted.get(name)]
-    if not names:
-        return
-    shown = [f"  {n}: got {got.get(n, 'nothing')}, wanted {wanted.get(n, 'nothing')}" for n in names[:10]]
-    if len(names) > 10:
-        shown.append(f"  and {len(names) - 10} more")
-    raise ValueError("\n".join([f"{what}; they differ in {len(names)} places:", *shown, advice]))
 
 
 def _local(directory: str | os.PathLike[str]) -> pathlib.Path:
@@ -441,30 +390,3 @@ def _version() -> str:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Orbax's own log off the screen; what goes wrong is raised as an error."""
-    logger = logging.getLogger("absl")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
-
-    logger.addFilter(wanted)
-    try:
-        yield
-    finally:
-        logger.removeFilter(wanted)
-
-
-@contextlib.contextmanager
-def _no_unraisable() -> Iterator[None]:
-    """Keep the reads that Orbax drops when one of them fails from complaining as they are freed."""
-    hook = sys.unraisablehook
-    sys.unraisablehook = lambda unraisable: None
-    try:
-        yield
-    finally:
-        gc.collect()
-        sys.unraisablehook = hook
