@@ -20,7 +20,7 @@ from experiments.pictures import finite
 from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.problems import Problem, flipped
-from jaxdiff._numerics.pytrees import pytree
+from jaxdiff import pytree
 from jaxdiff.data import feeds
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, Distribution

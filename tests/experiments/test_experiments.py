@@ -75,7 +75,7 @@ def test_bootstrapped_targets_keep_the_conditional_mean():
     import jax
     import jax.numpy as jnp
 
-    problem = quickstart.patches()
+    problem = quickstart.PROBLEMS["patches"]()
     law, schedule = problem.law, quickstart.SCHEDULE
     problem = problem._replace(encode=lambda key, pixels: law.sample(key, len(pixels)))
     t = jnp.geomspace(0.01, 10.0, 4000)
@@ -94,7 +94,7 @@ def test_bootstrapped_targets_keep_the_conditional_mean():
 def test_the_main_job_trains_on_bootstrapped_targets(tmp_path):
     config = dataclasses.replace(CONFIG, bootstrap=0.9, warm_up=5, steps=10)
     with Checkpoints(tmp_path / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
-        quickstart.fit(config, quickstart.digits(), checkpoints, tmp_path / "metrics.jsonl")
+        quickstart.fit(config, quickstart.PROBLEMS["digits"](), checkpoints, tmp_path / "metrics.jsonl")
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 10
 
@@ -105,7 +105,7 @@ def test_the_histogram_is_the_floor_of_an_untrained_network():
 
     from jaxdiff import make_denoiser
 
-    problem = quickstart.digits()
+    problem = quickstart.PROBLEMS["digits"]()
     config = dataclasses.replace(CONFIG, evaluation_rows=24, evaluation_steps=24, num_probes=8)
     silent = problem.predictor(lambda params, x, t: jnp.zeros((*x.shape[:2], 17)))
     denoise = make_denoiser(
@@ -130,7 +130,7 @@ def test_one_denoiser_is_trained_sampled_and_asked_for_densities():
 
     from jaxdiff.models import Mixer
 
-    problem = quickstart.patches()
+    problem = quickstart.PROBLEMS["patches"]()
     network = Mixer(num_outputs=1, channels=8, num_blocks=1, dropout=0.5)
     params = network.init(jax.random.key(0), jnp.zeros((1, 64, 2)), jnp.zeros(1))
     # The network is silent at initialization.
@@ -154,7 +154,7 @@ def test_samples_that_are_not_finite_are_refused():
     from jaxdiff import as_denoiser
     from jaxdiff.typing import Denoised
 
-    problem = quickstart.digits()
+    problem = quickstart.PROBLEMS["digits"]()
 
     def broken(x, t):
         return Denoised(x.at[3, 5].set(jnp.nan), jnp.zeros_like(x))
@@ -163,8 +163,8 @@ def test_samples_that_are_not_finite_are_refused():
     with pytest.raises(FloatingPointError, match="1 of 16 samples are not finite, the first at row 3"):
         quickstart.draw_samples(CONFIG, problem, denoise)
     with pytest.raises(FloatingPointError, match="2 of 3 values"):
-        pictures.finite("values", [0.0, np.inf, np.nan])
-    np.testing.assert_array_equal(pictures.finite("values", [[1.0, 2.0]]), [[1.0, 2.0]])
+        pictures.finite("values", np.array([0.0, np.inf, np.nan]))
+    np.testing.assert_array_equal(pictures.finite("values", np.ones((1, 2))), np.ones((1, 2)))
 
 
 def test_tiles_are_framed_and_in_whole_rows():

@@ -153,6 +153,7 @@ def test_a_fully_sharded_state_takes_an_eighth_of_the_memory():
         batch = jax.ShapeDtypeStruct((8, 256), jnp.float32, sharding=where.by_rows)
         compiled = spread.lower(KEY, where.like(start), batch).compile()
         memory = compiled.memory_analysis()
+        assert memory is not None
         batch_bytes = 256 * 4
         return (
             memory.argument_size_in_bytes - batch_bytes,
