@@ -4,6 +4,8 @@ Shapes are always checked. Values are checked only where they are known: under `
 are tracers, and a value check there would cost a synchronization on every call.
 """
 
+from __future__ import annotations
+
 import importlib
 import inspect
 from collections.abc import Iterable

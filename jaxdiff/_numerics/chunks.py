@@ -1,5 +1,7 @@
 """Many rows through a function that can only take some at once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What is known inside ``jit``: numbers that the traced program does not depend on."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar

@@ -6,6 +6,8 @@ Every form linearizes f once and pushes tangents through it; one tangent serves 
 rows do not mix.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -21,6 +21,8 @@ on mixtures in 2, 20 and 50 dimensions intervals by K degrees held the truth in 
 in 95 to 99 % (MEASURED, jax 0.12.0.1, 2026-11-22).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TypeAlias
 

@@ -1,5 +1,7 @@
 """What sums and differences are taken in, whatever precision the data have."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxdiff.typing import Array

@@ -8,6 +8,8 @@ inside ``jit``, where it can be checked and branched on, and another value is an
     VariancePreserving(0.1, jnp.asarray(20.0))           one program for every last rate, which can be traced
 """
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, TypeVar
 

@@ -4,6 +4,8 @@ So a sample, or a batch, does not change with the number of rows, nor with the d
 rows are counted over the whole batch (`shards.row_numbers`).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any

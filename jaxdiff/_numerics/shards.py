@@ -6,6 +6,8 @@ depend on m: this is how a loss that knows nothing of devices is the same on one
 under a sharded `jax.jit` too, a batch is seen whole: there is one shard.
 """
 
+from __future__ import annotations
+
 from typing import TypeVar
 
 import jax

@@ -9,6 +9,8 @@ model of density q(x) is a model P of the integers with
 The inequality is Jensen's: Theis et al. 2016, arXiv 1511.01844, section 3.1.
 """
 
+from __future__ import annotations
+
 import math
 from typing import Any, NamedTuple
 

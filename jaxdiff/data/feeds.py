@@ -14,6 +14,8 @@ A feed, ``feed(step)``, is a pure function of the step that answers with this pr
 NumPy arrays. It may be called from several threads. `jaxdiff.data.batches` has batches of data on the device.
 """
 
+from __future__ import annotations
+
 import functools
 import threading
 import weakref

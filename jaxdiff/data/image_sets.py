@@ -4,6 +4,8 @@ Nothing is downloaded. An image is (height, width, channels) of uint8, which `ja
 takes with 256 levels once it is on the device; labels are int32.
 """
 
+from __future__ import annotations
+
 import gzip
 import pathlib
 import pickle

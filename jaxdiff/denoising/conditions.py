@@ -1,5 +1,7 @@
 """Conditions: what a denoiser is told beside x and t, row by row, and dropped in classifier-free training."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

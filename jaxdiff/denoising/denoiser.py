@@ -8,6 +8,8 @@ are leaves: it goes through ``jit``, ``vmap`` and ``grad`` as an argument, and n
 anew.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,7 +44,7 @@ class Denoiser:
     integer x.
     """
 
-    estimate: "Estimate"
+    estimate: Estimate
     """How it answers: ``estimate(denoiser, x, t) -> Denoised``."""
     schedule: Schedule
     shape: tuple[int, ...]
@@ -85,7 +87,7 @@ class Denoiser:
             checks.shape(f"the denoiser's {name}", part, x.shape)
         return jax.tree.map(lambda part: part.astype(x.dtype), answer)
 
-    def given(self, condition: Condition) -> "Denoiser":
+    def given(self, condition: Condition) -> Denoiser:
         """The same, bound to a condition: a pytree of arrays whose leading axis is that of the batch.
 
         An array of leading axis 1, or a scalar such as a label, is one for all rows. None binds to nothing.
@@ -94,7 +96,7 @@ class Denoiser:
         condition = jax.tree.map(jnp.asarray, condition, is_leaf=is_list)
         return dataclasses.replace(self, condition=condition)
 
-    def at_rows(self, rows: Array) -> "Denoiser":
+    def at_rows(self, rows: Array) -> Denoiser:
         """The denoiser of rows x[rows], (k,) integers: what is bound by row goes with them."""
 
         def take(denoiser: Denoiser) -> Denoiser:
@@ -158,11 +160,11 @@ class Distribution(StartLaw, Protocol):
         """Standard deviation over all entries: the root of the mean variance."""
         ...
 
-    def affine(self, scale: Array | float, std: Array | float) -> "Distribution":
+    def affine(self, scale: Array | float, std: Array | float) -> Distribution:
         """The law of ``scale x + std noise``, x of this law; two scalars."""
         ...
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "Distribution":
+    def perturbed(self, schedule: Schedule, t: Time) -> Distribution:
         """The law of ``alpha(t) data + sigma(t) noise``."""
         ...
 

@@ -9,6 +9,8 @@ A table beta_1, ..., beta_T noises data T times; the noised data after i times a
 so with the usual first_step = 0 the cleanest data that it knows are shown with 0 and pure noise with T - 1.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import jax.numpy as jnp

@@ -1,5 +1,7 @@
 """Guidance: a denoiser pushed away from another one."""
 
+from __future__ import annotations
+
 import dataclasses
 from dataclasses import dataclass
 

@@ -10,6 +10,8 @@ Any other *reference* law with a closed-form denoiser can take its place, and th
 that law leaves over.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import inspect
 import math

@@ -28,6 +28,8 @@ measured in the weight's row.
 with s^2 = alpha^2 std^2 + sigma^2.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias

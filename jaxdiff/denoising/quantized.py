@@ -13,6 +13,8 @@ right whatever the network says, and at large rho it is as free as any. The regr
 noise, or onto eq. (2), which takes the dequantization noise out of the target (Rao-Blackwell).
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass

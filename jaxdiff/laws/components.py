@@ -13,6 +13,8 @@ so that time enters through the eigenvalues only: a covariance is diagonalized o
 (4) and (5) nothing large cancels: data keeps its digits as alpha -> 0 and noise keeps them as sigma -> 0.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

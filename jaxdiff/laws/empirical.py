@@ -1,5 +1,7 @@
 """The uniform law on finitely many points."""
 
+from __future__ import annotations
+
 import functools
 from dataclasses import dataclass
 

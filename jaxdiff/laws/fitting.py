@@ -26,6 +26,8 @@ Data are rows of vectors, (n, d), or of arrays such as images, (n, ...), which a
 is then that of the vectors, `Shaped`. All is computed in single precision or better.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from typing import NamedTuple, TypeVar
 

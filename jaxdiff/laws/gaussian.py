@@ -1,5 +1,7 @@
 """The Gaussian law, whose denoiser is linear: two products of matrices for a whole batch."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
@@ -65,10 +67,10 @@ class Gaussian:
     def scale(self) -> Array:
         return jnp.sqrt(jnp.mean(self.covariance.values))
 
-    def affine(self, scale: Array | float, std: Array | float) -> "Gaussian":
+    def affine(self, scale: Array | float, std: Array | float) -> Gaussian:
         return Gaussian(scale * self.mean, rescaled(self.covariance, scale**2, std**2))
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "Gaussian":
+    def perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:

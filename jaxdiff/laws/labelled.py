@@ -1,5 +1,7 @@
 """A law for each label: what a class-conditional network should learn, in closed form."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 

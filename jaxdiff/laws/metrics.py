@@ -12,6 +12,8 @@ bias. Nothing of size n x m is held in memory. Samples may be integers; they are
 Samples that are not finite are refused; where they are traced no distance is finite.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Callable

@@ -1,5 +1,7 @@
 """Finite mixtures of Gaussians."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import jax
@@ -72,10 +74,10 @@ class GaussianMixture:
     def scale(self) -> Array:
         return mixture_scale(self.weights, self.means, self.covariances.values.mean(-1))
 
-    def affine(self, scale: Array | float, std: Array | float) -> "GaussianMixture":
+    def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
         return GaussianMixture(self.weights, scale * self.means, rescaled(self.covariances, scale**2, std**2))
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "GaussianMixture":
+    def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:

@@ -1,5 +1,7 @@
 """A law of vectors, seen as one of arrays of another shape: images, most of all."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 
@@ -52,10 +54,10 @@ class Shaped:
             raise ValueError(f"x must have shape {checks.shown_shape(('...', *self.shape))}, got {x.shape}.")
         return self.law.log_prob(x.reshape(*x.shape[:lead], math.prod(self.shape)))
 
-    def affine(self, scale: Array | float, std: Array | float) -> "Shaped":
+    def affine(self, scale: Array | float, std: Array | float) -> Shaped:
         return Shaped(self.law.affine(scale, std), self.shape)
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "Shaped":
+    def perturbed(self, schedule: Schedule, t: Time) -> Shaped:
         return Shaped(self.law.perturbed(schedule, t), self.shape)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:

@@ -9,6 +9,8 @@ which the trapezoidal rule turns into a mixture of Gaussians with N spectra to a
 rest is `jaxdiff.laws.components`.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -135,7 +137,7 @@ class StudentTMixture:
             self.weights, self.means, nu / (nu - 2) * self.scales.values.mean(-1) + self.noise_variance
         )
 
-    def affine(self, scale: Array | float, std: Array | float) -> "StudentTMixture":
+    def affine(self, scale: Array | float, std: Array | float) -> StudentTMixture:
         return StudentTMixture(
             self.weights,
             scale * self.means,
@@ -144,7 +146,7 @@ class StudentTMixture:
             scale**2 * self.noise_variance + std**2,
         )
 
-    def perturbed(self, schedule: Schedule, t: Time) -> "StudentTMixture":
+    def perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:

@@ -22,6 +22,8 @@ Karras et al. 2024, arXiv 2312.02696: (2) and (3) are its section 3.1, the recon
 for the sum of the weights, which is free there: a parameter that no longer moves would then be scaled.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 

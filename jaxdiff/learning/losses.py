@@ -10,6 +10,8 @@ the batch, and over entries if that is wanted, as the training asks. Losses are 
 the data are in.
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax

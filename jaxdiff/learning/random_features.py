@@ -25,6 +25,8 @@ All is in closed form and may be vmapped over penalties, bandwidths, seeds and d
 with such features: arXiv 2101.05239.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

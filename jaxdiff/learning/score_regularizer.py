@@ -1,5 +1,7 @@
 """What a generator pays for leaving the law that a denoiser knows, and which generator pays the least."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial

@@ -5,6 +5,8 @@ Each takes a batch of data, shape (batch, ...), with t scalar or of shape (batch
 target as well. Denoising and flow-matching training share one target and differ in the row of the regression.
 """
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

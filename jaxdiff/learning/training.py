@@ -11,6 +11,8 @@ state and the batches lie is `jaxdiff.running.parallel`'s. No random state is ke
 function of (K, k), so a run that is stopped, saved and resumed repeats the uninterrupted one bit for bit.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import os

@@ -5,6 +5,8 @@ The rows of the prediction types are weights too: ``prediction.noise.row`` is th
 ``prediction.EDM(std).row`` EDM's weight, which is one for a network of that type.
 """
 
+from __future__ import annotations
+
 import inspect
 
 import jax.numpy as jnp

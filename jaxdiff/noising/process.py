@@ -10,6 +10,8 @@ With s < t on one path, scale a = alpha_t / alpha_s and lambda = log(alpha^2 / s
 Times are scalars and x has any shape; `jax.vmap` gives each example its own time.
 """
 
+from __future__ import annotations
+
 import math
 
 import jax

@@ -13,6 +13,8 @@ Both functions are written in the ``expm1`` form of their definition, so that th
 precision in float32 as t -> 0, where sigma -> 0, and as t -> 1, where alpha -> 0.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 

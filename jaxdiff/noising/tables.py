@@ -1,4 +1,6 @@
-"""DDPM's tables: variances beta_1, ..., beta_T of the steps, from which `schedules.from_betas` makes a schedule."""
+"""DDPM's tables: variances beta_1, ..., beta_T, from which `schedules.from_betas` makes a schedule."""
+
+from __future__ import annotations
 
 import jax.numpy as jnp
 

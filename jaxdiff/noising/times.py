@@ -13,6 +13,8 @@ Where t_min and t_max are not given they are those of the schedule's working ran
 grid depends on is known it is computed at once, inside ``jit`` too, so that what takes it can check it there.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

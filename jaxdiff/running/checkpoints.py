@@ -8,6 +8,8 @@ Orbax casts dtypes silently when it restores, and answers a wrong tree with page
 for is compared with the checkpoint's metadata first, and the differences are named before an array is read.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.metadata
 import json

@@ -1,5 +1,7 @@
 """What is asked for beside what a checkpoint holds: differences are named before anything is read."""
 
+from __future__ import annotations
+
 import json
 import pathlib
 from collections.abc import Iterator

@@ -16,6 +16,8 @@ What is computed does not depend on the layout, but for the order of summation: 
 of (key, row), see `jaxdiff._numerics.shards`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar

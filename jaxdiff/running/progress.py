@@ -1,5 +1,7 @@
 """What a training run shows: a line on the terminal, and JSON lines in a file."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

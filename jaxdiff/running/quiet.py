@@ -1,5 +1,7 @@
 """Orbax without its logs: what goes wrong is raised as an error of ours."""
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import logging

@@ -29,6 +29,8 @@ The decomposition into three errors is that of Fassina, Cardoso, Le Corff & Roma
 (3), its exactness, (4) and (5) are derived here.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

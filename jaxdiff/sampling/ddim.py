@@ -1,5 +1,7 @@
 """DDIM and the ancestral sampler of DDPM: Euler's method on the flow, with a part of the noise redrawn."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import jax.numpy as jnp

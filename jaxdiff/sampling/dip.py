@@ -11,6 +11,8 @@ which no projection of the noised data has two modes,
     dip_score(key, perturb(schedule, data, noise, t)) < 0.                                          (2)
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -1,5 +1,7 @@
 """DPM-Solver++, multistep: exponential Adams and Bashforth's rule in the estimate of the data."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import NamedTuple
 

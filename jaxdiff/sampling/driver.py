@@ -3,6 +3,8 @@
 Noise at step k of sample i is a function of (key, k, i): a sample does not depend on its batch.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

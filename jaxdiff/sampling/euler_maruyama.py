@@ -1,5 +1,7 @@
 """Euler and Maruyama's method on the reverse SDE."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 

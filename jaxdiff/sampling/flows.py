@@ -14,6 +14,8 @@ data is from Fassina et al., arXiv 2603.00772. f is any bijection with the two m
 `jaxdiff.models.SplineCoupling`.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
@@ -59,7 +61,7 @@ class Flow:
     label: Array | None = None
     guidance: Array | None = None
 
-    def conditioned(self, label: ArrayLike, guidance: ArrayLike | None = None) -> "Flow":
+    def conditioned(self, label: ArrayLike, guidance: ArrayLike | None = None) -> Flow:
         """The law of class label, a scalar integer in 0, ..., num_classes; the last is "no class".
 
         guidance, a scalar g, extrapolates the bijection's parameters away from those of no class, as the

@@ -1,5 +1,7 @@
 """EDM's sampler, deterministic and with churn."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -10,6 +10,8 @@ Another rule does not ask the score: the shortest T at which no projection of th
 `dip_scores`.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,6 +1,8 @@
 """A step of any sampler, then Langevin steps at the time reached."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -26,7 +28,7 @@ class PredictorCorrector:
     signal_to_noise <= 0.
     """
 
-    predictor: Sampler = ancestral()
+    predictor: Sampler = field(default_factory=ancestral)
     num_corrections: int = 1
     signal_to_noise: Array | float = 0.16
 

@@ -11,6 +11,8 @@ The grid decides the last step. Where sigma_s = 0 every sampler returns alpha_s 
 without a further call and without noise; a grid that ends at sigma_s > 0 leaves that noise in x.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple, Protocol
 
 from jaxdiff.denoising.denoiser import Denoiser

@@ -15,6 +15,8 @@ their sums when read. JAX runs such a program for at least six months of its own
 To load it, this module needs jax alone: copied beside the file, it serves where jaxdiff is not installed.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import importlib.metadata
 import importlib.util

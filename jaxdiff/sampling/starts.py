@@ -20,6 +20,8 @@ one noised copy of the data is all that is seen. Fassina, Cardoso, Le Corff & Ro
 the rates are derived here.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 import warnings

@@ -1,5 +1,7 @@
 """How far a denoiser is from the truth, noise level by noise level."""
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 

@@ -32,6 +32,8 @@ K = E H^2 / E sum_j g_j |zeta_j|^2 plays the part of a dimension in what joint l
 that of Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; (1) to (7) for every linear schedule are derived here.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

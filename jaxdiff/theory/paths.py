@@ -1,5 +1,7 @@
 """Paths of data through increasing noise levels, made step by step."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -1,5 +1,7 @@
 """Joint empirical risk minimization over all noise levels, with the loss of `jaxdiff.theory.martingale`."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

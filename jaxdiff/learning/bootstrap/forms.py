@@ -1,5 +1,7 @@
 """Two forms of training on bootstrapped targets: level by level, and one network that is its own teacher."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

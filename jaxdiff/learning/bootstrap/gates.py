@@ -1,5 +1,7 @@
 """The best gates and mixes; the equations are those of `jaxdiff.learning.bootstrap`."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks

@@ -1,5 +1,7 @@
 """Bootstrapped targets; the equations are those of `jaxdiff.learning.bootstrap`."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """Pairs of noise levels; the equations are those of `jaxdiff.learning.bootstrap`."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 
