@@ -25,6 +25,7 @@ import optax
 
 import jaxdiff as jd
 from benchmarks.machine import machine
+from experiments.networks import applied
 from jaxdiff.learning.training import StepFn, TrainState
 from jaxdiff.models import ResidualMLP
 from jaxdiff.typing import Array, Denoised, Key, Params
@@ -37,7 +38,7 @@ def steps(network: ResidualMLP, optimizer: optax.GradientTransformation, dimensi
     """Both train steps, by name."""
 
     def model(params: Params) -> jd.Denoiser:
-        return jd.make_denoiser(network.apply, params, SCHEDULE, shape=(dimension,))
+        return jd.make_denoiser(applied(network), params, SCHEDULE, shape=(dimension,))
 
     def regress(params: Params, x: Array, target: Denoised, t: Array) -> Array:
         return jd.regression_loss(model(params), x, target, t).mean()

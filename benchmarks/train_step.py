@@ -35,6 +35,7 @@ import optax
 
 import jaxdiff as jd
 from benchmarks.machine import machine
+from experiments.networks import applied
 from jaxdiff.learning.training import StepFn
 from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.typing import Array, Key, Params
@@ -47,7 +48,7 @@ def train_step(network: Network, optimizer: optax.GradientTransformation) -> Ste
     """Denoising score matching as in EDM."""
 
     def loss(params: Params, key: Key, data: Array) -> Array:
-        denoise = jd.make_denoiser(network.apply, params, jd.Karras(), shape=data.shape[1:])
+        denoise = jd.make_denoiser(applied(network), params, jd.Karras(), shape=data.shape[1:])
         return jd.denoising_loss(key, denoise, data).mean() / data[0].size
 
     return jd.make_train_step(loss, optimizer, ema_decay=EMA_DECAY)

@@ -26,6 +26,7 @@ from flax import linen as nn
 
 import jaxdiff as jd
 from benchmarks.machine import machine
+from experiments.networks import applied
 from jaxdiff.data import feeds
 from jaxdiff.learning.training import TrainState
 from jaxdiff.models import ResidualMLP
@@ -51,7 +52,7 @@ def main(
     rows = feeds.from_arrays(data, batch, seed=0)
 
     def loss(params: Params, key: jax.Array, x: jax.Array) -> jax.Array:
-        denoise = jd.make_denoiser(network.apply, params, jd.Karras(), shape=(dimension,))
+        denoise = jd.make_denoiser(applied(network), params, jd.Karras(), shape=(dimension,))
         return jd.denoising_loss(key, denoise, x).mean()
 
     def start() -> tuple[TrainState, TrainState]:

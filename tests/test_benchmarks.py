@@ -1,8 +1,20 @@
+import inspect
+from operator import attrgetter
+
 import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import bootstrapping_step, bootstrapping_sweep, sampler_overhead, train_step, training_loop
+import jaxdiff as jd
+from benchmarks import (
+    bootstrapping_step,
+    bootstrapping_sweep,
+    eager_calls,
+    public_calls,
+    sampler_overhead,
+    train_step,
+    training_loop,
+)
 from jaxdiff import Gaussian, Karras, as_denoiser, integrate
 from jaxdiff.models import DiffusionTransformer, ResidualMLP
 from jaxdiff.noising.times import power_grid
@@ -73,3 +85,38 @@ def test_the_cost_of_the_training_loop_runs_small(capsys):
     low, high = figures["quartiles"]
     assert 0 < low <= figures["ratio"] <= high
     assert "in the loop" in capsys.readouterr().out
+
+
+def test_every_public_function_is_measured_or_left_out_for_a_reason():
+    modules = {name: part for name in jd.__all__ if inspect.ismodule(part := getattr(jd, name))}
+    names = {name for name in jd.__all__ if inspect.isfunction(getattr(jd, name))}
+    for module, part in modules.items():
+        own = {name: function for name, function in vars(part).items() if inspect.isfunction(function)}
+        exported = getattr(part, "__all__", [name for name in own if own[name].__module__ == part.__name__])
+        names |= {f"{module}.{name}" for name in exported if name in own and not name.startswith("_")}
+    at_the_top = {getattr(jd, name) for name in jd.__all__ if inspect.isfunction(getattr(jd, name))}
+    names -= {name for name in names if "." in name and attrgetter(name)(jd) in at_the_top}
+    names -= {name for name in names if name.startswith(("feeds.", "image_sets.", "models."))}
+    measured = {name.split(",")[0] for name in public_calls.setting(public_calls.SMOKE)[1]}
+    left_out = [name for reason in public_calls.LEFT_OUT.values() for name in reason]
+    assert len(set(left_out)) == len(left_out)
+    assert measured & set(left_out) == set()
+    assert names - measured == set(left_out)
+
+
+def test_eager_calls_run_small(capsys):
+    figures = eager_calls.main(public_calls.SMOKE, rounds=1, only=["initial_noise", "fit_gaussian"])
+    assert set(figures) == {"initial_noise", "fit_gaussian"}
+    for row in figures.values():
+        assert row["programs"] == 0
+        assert row["ratio"] == pytest.approx(row["eager"] / row["jitted"])
+    assert "fit_gaussian" in capsys.readouterr().out
+
+
+def test_a_function_that_compiles_again_is_seen(capsys):
+    def again(key, inputs):
+        return jax.jit(lambda x: 2 * x)(inputs)
+
+    found = eager_calls.measure(again, lambda key: jax.random.normal(key, (3,)), rounds=2)
+    assert found["programs"] == 1
+    assert found["ratio"] > eager_calls.BAR

@@ -54,13 +54,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.density.laws import mixture
-from jaxdiff.densities import formula
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.densities.flow import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import LinearVariance
-from jaxdiff.typing import Array, Distribution, Key
+from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,20 +189,17 @@ def _task(config: Config, d: int, shifted: bool) -> Task:
 def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
     denoise = task.law.denoiser(SCHEDULE)
     gaussian = task.references["Gaussian"]
-
-    def pilot(key: Key) -> formula.TimeDensity:
-        x = task.training[:32]
-        return formula.pilot_time_density(key, denoise, SCHEDULE, x, num_evaluations=512, reference=gaussian)
-
+    pilot = pilot_time_density(
+        jax.random.key(9), denoise, task.training[:32], num_evaluations=512, reference=gaussian
+    )
     for name, reference, time_density in (
         *((name, reference, None) for name, reference in task.references.items()),
-        ("Gaussian, pilot", gaussian, jax.jit(pilot)(jax.random.key(9))),
+        ("Gaussian, pilot", gaussian, pilot),
     ):
         for n in config.evaluations:
             call = functools.partial(
-                formula.density_formula,
+                density_formula,
                 denoise=denoise,
-                schedule=SCHEDULE,
                 x=task.x,
                 num_evaluations=n,
                 reference=reference,
@@ -215,7 +213,6 @@ def _flows(config: Config, task: Task, shifted: bool) -> Iterator[Estimator]:
     t_min, t_max = (float(jax.nn.sigmoid(-level)) for level in LEVELS)
     shared = {
         "denoise": task.law.denoiser(SCHEDULE),
-        "schedule": SCHEDULE,
         "x": task.x,
         "start": task.references["Gaussian"].perturbed(SCHEDULE, t_max),
     }

@@ -45,23 +45,25 @@ generalization alone is not the reason.
 """
 
 import dataclasses
-import functools
 import math
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.estimates import mean, show
 from experiments.optimizers import adamw
 from jaxdiff import data
-from jaxdiff.denoising import parameterizations, quantized
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.densities.formula import TimeDensity, density_formula
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.denoising import prediction, quantized
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.densities.formula import density_formula
+from jaxdiff.densities.inputs import LogDensity
 from jaxdiff.laws.fitting import fit_gaussian
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import ema, training
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.models import MaskedAutoregressive
@@ -69,15 +71,13 @@ from jaxdiff.noising import times
 from jaxdiff.noising.process import inverse_log_snr
 from jaxdiff.noising.schedules import Cosine, LinearVariance, VariancePreserving
 from jaxdiff.running.progress import Progress
-from jaxdiff.typing import Array, Key, Params, Predictor, Schedule
+from jaxdiff.typing import Array, Key, Params, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WEIGHTS = ("formula", "uniform")
 JUDGED = ("held out", "training")
-Apply: TypeAlias = Callable[..., Any]
-"""A `MaskedAutoregressive`'s."""
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": Cosine(),
@@ -104,6 +104,7 @@ class Config:
     ema_decay: float = 0.99
     t_min: float = 0.017  # a sixth of a level: below it the closed form does everything
     t_max: float = 0.97
+    test_t_min: float = 5e-4  # the edges of a level are sharp for all but one in a hundred values
     width: int = 64  # of both networks
     num_blocks: int = 3
     denoiser_blocks: int = 2
@@ -123,7 +124,7 @@ def smoke() -> Config:
         num_blocks=1,
         denoiser_blocks=1,
         evaluation_rows=16,
-        num_evaluations=160,
+        num_evaluations=320,
     )
 
 
@@ -194,8 +195,13 @@ def digits(config: Config) -> dict[str, Any]:
         denoiser_width=config.width,
         denoiser_blocks=config.denoiser_blocks,
     )
-    start, fit = _learner(config, network, log_prior, train)
-    judge = jax.jit(functools.partial(log_density, config, network.apply, log_prior, reference))
+    model = _model(config, network, log_prior)
+    start, fit = _learner(config, network, model, train)
+
+    @jax.jit
+    def judge(params: Params, pixels: Array, x: Array) -> LogDensity:
+        return log_density(config, model(params, pixels), reference, x)
+
     judged = [
         (pixels, _dequantized(jax.random.key(1), pixels)) for pixels in (held_out, train[: len(held_out)])
     ]
@@ -213,25 +219,25 @@ def digits(config: Config) -> dict[str, Any]:
         for w, weights in enumerate(WEIGHTS):
             bits = float(data.bits_per_dimension(nats[i, w].mean(), size, levels=LEVELS))
             row = {"images": images, "weights": weights, "bits_per_dimension": bits}
-            rows.append(row | {"seeds": [_mean(own) for own in nats[i, w]]} | _mean(nats[i, w].mean(0)))
+            rows.append(row | {"seeds": [mean(own) for own in nats[i, w]]} | mean(nats[i, w].mean(0)))
     difference = nats[:, 0] - nats[:, 1]
     untrained = training.averaged(start(jax.random.key(0)))
     return {
         "parameters": sum(p.size for p in jax.tree.leaves(untrained)),
-        "gaussian_nats": float(reference.log_prob(judged[0][1].reshape(len(held_out), size)).mean()),
+        "gaussian_nats": float(reference.log_prob(judged[0][1]).mean()),
         "untrained": _untrained(log_prior, held_out, *judge(untrained, *judged[0])),
         "rows": rows,
         "differences": [  # formula - uniform, paired, over images and, less surely, over seeds
-            {"images": images, "over_seeds": _mean(own.mean(1))} | _mean(own.mean(0))
+            {"images": images, "over_seeds": mean(own.mean(1))} | mean(own.mean(0))
             for images, own in zip(JUDGED, difference, strict=True)
         ],
     }
 
 
-def _independent_and_gaussian(train: Array) -> tuple[Array, Gaussian]:
+def _independent_and_gaussian(train: Array) -> tuple[Array, Distribution]:
     """Logarithms of the frequencies of each pixel's levels, (16, 4, 17), and the Gaussian of the images."""
     log_prior = jax.vmap(lambda pixels: quantized.log_histogram(pixels, levels=LEVELS), in_axes=1)(train)
-    return log_prior, fit_gaussian(_dequantized(jax.random.key(0), train).reshape(len(train), -1))
+    return log_prior, fit_gaussian(_dequantized(jax.random.key(0), train))
 
 
 def _untrained(log_prior: Array, pixels: Array, value: Array, error: Array) -> dict[str, float]:
@@ -271,52 +277,63 @@ def _reading_order(tokens: Array) -> Array:
     return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape[:2])
 
 
-def _predictor(apply: Apply, z: Array, log_prior: Array) -> Predictor:
-    """Of one token of every image, from its z (rows, width) and its pixels' log_prior (4, 17)."""
+def _model(
+    config: Config, network: MaskedAutoregressive, log_prior: Array
+) -> Callable[[Params, Array], Denoiser]:
+    """``model(params, pixels)``: the denoiser of the tokens of images, each given those before it.
 
-    def answer(params: Params, features: Array, t: Array) -> Any:
-        logits = apply(params, z, features[..., 0], t, method="denoise")
-        return logits.reshape(-1, PATCH**2, LEVELS)
+    The z that make it so come from clean pixels, and go by row as a condition does.
+    """
 
-    return quantized.predictor(answer, log_prior)
+    def answer(params: Params, features: Array, t: Array, z: Array) -> Array:
+        rows, tokens, size, _ = features.shape
+        flat = z.reshape(rows * tokens, -1), features.reshape(-1, size), jnp.repeat(t, tokens)
+        return jnp.asarray(network.apply(params, *flat, method="denoise")).reshape(rows, tokens, size, LEVELS)
+
+    predict = quantized.predictor(answer, log_prior)
+
+    def model(params: Params, pixels: Array) -> Denoiser:
+        z = network.apply(params, _shown(pixels), _reading_order(pixels), method="condition")
+        denoise = make_denoiser(
+            predict,
+            params,
+            SCHEDULE,
+            shape=pixels.shape[1:],
+            scale=STD,
+            prediction=quantized.prediction,
+            t_min=config.test_t_min,
+            t_max=config.t_max,
+        )
+        return denoise.given(z)
+
+    return model
 
 
 def _learner(
-    config: Config, network: MaskedAutoregressive, log_prior: Array, train: Array
+    config: Config,
+    network: MaskedAutoregressive,
+    model: Callable[[Params, Array], Denoiser],
+    train: Array,
 ) -> tuple[Callable[[Key], training.TrainState], Callable[[Key, training.TrainState, str], Params]]:
     """``start(key)``, a state, and ``fit(key, state, weights)``, the average of the parameters learnt.
 
     The weights are data: one compiled program serves both.
     """
-    apply: Apply = network.apply
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, warm_up=100)
     decay = ema.warm_up(config.ema_decay)
 
     def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
         time_key, order_key, target_key = jax.random.split(key, 3)
         pixels, is_formula = batch
-        z = apply(params, _shown(pixels), _reading_order(pixels), method="condition")
-        z, drawn = (jnp.repeat(part, config.draws, axis=0) for part in (z, pixels))
+        # Several times and noises of each image share what is made of its tokens.
+        denoise = model(params, pixels).at_rows(jnp.repeat(jnp.arange(len(pixels)), config.draws))
+        drawn = jnp.repeat(pixels, config.draws, axis=0)
         u = jax.random.permutation(order_key, times.stratified(time_key, len(drawn)))
         ends = {"t_min": config.t_min, "t_max": config.t_max}
         t = jnp.where(is_formula, times.log_snr_uniform(u, SCHEDULE, **ends).t, times.uniform(u, **ends).t)
 
-        def token(key: Key, z: Array, log_prior: Array, pixels: Array) -> Array:
-            x, target = quantized.quantized_target(key, SCHEDULE, pixels, t, levels=LEVELS)
-            return regression_loss(
-                _predictor(apply, z, log_prior),
-                params,
-                SCHEDULE,
-                x,
-                target,
-                t,
-                parameterization=quantized.parameterization,
-                weight=parameterizations.noise.row,
-            )
-
-        keys = jax.random.split(target_key, len(log_prior))
-        losses = jax.vmap(token, in_axes=(0, 1, 0, 1))(keys, z, log_prior, drawn)
-        return losses.sum(0).mean()
+        x, target = quantized.quantized_target(target_key, SCHEDULE, drawn, t, levels=LEVELS)
+        return regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
 
     step = training.make_train_step(loss, optimizer, ema_decay=decay)
 
@@ -338,47 +355,11 @@ def _learner(
     return start, fit
 
 
-def log_density(
-    config: Config,
-    apply: Apply,
-    log_prior: Array,
-    reference: Gaussian,
-    params: Params,
-    pixels: Array,
-    x: Array,
-) -> tuple[Array, Array]:
-    """Nats of x by the chain rule in reading order, and their standard errors, (n,); pixels are x before."""
-    z = apply(params, _shown(pixels), _reading_order(pixels), method="condition")
-
-    def one(key: Key, z: Array, x: Array) -> tuple[Array, Array]:
-        def predict(params: Params, x_t: Array, t: Array) -> Array:
-            def token(z: Array, log_prior: Array, x_t: Array) -> Array:
-                rows = jnp.broadcast_to(z, (len(x_t), *z.shape))
-                return _predictor(apply, rows, log_prior)(params, x_t, t)
-
-            return jax.vmap(token, in_axes=(0, 0, 1), out_axes=1)(z, log_prior, x_t)
-
-        value, error = density_formula(
-            key,
-            make_denoiser(predict, params, SCHEDULE, parameterization=quantized.parameterization),
-            SCHEDULE,
-            x[None],
-            num_evaluations=config.num_evaluations,
-            reference=reference,
-            t_min=5e-4,  # the edges of a level are sharp for all but one in a hundred values
-            t_max=config.t_max,
-            time_density=TimeDensity(STD),
-        )
-        return value[0], error[0]
-
-    return jax.vmap(one)(jax.random.split(jax.random.key(2), len(x)), z, x)
-
-
-def _mean(values: np.ndarray) -> dict[str, float]:
-    return {
-        "mean": float(values.mean()),
-        "standard_error": float(values.std(ddof=1) / math.sqrt(len(values))),
-    }
+def log_density(config: Config, denoise: Denoiser, reference: Distribution, x: Array) -> LogDensity:
+    """Nats of images x by the chain rule in reading order, and their standard errors, (n,)."""
+    return density_formula(
+        jax.random.key(2), denoise, x, num_evaluations=config.num_evaluations, reference=reference
+    )
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -397,20 +378,18 @@ def table(figures: dict[str, Any]) -> str:
     lines.append(f"\nnats of digits, {figures['config']['seeds']} seeds      mean over seeds     each seed")
     for row in found["rows"]:
         each = "  ".join(f"{own['mean']:.2f}" for own in row["seeds"])
-        lines.append(f"{row['images']:9} {row['weights']:18} {_show(row):>16}     {each}")
+        lines.append(f"{row['images']:9} {row['weights']:18} {show(row, 2):>16}     {each}")
     for row in found["differences"]:
         spread = row["over_seeds"]["standard_error"]
-        lines.append(f"{row['images']:9} formula - uniform  {_show(row):>16}     +- {spread:.2f} over seeds")
+        lines.append(
+            f"{row['images']:9} formula - uniform  {show(row, 2):>16}     +- {spread:.2f} over seeds"
+        )
     known = found["untrained"]
     shown = f"{known['formula']:.2f} +- {known['standard_error']:.2f}, exact {known['exact']:.2f}"
     lines.append(f"before training   {shown}")
     held_out = "  ".join(f"{row['weights']} {row['bits_per_dimension']:.4f}" for row in found["rows"][:2])
     lines.append(f"held out, bits per dimension: {held_out}; a Gaussian's nats: {found['gaussian_nats']:.2f}")
     return "\n".join(lines)
-
-
-def _show(value: dict[str, float]) -> str:
-    return f"{value['mean']:.2f} +- {value['standard_error']:.2f}"
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:

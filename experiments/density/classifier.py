@@ -47,24 +47,27 @@ MEASURED, digits, the 360 test images (the same machine; 110 s of processor time
 """
 
 import dataclasses
-import functools
 import math
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.networks import applied
 from experiments.optimizers import adamw
 from jaxdiff import data
 from jaxdiff._numerics import low_discrepancy
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.classifier import class_logits
-from jaxdiff.densities.formula import TimeDensity, density_formula
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.densities.formula import density_formula
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.labelled import Labelled
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning import ema, training
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target
@@ -73,7 +76,7 @@ from jaxdiff.noising import times
 from jaxdiff.noising.process import perturb
 from jaxdiff.noising.schedules import Cosine, VariancePreserving
 from jaxdiff.running.progress import Progress
-from jaxdiff.typing import Array, Denoiser, Key, Params, Predictor, Schedule
+from jaxdiff.typing import Array, Denoised, Key, Params, Time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,8 +85,6 @@ LEVELS, CLASSES = 17, 10
 STD = 0.38  # of a pixel, in units of the range
 DDPM = VariancePreserving()
 COSINE = Cosine(1 / STD)  # at t = 1/2 the noise is as large as the data
-
-DenoiserOf = Callable[[Array], Denoiser]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,25 +180,23 @@ def run_mixtures(config: Config) -> list[dict[str, Any]]:
     """Rows of figures, one for each estimator and number of evaluations."""
     law_key, data_key, key = jax.random.split(jax.random.key(0), 3)
     count, each = config.num_classes, config.points // config.num_classes
-    laws = jax.vmap(functools.partial(_class_law, config))(jax.random.split(law_key, count))
-    x = jax.vmap(lambda law, key: law.sample(key, each))(laws, jax.random.split(data_key, count))
-    x, labels = x.reshape(-1, config.dimension), np.repeat(np.arange(count), each)
-    truth = np.asarray(jax.vmap(lambda law: law.log_prob(x))(laws).T, np.float64)
-
-    def denoiser_of(label: Array) -> Denoiser:
-        return _at(laws, label).denoiser(DDPM)
+    laws = Labelled([_class_law(config, key) for key in jax.random.split(law_key, count)])
+    keys = jax.random.split(data_key, count)
+    x = jnp.concatenate([laws.law(label).sample(key, each) for label, key in enumerate(keys)])
+    labels, denoise = np.repeat(np.arange(count), each), laws.denoiser(DDPM)
+    truth = np.asarray(_log_densities(laws, x), np.float64)
 
     def shared(key: Key, n: int) -> Array:
-        return class_logits(key, denoiser_of, DDPM, x, num_classes=count, num_evaluations=n).value
+        return class_logits(key, denoise, x, num_classes=count, num_evaluations=n).value
 
     def own_noise(key: Key, n: int) -> Array:
         def of_class(label: Array, key: Key) -> Array:
-            return density_formula(key, denoiser_of(label), DDPM, x, num_evaluations=n).value
+            return density_formula(key, denoise.given(label), x, num_evaluations=n).value
 
         return jax.vmap(of_class)(jnp.arange(count), jax.random.split(key, count)).T
 
     def uniform(key: Key, n: int) -> Array:
-        return uniform_logits(key, denoiser_of, DDPM, x, num_classes=count, num_evaluations=n)
+        return uniform_logits(key, denoise, x, num_classes=count, num_evaluations=n, t_min=0.0, t_max=1.0)
 
     rows = []
     for name, estimate in (("formula", shared), ("own noise", own_noise), ("uniform", uniform)):
@@ -211,24 +210,28 @@ def run_mixtures(config: Config) -> list[dict[str, Any]]:
 
 def uniform_logits(
     key: Key,
-    denoiser_of: DenoiserOf,
-    schedule: Schedule,
+    denoise: Denoiser,
     x: Array,
     *,
     num_classes: int,
     num_evaluations: int,
-    t_min: float = 0.0,
-    t_max: float = 1.0,
+    t_min: Time | None = None,
+    t_max: Time | None = None,
 ) -> Array:
-    """-E|r_c|^2 over times uniform in [t_min, t_max], shape (batch, num_classes), with shared noise."""
+    """-E|r_c|^2 over times uniform in [t_min, t_max], shape (batch, num_classes), with shared noise.
+
+    By default all of the denoiser's working range.
+    """
+    low, high = denoise.working_range
+    t_min, t_max = low if t_min is None else t_min, high if t_max is None else t_max
 
     def of_class(label: Array) -> Array:
-        denoise = denoiser_of(label)
+        own = denoise.given(label)
 
-        def integrand(x: Array, noise: Array, _: Array, v: Array) -> Array:
+        def integrand(rows: Array, noise: Array, _: Array, v: Array) -> Array:
             t = t_min + (t_max - t_min) * v
-            x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x, noise, t)
-            return -jnp.sum((noise - denoise(x_t, t).noise) ** 2, axis=1)
+            x_t = jax.vmap(lambda x, noise, t: perturb(own.schedule, x, noise, t))(x[rows], noise, t)
+            return -jnp.sum((noise - own(x_t, t).noise) ** 2, axis=1)
 
         return low_discrepancy.mean(key, x, integrand, num_evaluations, 4096 // num_classes)[0]
 
@@ -239,33 +242,25 @@ def run_digits(config: Config) -> list[dict[str, Any]]:
     """Rows of figures, one for each way to classify the test images."""
     train, train_labels, pixels, labels = _digits(config)
     laws = _class_gaussians(config, train, train_labels)
-    denoiser_of = fit(config, train, train_labels, laws)
+    denoise = fit(config, train, train_labels, laws)
     x, n = data.dequantize(jax.random.key(3), pixels, levels=LEVELS), config.digit_evaluations
-    options = {"num_classes": CLASSES, "t_min": config.test_t_min, "t_max": config.t_max}
 
-    @functools.partial(jax.jit, static_argnums=(1, 2))
-    def formula(references: Gaussian, n: int, elimination: tuple[tuple[int, int], ...] = ()) -> Array:
+    def formula(references: Labelled, n: int, elimination: tuple[tuple[int, int], ...] = ()) -> Array:
         return class_logits(
             jax.random.key(4),
-            denoiser_of,
-            COSINE,
+            denoise,
             x,
+            num_classes=CLASSES,
             num_evaluations=n,
             elimination=elimination,
-            reference_of=functools.partial(_at, references),
-            time_density=TimeDensity(STD),
-            **options,
+            references=references,
         ).value
 
     @jax.jit
-    def uniform() -> Array:
-        return uniform_logits(jax.random.key(4), denoiser_of, COSINE, x, num_evaluations=n, **options)
+    def uniform(denoise: Denoiser) -> Array:
+        return uniform_logits(jax.random.key(4), denoise, x, num_classes=CLASSES, num_evaluations=n)
 
-    @jax.jit
-    def gaussians() -> Array:
-        return jax.vmap(lambda law: law.log_prob(x))(laws).T
-
-    one_for_all = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), laws)
+    one_for_all = Labelled([laws.law(0)] * CLASSES)
     first, rounds = config.first_round, config.elimination
     pruned = CLASSES * first + sum(kept * evaluations for kept, evaluations in rounds)
     rows = []
@@ -273,8 +268,8 @@ def run_digits(config: Config) -> list[dict[str, Any]]:
         ("formula", CLASSES * n, lambda: formula(laws, n)),
         ("formula, elimination", pruned, lambda: formula(laws, first, rounds)),
         ("formula, no references", CLASSES * n, lambda: formula(one_for_all, n)),
-        ("uniform weights", CLASSES * n, uniform),
-        ("Gaussians of the classes", 0, gaussians),
+        ("uniform weights", CLASSES * n, lambda: uniform(denoise)),
+        ("Gaussians of the classes", 0, lambda: _log_densities(laws, x)),
     ):
         print(f"classifier: digits, {name}", file=sys.stderr)
         loss = -_log_softmax(np.asarray(classify(), np.float64))
@@ -291,44 +286,52 @@ def run_digits(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def fit(config: Config, pixels: Array, labels: Array, laws: Gaussian) -> DenoiserOf:
-    """A network's denoiser for each class, trained on what the class's Gaussian leaves over."""
+@pytree
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Residual:
+    """How a network answers that learns what the law of the label leaves over."""
+
+    network: Denoiser
+    """Its skip is the denoiser of N(0, STD^2 I), in whose place the law's is put."""
+    laws: Labelled
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        network, law = (part.given(denoiser.condition) for part in (self.network, self.laws.denoiser(COSINE)))
+        skip = Gaussian(jnp.zeros(x.shape[1:]), STD**2).denoiser(COSINE)
+        return jax.tree.map(lambda a, b, c: a - b + c, network(x, t), skip(x, t), law(x, t))
+
+
+def fit(config: Config, pixels: Array, labels: Array, laws: Labelled) -> Denoiser:
+    """A network's denoiser given the label, trained on what the class's Gaussian leaves over."""
     network = ResidualMLP(
         width=config.width, num_blocks=config.num_blocks, dropout=config.dropout, num_classes=CLASSES
     )
-    parameterization = parameterizations.edm(STD)
     init_key, key = jax.random.split(jax.random.key(1))
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay)
 
-    def predictor_of(label: Array, **options: Any) -> Predictor:
-        def predict(params: Params, x: Array, t: Array) -> Any:
-            return network.apply(params, x, t, jnp.full(t.shape, label), **options)
-
-        return predict
-
-    def row_loss(params: Params, key: Key, pixels: Array, label: Array, t: Array) -> Array:
-        encode_key, noise_key, dropout_key = jax.random.split(key, 3)
-        x = data.dequantize(encode_key, pixels[None], levels=LEVELS)
-        x_t, target = denoising_target(noise_key, COSINE, x, t)
-        return regression_loss(
-            predictor_of(label, train=True, rngs={"dropout": dropout_key}),
+    def model(params: Params, *, dropout: Key | None = None) -> Denoiser:
+        """What is trained, with a key for dropout, and asked for densities, without; of a label each."""
+        denoise = make_denoiser(
+            applied(network, dropout),
             params,
             COSINE,
-            x_t,
-            target,
-            t,
-            parameterization=parameterization,
-            reference=_at(laws, label),
-            weight=parameterizations.noise.row,
-        )[0]
+            shape=pixels.shape[1:],
+            scale=STD,
+            t_min=config.test_t_min,
+            t_max=config.t_max,
+        )
+        return dataclasses.replace(denoise, estimate=_Residual(denoise, laws))
 
     def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
-        time_key, key = jax.random.split(key)
+        time_key, encode_key, noise_key, dropout_key = jax.random.split(key, 4)
+        pixels, labels = batch
         u = times.stratified(time_key, config.batch_size)
         t = times.log_snr_uniform(u, COSINE, t_min=config.t_min, t_max=config.t_max).t
-        keys = jax.random.split(key, config.batch_size)
+        x = data.dequantize(encode_key, pixels, levels=LEVELS)
+        x_t, target = denoising_target(noise_key, COSINE, x, t)
+        denoise = model(params, dropout=dropout_key).given(labels)
         # Uniform in log-SNR and measured in noise: the formula's weights.
-        return jax.vmap(row_loss, in_axes=(None, 0, 0, 0, 0))(params, keys, *batch, t).mean()
+        return regression_loss(denoise, x_t, target, t, weight=prediction.noise.row).mean()
 
     def draw_batch(rows: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
         return data.batch(key, rows, config.batch_size)
@@ -344,17 +347,7 @@ def fit(config: Config, pixels: Array, labels: Array, laws: Gaussian) -> Denoise
             num_steps=config.steps,
             report=progress,
         )
-
-    def denoiser_of(label: Array) -> Denoiser:
-        return make_denoiser(
-            predictor_of(label),
-            training.averaged(state),
-            COSINE,
-            parameterization=parameterization,
-            reference=_at(laws, label),
-        )
-
-    return denoiser_of
+    return model(training.averaged(state))
 
 
 def _digits(config: Config) -> tuple[Array, Array, Array, np.ndarray]:
@@ -374,17 +367,18 @@ def _digits(config: Config) -> tuple[Array, Array, Array, np.ndarray]:
     )
 
 
-def _class_gaussians(config: Config, pixels: Array, labels: Array) -> Gaussian:
-    """A Gaussian for each class, stacked, its eigenvalues raised by config.covariance_floor."""
+def _class_gaussians(config: Config, pixels: Array, labels: Array) -> Labelled:
+    """A Gaussian for each class, its eigenvalues raised by config.covariance_floor."""
     x = data.dequantize(jax.random.key(0), pixels, levels=LEVELS)
 
+    @jax.jit
     def one(label: Array) -> Gaussian:
         weights = (labels == label) / jnp.sum(labels == label)
         mean = weights @ x
         centred = (x - mean[None]) * jnp.sqrt(weights)[:, None]
         return Gaussian(mean, centred.T @ centred + config.covariance_floor * jnp.eye(x.shape[1]))
 
-    return jax.vmap(one)(jnp.arange(CLASSES))
+    return Labelled([one(jnp.asarray(label)) for label in range(CLASSES)])
 
 
 def _class_law(config: Config, key: Key) -> GaussianMixture:
@@ -398,9 +392,10 @@ def _class_law(config: Config, key: Key) -> GaussianMixture:
     return GaussianMixture(jnp.full(2, 0.5), means, variances)
 
 
-def _at(laws: Any, label: Array) -> Any:
-    """One of a stack of laws."""
-    return jax.tree.map(lambda leaf: leaf[label], laws)
+@jax.jit
+def _log_densities(laws: Labelled, x: Array) -> Array:
+    """log p(x | c) for each row and class, (batch, classes)."""
+    return jax.vmap(lambda label: laws.law(label).log_prob(x))(jnp.arange(laws.num_labels)).T
 
 
 def _compare(logits: np.ndarray, truth: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -37,11 +37,13 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.densities import discretized
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.process import log_snr, perturb
 from jaxdiff.noising.schedules import Karras, from_betas
-from jaxdiff.typing import Array, Distribution, Schedule
+from jaxdiff.noising.tables import cosine_betas, linear_betas, logarithmic_betas
+from jaxdiff.typing import Array, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,9 +163,9 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
 @functools.partial(jax.jit, static_argnums=0)
 def _levels(num_steps: int, c0: float, c1: float) -> dict[str, Array]:
     betas = (
-        discretized.linear_betas(num_steps),
-        discretized.cosine_betas(num_steps),
-        discretized.logarithmic_betas(num_steps, c0, c1),
+        linear_betas(num_steps),
+        cosine_betas(num_steps),
+        logarithmic_betas(num_steps, c0, c1),
     )
     level = jax.vmap(log_snr, in_axes=(None, 0))
     return {

@@ -50,6 +50,7 @@ from jaxdiff.densities.elbo import kernels
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.process import bridge, log_snr
 from jaxdiff.noising.schedules import DiscreteVariancePreserving, from_betas
+from jaxdiff.noising.tables import logarithmic_betas
 from jaxdiff.typing import Array
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _rows(config: Config, num_steps: int) -> list[dict[str, Any]]:
 @functools.partial(jax.jit, static_argnums=0)
 def _chain(num_steps: int, c0: float, c1: float) -> tuple[DiscreteVariancePreserving, Array, Array, Array]:
     """The schedule, its times from 0, which stands for the data, log-SNRs and the kernels' least widths."""
-    schedule = from_betas(discretized.logarithmic_betas(num_steps, c0, c1))
+    schedule = from_betas(logarithmic_betas(num_steps, c0, c1))
     times = jnp.arange(num_steps + 1.0)
     levels = jax.vmap(functools.partial(log_snr, schedule))(times[1:])
     stds = jax.vmap(lambda s, t: bridge(schedule, jnp.zeros(1), jnp.zeros(1), s, t)[1])(times[:-1], times[1:])

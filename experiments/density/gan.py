@@ -1,11 +1,10 @@
 """GAN: what a score regularizer makes of a generator, in closed form, on 25 modes and on digits.
 
-A generator that pays l times the `jaxdiff.learning.losses.score_regularizer` of a model of p pays, by the
-density formula, l times its cross-entropy to p. Three things are measured:
+A generator that pays l times the `score_regularizer` of a model of p pays, by the density formula, l times
+its cross-entropy to p. Three things are measured:
 
-    optimum     `jaxdiff.theory.joint_learning.regularized_generator` against mirror descent on its objective,
-    whose gradient
-                is taken by jax.grad, for a law of three modes on the line; and its distance to p and to
+    optimum     `regularized_generator` against mirror descent on its objective, whose gradient is taken by
+                jax.grad, for a law of three modes on the line; and its distance to p and to
                 p^(1 + 2 l) / Z, by total variation
     weights     the regularizer against -log p over points of the same law: with the formula's weights and
                 with times uniform, under the cosine schedule, by quadrature
@@ -58,17 +57,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import data, theory
+from jaxdiff import data
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws import metrics
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
-from jaxdiff.learning import losses
+from jaxdiff.learning.score_regularizer import regularized_generator, score_regularizer
 from jaxdiff.models.embedding import fourier_features
 from jaxdiff.noising import times
 from jaxdiff.noising.process import log_snr
 from jaxdiff.noising.schedules import Cosine, Karras
-from jaxdiff.typing import Array, Denoiser, Distribution, Key, Params
+from jaxdiff.typing import Array, Key, Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -188,7 +188,7 @@ def optima(config: Config) -> list[dict[str, float]]:
         return jnp.exp(jax.lax.fori_loop(0, config.descent_steps, step, log_p))
 
     def distances(strength: Array) -> dict[str, Array]:
-        q = jnp.exp(theory.regularized_generator(log_p, volume, strength))
+        q = jnp.exp(regularized_generator(log_p, volume, strength))
         power = jax.nn.softmax((1 + 2 * strength) * log_p) / volume
         others = {"descent": descend(strength), "data": p, "power": power}
         return {name: 0.5 * volume * jnp.sum(jnp.abs(q - other)) for name, other in others.items()}
@@ -311,7 +311,7 @@ def train(config: Gan, problem: Problem, name: str) -> dict[float, Array]:
 
         def regularizer(x: Array) -> Array:
             x = jnp.repeat(x, config.draws, axis=0)
-            value = weight * losses.score_regularizer(key, problem.denoise, SCHEDULE, x, t)
+            value = weight * score_regularizer(key, problem.denoise, x, t)
             return jnp.sum(value) / config.draws
 
         # Between two modes the gradient of one draw is ten times its mean and more.
@@ -416,9 +416,9 @@ def digits(config: Config) -> list[dict[str, Any]]:
         for key, pixels in ((train_key, split.train), (test_key, split.test))
     )
     model = fit_mixture(fit_key, encoded, config.components, floor=config.floor, num_restarts=1)
-    problem = Problem(
-        lambda key, n: data.batch(key, encoded, n), fit_gaussian(encoded), model.denoiser(SCHEDULE)
-    )
+    start = fit_gaussian(encoded)
+    assert isinstance(start, Gaussian)  # of vectors
+    problem = Problem(lambda key, n: data.batch(key, encoded, n), start, model.denoiser(SCHEDULE))
     real = data.batch(choose_key, encoded, len(test))  # what the distances of perfect samples would be
     judge = functools.partial(judge_digits, test=test, real=real, model=model)
     rows = [{"strength": None, **{name: _mean([value]) for name, value in judge(real).items()}}]

@@ -21,24 +21,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import schedules
 from jaxdiff.noising.process import inverse_log_snr, perturb
-from jaxdiff.typing import Array, Distribution, Schedule
+from jaxdiff.typing import Array, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEDULES: dict[str, tuple[Schedule, float]] = {  # and where their times end
-    "VariancePreserving": (schedules.VariancePreserving(), 1.0),
-    "SubVariancePreserving": (schedules.SubVariancePreserving(), 1.0),
-    "VarianceExploding": (schedules.VarianceExploding(), 1.0),
-    "Karras": (schedules.Karras(), 80.0),
-    "Cosine": (schedules.Cosine(), 1.0),
-    "RectifiedFlow": (schedules.RectifiedFlow(), 1.0),
-    "OrnsteinUhlenbeck": (schedules.OrnsteinUhlenbeck(), 10.0),
-    "LinearVariance": (schedules.LinearVariance(), 1.0),
+SCHEDULES: dict[str, Schedule] = {
+    "VariancePreserving": schedules.VariancePreserving(),
+    "SubVariancePreserving": schedules.SubVariancePreserving(),
+    "VarianceExploding": schedules.VarianceExploding(),
+    "Karras": schedules.Karras(),
+    "Cosine": schedules.Cosine(),
+    "RectifiedFlow": schedules.RectifiedFlow(),
+    "OrnsteinUhlenbeck": schedules.OrnsteinUhlenbeck(),
+    "LinearVariance": schedules.LinearVariance(),
 }
 
 POINTS = {1: [[0.3], [-2.5]], 2: [[0.3, -0.5], [-2.0, 2.0]]}
@@ -133,9 +134,12 @@ def _errors(config: Config, law: Distribution, x: Array) -> dict[str, Any]:
         integrand = (error - d * (1 - nodes[:, None] ** 2)) / (nodes * (1 - nodes**2))[:, None]
         return -0.5 * d * jnp.log(2 * jnp.pi * jnp.e) - weights @ integrand
 
-    def increment(schedule: Schedule, t_max: float) -> Array:
+    @jax.jit
+    def increment(schedule: Schedule) -> Array:
+        t_min, t_max = schedule.working_range
+
         def time(level: Array | float) -> Array:
-            return inverse_log_snr(schedule, level, t_min=1e-6 * t_max, t_max=t_max)
+            return inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max)
 
         s, t = time(4.0), time(-3.0)
         error = jax.lax.map(lambda v: squared_error(schedule, time(4.0 - 7.0 * v)), nodes)
@@ -145,7 +149,6 @@ def _errors(config: Config, law: Distribution, x: Array) -> dict[str, Any]:
     return {
         "log_density": float(jnp.abs(formula() - law.log_prob(x)).max()),
         "increments": {
-            name: float(jnp.abs(jax.jit(increment, static_argnums=1)(schedule, t_max)).max())
-            for name, (schedule, t_max) in SCHEDULES.items()
+            name: float(jnp.abs(increment(schedule)).max()) for name, schedule in SCHEDULES.items()
         },
     }

@@ -1,0 +1,364 @@
+"""Every public function that computes, as a call with inputs of its own, for `benchmarks.eager_calls`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+import jaxdiff as jd
+from experiments.networks import applied
+from jaxdiff import bootstrap, data, ema, metrics, quantized, random_features, starts, theory, times
+from jaxdiff.laws.labelled import Labelled
+from jaxdiff.laws.shaped import Shaped
+from jaxdiff.models import ResidualMLP
+from jaxdiff.sampling.budget import ScoreCurvature
+from jaxdiff.typing import Array, Denoised, Key, Params
+
+SCHEDULE = jd.VariancePreserving()
+CLASSES, COMPONENTS, LEVELS = 3, 3, 17
+
+LEFT_OUT = {
+    "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption"],
+    "NumPy's, on the host": [
+        "dip_score",
+        "dip_scores",
+        "ema.exponent",
+        "ema.reconstruction_weights",
+        "times.truncate",
+    ],
+    "what a call makes is a function or a value for later calls": [
+        *("as_denoiser", "guided", "ancestral", "pytree", "init_state", "averaged", "make_train_step"),
+        *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
+        *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
+        *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
+    ],
+    "made once, of numbers that are known": ["linear_betas", "cosine_betas", "logarithmic_betas"],
+    "files, devices and their layout": [
+        *("restore", "save", "export_sampler", "load_sampler", "data_mesh", "data_parallel", "ema.combine"),
+        *("data.digits", "data.photograph_patches"),
+    ],
+    "arithmetic of a few numbers, for the inside of a program": [
+        *("discretized.left", "discretized.ddpm", "discretized.trapezoid", "data.bits_per_dimension"),
+        *("weights.likelihood", "weights.min_snr", "weights.sigmoid", "weights.as_argument"),
+        *("prediction.read", "prediction.solve", "prediction.determinant", "prediction.error_scale"),
+        *("prediction.noise_level", "prediction.as_they_are", "ema.check_decay"),
+        *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant"),
+    ],
+}
+"""Public functions that are not measured, by the reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much there is to do in a call."""
+
+    rows: int = 512
+    dimension: int = 8
+    width: int = 128
+    steps: int = 32
+    evaluations: int = 100
+
+
+SMOKE = Size(rows=64, dimension=2, width=8, steps=4, evaluations=20)
+
+
+class Inputs(NamedTuple):
+    """All that a call is given beside its key, new every time."""
+
+    x: Array
+    """Data, (rows, dimension), and y others."""
+    y: Array
+    noise: Array
+    pixels: Array
+    labels: Array
+    s: Array
+    """Times of the rows, each before its t."""
+    t: Array
+    first: Array
+    """Two times, scalars."""
+    last: Array
+    grid: Array
+    """Increasing times, (steps + 1,)."""
+    params: Params
+    class_params: Params
+    features: random_features.RandomFeatures
+    gaussian: jd.Gaussian
+    mixture: jd.GaussianMixture
+    student: jd.StudentTMixture
+    curvature: ScoreCurvature
+    path: Array
+
+
+Call: TypeAlias = Callable[[Key, Inputs], Any]
+
+
+def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
+    """How inputs are made, and every public function as a call of them, by its name and what is beside it."""
+    n, d, steps, budget = size.rows, size.dimension, size.steps, size.evaluations
+    plain = ResidualMLP(width=size.width, num_blocks=2)
+    with_classes = ResidualMLP(width=size.width, num_blocks=2, num_classes=CLASSES)
+    eye = jnp.eye(d)
+
+    def of_features(model: random_features.RandomFeatures) -> jd.Denoiser:
+        return jd.make_denoiser(random_features.predict, model, SCHEDULE, shape=(d,))
+
+    @jax.jit
+    def fresh(key: Key) -> Inputs:
+        keys = iter(jax.random.split(key, 16))
+        x, y, noise, means = (jax.random.normal(next(keys), (n, d)) for _ in range(4))
+        low, high = (jax.random.uniform(next(keys), (n,), minval=a, maxval=a + 0.3) for a in (0.1, 0.5))
+        jitter = 1 + 0.05 * jax.random.uniform(next(keys))
+        weights, means = jnp.full(COMPONENTS, 1 / COMPONENTS), 0.5 * means[:COMPONENTS]
+        covariances = jitter * 0.5 * jnp.broadcast_to(eye, (COMPONENTS, d, d))
+        mixture = jd.GaussianMixture(weights, means, covariances)
+        grid = 0.95 * jitter * jnp.linspace(0.02, 1.0, steps + 1)
+        return Inputs(
+            x=x,
+            y=y,
+            noise=noise,
+            pixels=jax.random.randint(next(keys), (n, d), 0, LEVELS),
+            labels=jax.random.randint(next(keys), (n,), 0, CLASSES),
+            s=low,
+            t=high,
+            first=0.1 * jitter,
+            last=0.9 * jitter,
+            grid=grid,
+            params=plain.init(next(keys), x[:1], low[:1]),
+            class_params=with_classes.init(next(keys), x[:1], low[:1], jnp.zeros(1, int)),
+            features=random_features.init(next(keys), d, 2 * d, bandwidth=2.0),
+            gaussian=jd.Gaussian(means[0], covariances[0]),
+            mixture=mixture,
+            student=jd.StudentTMixture(weights, means, covariances, jnp.full(COMPONENTS, 5.0)),
+            curvature=jd.score_curvature(next(keys), mixture.denoiser(SCHEDULE), x),
+            path=theory.forward_path(next(keys), SCHEDULE, x, grid),
+        )
+
+    def model(i: Inputs) -> jd.Denoiser:
+        return jd.make_denoiser(applied(plain), i.params, SCHEDULE, shape=(d,))
+
+    def classes(i: Inputs) -> jd.Denoiser:
+        return jd.make_denoiser(
+            applied(with_classes), i.class_params, SCHEDULE, shape=(d,), null_condition=CLASSES
+        )
+
+    def target(i: Inputs) -> Denoised:
+        return Denoised(i.x, i.noise)
+
+    def exact(i: Inputs) -> jd.Denoiser:
+        return i.mixture.denoiser(SCHEDULE)
+
+    def sampling(sampler: jd.Sampler) -> Call:
+        return lambda key, i: jd.sample(key, model(i), n, sampler=sampler, num_steps=steps)
+
+    def start(family: jd.Family) -> Call:
+        return lambda key, i: jd.fit_start(key, family, i.x, SCHEDULE, i.last)
+
+    equal = jnp.full(steps + 1, 1.0)
+    square = (n // 2, 2, d)  # rows of images
+    calls: dict[str, Call] = {
+        # Denoisers
+        "make_denoiser": lambda key, i: model(i)(i.x, i.t),
+        "make_denoiser, one time": lambda key, i: model(i)(i.x, i.last),
+        "make_denoiser, guided": lambda key, i: jd.guided(classes(i), 2.0).given(i.labels)(i.x, i.t),
+        "ddpm_denoiser": lambda key, i: jd.ddpm_denoiser(applied(plain), i.params, 0.02 * i.grid, shape=(d,))(
+            i.x, 2 * i.last
+        ),
+        "drop_condition": lambda key, i: jd.drop_condition(key, i.labels, CLASSES, 0.1),
+        "convert": lambda key, i: jd.convert(
+            SCHEDULE, i.x, i.y, i.last, source=jd.prediction.v, target=jd.prediction.noise
+        ),
+        "quantized.log_histogram": lambda key, i: quantized.log_histogram(i.pixels, levels=LEVELS),
+        "quantized.quantized_target": lambda key, i: quantized.quantized_target(
+            key, SCHEDULE, i.pixels, i.t, levels=LEVELS
+        ),
+        # Noising
+        "perturb": lambda key, i: jd.perturb(SCHEDULE, i.x, i.noise, i.last),
+        "transition": lambda key, i: jd.transition(SCHEDULE, i.first, i.last),
+        "bridge": lambda key, i: jd.bridge(SCHEDULE, i.x, i.y, i.first, i.last),
+        "sde": lambda key, i: jd.sde(SCHEDULE, i.last),
+        "log_snr": lambda key, i: jd.log_snr(SCHEDULE, i.last),
+        "inverse_log_snr": lambda key, i: jd.inverse_log_snr(SCHEDULE, i.first, t_min=0.1, t_max=i.last),
+        "from_betas": lambda key, i: jd.from_betas(0.02 * i.grid).sigma(i.first),
+        "times.stratified": lambda key, i: times.stratified(key, n),
+        "times.uniform": lambda key, i: times.uniform(i.t, t_min=i.first, t_max=i.last),
+        "times.log_normal": lambda key, i: times.log_normal(i.t, SCHEDULE, t_min=i.first, t_max=i.last),
+        "times.log_snr_uniform": lambda key, i: times.log_snr_uniform(
+            i.t, SCHEDULE, t_min=i.first, t_max=i.last
+        ),
+        "times.power_grid": lambda key, i: times.power_grid(steps, t_min=i.first, t_max=i.last, rho=7.0),
+        "times.noise_grid": lambda key, i: times.noise_grid(SCHEDULE, steps, t_min=i.first, t_max=i.last),
+        "times.log_snr_grid": lambda key, i: times.log_snr_grid(SCHEDULE, steps, t_min=i.first, t_max=i.last),
+        "times.gaussian_grid": lambda key, i: times.gaussian_grid(
+            SCHEDULE, steps, variance=i.t[0], t_min=i.first, t_max=i.last
+        ),
+        "times.to_clean": lambda key, i: times.to_clean(SCHEDULE, i.grid[::-1]),
+        "times.whole": lambda key, i: times.whole(1000 * i.grid[::-1]),
+        # Sampling
+        "sample": sampling(jd.DPMSolverPP()),
+        "sample, Heun": sampling(jd.Heun()),
+        "sample, ancestral": sampling(jd.ancestral()),
+        "sample, PredictorCorrector": sampling(jd.PredictorCorrector()),
+        "sample, from a start, on a grid": lambda key, i: jd.sample(
+            key,
+            exact(i),
+            n,
+            sampler=jd.EulerMaruyama(),
+            times=i.grid[::-1],
+            start=i.gaussian.perturbed(SCHEDULE, i.grid[-1]),
+        ),
+        "sample, guided": lambda key, i: jd.sample(
+            key, jd.guided(classes(i), 2.0).given(i.labels), n, num_steps=steps
+        ),
+        "integrate": lambda key, i: jd.integrate(key, model(i), i.x, i.grid[::-1]),
+        "integrate_path": lambda key, i: jd.integrate_path(key, model(i), i.x, i.grid[::-1]),
+        "initial_noise": lambda key, i: jd.initial_noise(key, model(i), n),
+        "kl_budget": lambda key, i: jd.kl_budget(
+            key, model(i), i.mixture, i.gaussian, i.grid[::-1], num_samples=n
+        ),
+        "score_curvature": lambda key, i: jd.score_curvature(key, model(i), i.x),
+        "initialization_error": lambda key, i: jd.initialization_error(
+            key, model(i), i.gaussian, i.x, 0.5 * i.last
+        ),
+        "discretization_error": lambda key, i: jd.discretization_error(i.curvature, i.grid[::-1]),
+        "optimal_grid": lambda key, i: jd.optimal_grid(i.curvature, steps, t_max=i.last, t_min=i.first),
+        "choose_horizon": lambda key, i: jd.choose_horizon(
+            key, starts.gaussian(), model(i), i.x, num_steps=steps
+        ),
+        "fit_start, plain": start(starts.plain()),
+        "fit_start, isotropic": start(starts.isotropic()),
+        "fit_start, gaussian": start(starts.gaussian()),
+        "fit_start, gaussian_mixture": start(starts.gaussian_mixture(2, num_iterations=10)),
+        "fit_start, student_t_mixture": start(starts.student_t_mixture(2, num_iterations=10)),
+        "fit_start, early": start(starts.early(starts.gaussian(), 0.2)),
+        # Densities
+        "density_formula": lambda key, i: jd.density_formula(key, model(i), i.x, num_evaluations=budget),
+        "density_formula, a reference": lambda key, i: jd.density_formula(
+            key, model(i), i.x, reference=i.mixture, num_evaluations=budget
+        ),
+        "log_density_increment": lambda key, i: jd.log_density_increment(
+            key, model(i), i.x, i.first, i.last, num_evaluations=budget
+        ),
+        "pilot_time_density": lambda key, i: jd.pilot_time_density(
+            key, model(i), i.x[:32], num_evaluations=64
+        ),
+        "noise_level_curve": lambda key, i: jd.noise_level_curve(
+            key, model(i), i.x[:32], i.grid, num_evaluations=16 * (steps + 1)
+        ),
+        "probability_flow": lambda key, i: jd.probability_flow(key, model(i), i.x, num_probes=2),
+        "probability_flow, on a grid": lambda key, i: jd.probability_flow(
+            key, model(i), i.x, i.grid, start=i.gaussian
+        ),
+        "adaptive_probability_flow": lambda key, i: jd.adaptive_probability_flow(
+            key, model(i), i.x[:32], tolerance=1e-2, max_steps=64
+        ),
+        "elbo": lambda key, i: jd.elbo(key, model(i), i.x, i.grid, num_paths=2),
+        "discretized_formula": lambda key, i: jd.discretized_formula(
+            key, model(i), i.x[:32], i.grid, num_evaluations=12 * (steps + 1)
+        ),
+        "class_logits": lambda key, i: jd.class_logits(
+            key, classes(i), i.x[:32], num_classes=CLASSES, num_evaluations=budget
+        ),
+        # Laws
+        "Gaussian": lambda key, i: jd.Gaussian(i.x[0], jnp.exp(i.y[0])),
+        "GaussianMixture": lambda key, i: jd.GaussianMixture(
+            i.mixture.weights, i.x[:COMPONENTS], jnp.exp(i.y[:COMPONENTS])
+        ),
+        "Shaped.log_prob": lambda key, i: Shaped(jd.Gaussian(jnp.zeros(2 * d), i.last), (2, d)).log_prob(
+            i.x.reshape(square)
+        ),
+        "fit_gaussian": lambda key, i: jd.fit_gaussian(i.x),
+        "fit_mixture": lambda key, i: jd.fit_mixture(key, i.x, 2, num_iterations=10),
+        "fit_student_mixture": lambda key, i: jd.fit_student_mixture(key, i.x, 2, num_iterations=10),
+        # Learning
+        "denoising_target": lambda key, i: jd.denoising_target(key, SCHEDULE, i.x, i.t),
+        "stable_target": lambda key, i: jd.stable_target(key, SCHEDULE, i.x, i.t),
+        "bootstrapped_target": lambda key, i: jd.bootstrapped_target(key, model(i), i.x, i.s, i.t, mix=0.9),
+        "bootstrap.half_noise_target": lambda key, i: bootstrap.half_noise_target(
+            key, model(i), i.x, i.t, mix=0.9
+        ),
+        "bootstrap.earlier_time": lambda key, i: bootstrap.earlier_time(SCHEDULE, i.t, 0.5, t_min=i.first),
+        "bootstrap.noise_correlation": lambda key, i: bootstrap.noise_correlation(SCHEDULE, i.first, i.last),
+        "bootstrap.optimal_gate": lambda key, i: bootstrap.optimal_gate(i.first, i.last),
+        "bootstrap.matrix_gate": lambda key, i: bootstrap.matrix_gate(i.first, i.last * eye),
+        "bootstrap.optimal_mix": lambda key, i: bootstrap.optimal_mix(i.first, i.last, 1.0),
+        "bootstrap.target_variance": lambda key, i: bootstrap.target_variance(
+            i.first, i.last, 0.5, i.first, i.last
+        ),
+        "denoising_loss": lambda key, i: jd.denoising_loss(key, model(i), i.x),
+        "regression_loss": lambda key, i: jd.regression_loss(model(i), i.y, target(i), i.t),
+        "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),
+        "sliced_loss": lambda key, i: jd.sliced_loss(key, model(i), i.x, i.t),
+        "score_regularizer": lambda key, i: jd.score_regularizer(key, model(i), i.x, i.t),
+        "regularized_generator": lambda key, i: jd.regularized_generator(i.x[:, 0], 0.1, i.last),
+        "random_features.init": lambda key, i: random_features.init(key, d, 2 * d, bandwidth=i.last),
+        "random_features.features": lambda key, i: random_features.features(i.features.frequencies, i.x),
+        "random_features.predict": lambda key, i: random_features.predict(i.features, i.x, i.t),
+        "random_features.fit": lambda key, i: random_features.fit(
+            i.features, of_features, i.x, target(i), i.last, penalty=1e-3
+        ),
+        "random_features.ridge": lambda key, i: random_features.ridge(i.x, i.y, penalty=1e-3),
+        "ema.updated": lambda key, i: ema.updated(i.params, i.params, 0.9),
+        # Metrics
+        "metrics.wasserstein_1d": lambda key, i: metrics.wasserstein_1d(i.x[:, 0], i.y[:, 0]),
+        "metrics.sliced_wasserstein": lambda key, i: metrics.sliced_wasserstein(
+            key, i.x, i.y, num_projections=64
+        ),
+        "metrics.max_sliced_wasserstein": lambda key, i: metrics.max_sliced_wasserstein(
+            key, i.x, i.y, num_starts=2, num_steps=10
+        ),
+        "metrics.energy_distance": lambda key, i: metrics.energy_distance(i.x, i.y),
+        "metrics.mmd": lambda key, i: metrics.mmd(i.x, i.y),
+        "metrics.frechet_distance": lambda key, i: metrics.frechet_distance(i.x, i.y),
+        "metrics.classifier_two_sample_test": lambda key, i: metrics.classifier_two_sample_test(
+            key, i.x, i.y, width=16, num_steps=10
+        ),
+        # Data
+        "data.batch": lambda key, i: data.batch(key, i.x, 32),
+        "data.epoch_batch": lambda key, i: data.epoch_batch(key, i.x, 32, jnp.asarray(3)),
+        "data.dequantize": lambda key, i: data.dequantize(key, i.pixels, levels=LEVELS),
+        "data.quantize": lambda key, i: data.quantize(i.x, levels=LEVELS),
+        "data.two_moons": lambda key, i: data.two_moons(key, n),
+        "data.eight_gaussians": lambda key, i: data.eight_gaussians(key, n),
+        "data.checkerboard": lambda key, i: data.checkerboard(key, n),
+        # Theory
+        "score_error": lambda key, i: jd.score_error(key, model(i), i.mixture, i.grid, num_samples=n),
+        "theory.forward_path": lambda key, i: theory.forward_path(key, SCHEDULE, i.x, i.grid),
+        "theory.martingale_terms": lambda key, i: theory.martingale_terms(
+            model(i), exact(i), i.x, i.path, i.grid, weights=equal
+        ),
+        "theory.empirical_risk": lambda key, i: theory.empirical_risk(
+            model(i), i.x, i.path, i.grid, weights=equal
+        ),
+        "theory.minimize_risk": lambda key, i: theory.minimize_risk(
+            of_features,
+            jax.tree.map(lambda leaf: leaf[None], i.features),
+            i.x,
+            i.path,
+            i.grid,
+            sizes=jnp.asarray([n]),
+            weights=equal,
+        ),
+        "theory.posterior_covariance": lambda key, i: theory.posterior_covariance(model(i), i.x, i.last),
+        "theory.increment_covariance": lambda key, i: theory.increment_covariance(
+            model(i), i.path[:2], i.x, i.first, i.last
+        ),
+        "theory.increment_constants": lambda key, i: theory.increment_constants(SCHEDULE, i.grid, i.first),
+    }
+    laws: dict[str, Callable[[Inputs], Any]] = {
+        "Gaussian": lambda i: i.gaussian,
+        "GaussianMixture": lambda i: i.mixture,
+        "StudentTMixture": lambda i: i.student,
+        "Empirical": lambda i: jd.Empirical(i.x),
+    }
+    for name, law in laws.items():
+        calls[f"{name}.sample"] = lambda key, i, law=law: law(i).sample(key, n)
+        calls[f"{name}.denoiser"] = lambda key, i, law=law: law(i).denoiser(SCHEDULE)(i.y, i.t)
+        calls[f"{name}.perturbed"] = lambda key, i, law=law: law(i).perturbed(SCHEDULE, i.last)
+        if name != "Empirical":
+            calls[f"{name}.log_prob"] = lambda key, i, law=law: law(i).log_prob(i.x)
+    calls["Labelled.denoiser"] = lambda key, i: (
+        Labelled([i.gaussian] * CLASSES).denoiser(SCHEDULE).given(i.labels)(i.x, i.t)
+    )
+    return fresh, calls
