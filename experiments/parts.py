@@ -18,6 +18,8 @@ import time
 from types import ModuleType
 from typing import Any, TypeAlias
 
+from experiments import pictures
+
 Parts: TypeAlias = dict[str, tuple[ModuleType, Any]]
 """Modules and their configs, by the names of the parts."""
 
@@ -54,11 +56,7 @@ def main(parts: Parts, out: pathlib.Path, *, resume: bool = False) -> dict[str, 
 
 def draw(parts: Parts, figures: dict[str, Any], path: pathlib.Path) -> None:
     """A panel for each part."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pictures.pyplot()
     across = min(3, len(parts))
     down = -(-len(parts) // across)
     figure, axes = plt.subplots(

@@ -3,7 +3,7 @@
 Data: two modes, (N(mu, I/4) + N(-mu, I/4)) / 2 with |mu| = 2 in a random direction of R^d, under the
 Ornstein-Uhlenbeck process. A class of 40 scores, those of the same law with other means at geometric
 distances from 5e-4 to 2, the truth among them; one score is chosen for all six times by the risk of m paths
-(`jaxdiff.theory.joint_learning.minimize_risk`), and judged by
+(`jaxdiff.theory.minimize_risk`), and judged by
 
     sum_j g_j E|f(x_j, t_j) - s(x_j, t_j)|^2,     g_j = t_j - t_{j-1},                                  (1)
 
@@ -15,7 +15,7 @@ Two classes:
                       dimensions the candidates' noises are nearly independent, and the class is richer, up
                       to what the logarithm of its size allows
 
-Beside it the constant K = E H^2 / E sum_j g_j |zeta_j|^2 of `jaxdiff.theory.joint_learning`, on 40 times 0.05
+Beside it the constant K = E H^2 / E sum_j g_j |zeta_j|^2 of `jaxdiff.theory.martingale`, on 40 times 0.05
 apart, a mean over random laws (`laws.sphere_law`, variance 1/4): for an error of the score in one random
 direction u, zeta = tanh(<u, x>) u, and in all coordinates, zeta = tanh(x). And the noise sum_j g_j E|v_j|^2,
 of which H sees the part along zeta.
@@ -47,12 +47,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import estimates
 from experiments.bootstrapping.laws import sphere_law
+from experiments.estimates import as_figure, show
 from jaxdiff import theory
+from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Time
+from jaxdiff.typing import Array, Denoised, Key, Time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,9 +97,9 @@ def run(config: Config) -> dict[str, Any]:
         for c, name in enumerate(CLASSES):
             for m, size in enumerate(config.sizes):
                 row = {"class": name, "paths": size, "dimension": d}
-                errors.append(row | {"error": _mean(values[:, c, m])})
+                errors.append(row | {"error": estimates.mean(values[:, c, m])})
         values = _repeat(at_d, jax.random.split(jax.random.key(d + 1), config.laws), 32 // d)
-        constants.append({"dimension": d} | {name: _mean(value) for name, value in values.items()})
+        constants.append({"dimension": d} | {name: estimates.mean(value) for name, value in values.items()})
     return {
         "config": dataclasses.asdict(config),
         "errors": errors,
@@ -115,10 +118,6 @@ def run(config: Config) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Errors and their trends, and K, against the dimension."""
-
-    def show(value: dict[str, float], digits: int) -> str:
-        return f"{value['mean']:.{digits}f} +- {value['standard_error']:.{digits}f}"
-
     config = figures["config"]
     cells = [(name, size) for name in CLASSES for size in config["sizes"]]
     lines = ["sum_j g_j E|f - s|^2 of the minimizer"]
@@ -171,10 +170,6 @@ def _repeat(experiment: Callable[[Key], Any], keys: Array, at_once: int) -> Any:
     return jax.tree.map(lambda x: np.asarray(x, np.float64), call(keys))
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
-
-
 def _two_modes(config: Config, mean: Array) -> GaussianMixture:
     variances = Spectrum(jnp.full((2, 1), config.variance))
     return GaussianMixture(jnp.full(2, 0.5), jnp.stack([mean, -mean]), variances)
@@ -203,19 +198,12 @@ def _learn(config: Config, d: int, key: Key) -> Array:
         away = jnp.geomspace(*config.radii, others)[:, None] * directions
         means = mean[None] + jnp.concatenate([jnp.zeros_like(mean)[None], away])
         best, _ = theory.minimize_risk(
-            family,
-            means,
-            SCHEDULE,
-            data[:size],
-            path[:, :size],
-            times,
-            weights,
-            sizes=jnp.asarray(config.sizes),
+            family, means, data[:size], path[:, :size], times, weights, sizes=jnp.asarray(config.sizes)
         )
 
         def error(mean: Array) -> Array:
             test = data[size:], path[:, size:], times, weights
-            return theory.martingale_terms(family(mean), exact, SCHEDULE, *test).squared_error.mean()
+            return theory.martingale_terms(family(mean), exact, *test).squared_error.mean()
 
         return jax.lax.map(error, means[best])
 
@@ -240,11 +228,11 @@ def _constants(config: Config, d: int, key: Key) -> dict[str, Array]:
             known = exact(x, t)
             along = jnp.tanh(x @ direction)[:, None] * direction[None]
             error = jnp.where(everywhere, jnp.tanh(x), along)
-            return Denoised(
-                known.data, known.noise - SCHEDULE.sigma(t) * error
-            )  # the noise alone is looked at
+            # The noise alone is looked at.
+            return Denoised(known.data, known.noise - SCHEDULE.sigma(t) * error)
 
-        terms = theory.martingale_terms(wrong, exact, SCHEDULE, data, path, times, weights)
+        estimate = as_denoiser(wrong, SCHEDULE, shape=law.shape, scale=law.scale)
+        terms = theory.martingale_terms(estimate, exact, data, path, times, weights)
         left = jnp.cumsum(terms.innovations, axis=0)  # x_0 - D_j
         noise = jnp.sum(weights * rate**2 * jnp.sum(left**2, axis=2).mean(1))
         return theory.martingale_constant(terms), noise
@@ -269,9 +257,6 @@ def _trend(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "class": rows[0]["class"],
         "paths": rows[0]["paths"],
         "from_dimension": rows[0]["dimension"],
-        "power": {
-            "mean": float(np.sum(centered * y / spread**2) / information),
-            "standard_error": float(information**-0.5),
-        },
-        "ratio": {"mean": float(ratio), "standard_error": float(ratio * np.hypot(spread[0], spread[-1]))},
+        "power": as_figure((np.sum(centered * y / spread**2) / information, information**-0.5)),
+        "ratio": as_figure((ratio, ratio * np.hypot(spread[0], spread[-1]))),
     }

@@ -43,7 +43,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
+from experiments.estimates import over_first
+from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
 from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
 from jaxdiff.noising.process import transition
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck
@@ -98,8 +101,9 @@ def run(config: Config) -> dict[str, Any]:
         )
         every = jax.jit(lambda keys, f=one_seed: jax.lax.map(f, keys, batch_size=config.chunk))
         for mix, found in zip(mixes, np.asarray(every(keys), np.float64).swapaxes(0, 1), strict=True):
-            row = {"design": design, "noisings": noisings, "mix": mix, "measured": found.mean(0).tolist()}
-            row["standard_error"] = (found.std(0, ddof=1) / len(found) ** 0.5).tolist()
+            measured, error = over_first(found)
+            row = {"design": design, "noisings": noisings, "mix": mix, "measured": measured.tolist()}
+            row |= {"standard_error": error.tolist()}
             rows.append(row | {"theory": (law(levels, mix, design, noisings) / config.num_samples).tolist()})
     many = law(levels, 0.0, NEW, math.inf) / config.num_samples
     return {
@@ -157,14 +161,20 @@ def with_new_noise(x_0: Array) -> Draw:
     """The library's target: x_s and x_t are drawn anew at every level."""
 
     def draw(key: Key, coefficients: Array, s: Time, t: Time, mix: Array) -> tuple[Array, Array]:
-        def teacher(x: Array, t: Time) -> Denoised:
-            data = (features(x[:, 0]) @ coefficients)[:, None]
-            return Denoised(data, (x - SCHEDULE.alpha(t) * data) / SCHEDULE.sigma(t))
-
-        x_t, y = bootstrapped_target(key, teacher, SCHEDULE, x_0[:, None], s, t, mix=mix)
+        x_t, y = bootstrapped_target(key, model(coefficients), x_0[:, None], s, t, mix=mix)
         return x_t[:, 0], y.data[:, 0]
 
     return draw
+
+
+def model(coefficients: Array) -> Denoiser:
+    """What least squares has learnt at one level."""
+    return as_denoiser(Partial(_estimate, coefficients), SCHEDULE, shape=(1,))
+
+
+def _estimate(coefficients: Array, x: Array, t: Time) -> Denoised:
+    data = (features(x[:, 0]) @ coefficients)[:, None]
+    return Denoised(data, (x - SCHEDULE.alpha(t) * data) / SCHEDULE.sigma(t))
 
 
 def features(x: Array) -> Array:

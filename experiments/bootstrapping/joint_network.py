@@ -62,10 +62,13 @@ import numpy as np
 import optax
 
 from experiments.bootstrapping.laws import sphere_law
+from experiments.bootstrapping.random_features import draw_ratios
+from experiments.estimates import geometric_mean, show
+from experiments.networks import applied
 from jaxdiff import data
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.laws.distributions import Empirical, GaussianMixture
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.fitting import fit_mixture
 from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
@@ -73,7 +76,7 @@ from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.models.embedding import fourier_features
 from jaxdiff.noising.schedules import Karras, OrnsteinUhlenbeck
 from jaxdiff.theory import score_error
-from jaxdiff.typing import Array, Denoised, Denoiser, Key, Params, Schedule
+from jaxdiff.typing import Array, Denoised, Key, Params, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -156,7 +159,7 @@ def smoke() -> Config:
 class Task(NamedTuple):
     """A law to learn, and at which noise levels."""
 
-    law: GaussianMixture
+    law: Distribution
     schedule: Schedule
     levels: Array
     num_points: int
@@ -256,7 +259,6 @@ def make_target(
         return bootstrap.bootstrapped_target(
             key,
             teacher,
-            schedule,
             x_0,
             jnp.broadcast_to(s, (recipe.draws, *s.shape)),
             t,
@@ -277,16 +279,13 @@ def _of_level(values: Array, level: Array, num_levels: int) -> Array:
 def errors(config: Config, task: Task, recipe: Recipe | None) -> Array:
     """E|score_hat - score|^2 / d after training, shape (seeds, levels); one compiled call."""
     network = MLP(config.width)
-
-    def predict(params: Params, x: Array, t: Array) -> Any:
-        return network.apply(params, x, t)
-
-    parameterization = parameterizations.edm(task.data_std)
     optimizer = optax.adam(optax.cosine_decay_schedule(config.learning_rate, config.steps))
     decay = ema.warm_up(config.ema_decay)
 
     def denoiser(params: Params) -> Denoiser:
-        return make_denoiser(predict, params, task.schedule, parameterization=parameterization)
+        return make_denoiser(
+            applied(network), params, task.schedule, shape=task.law.shape, scale=task.data_std
+        )
 
     def one(seed: Array) -> Array:
         points_key, init_key, key = jax.random.split(jax.random.fold_in(jax.random.key(7), seed), 3)
@@ -296,10 +295,7 @@ def errors(config: Config, task: Task, recipe: Recipe | None) -> Array:
         def loss(params: Params, teacher: Params, step: Array, key: Key, batch: tuple[Array, Array]) -> Array:
             x_0, level = batch
             x, y = target(key, denoiser(jax.lax.stop_gradient(params)), denoiser(teacher), step, x_0, level)
-            t = task.levels[level]
-            return regression_loss(
-                predict, params, task.schedule, x, y, t, parameterization=parameterization
-            ).mean()
+            return regression_loss(denoiser(params), x, y, task.levels[level]).mean()
 
         step = bootstrap.make_joint_step(loss, optimizer, ema_decay=decay)
 
@@ -314,17 +310,9 @@ def errors(config: Config, task: Task, recipe: Recipe | None) -> Array:
         state = training.init_state(params, optimizer, ema_decay=decay)
         state, _ = jax.lax.scan(body, state, jnp.arange(config.steps))
         fresh = jax.random.fold_in(jax.random.key(8), seed)
-        return (
-            score_error(
-                fresh,
-                denoiser(training.averaged(state)),
-                task.law,
-                task.schedule,
-                task.levels,
-                num_samples=config.test_points,
-            ).value
-            / points.shape[1]
-        )
+        trained = denoiser(training.averaged(state))
+        error = score_error(fresh, trained, task.law, task.levels, num_samples=config.test_points)
+        return error.value / points.shape[1]
 
     # One seed after another: batched products of matrices this small are no faster on a CPU.
     return jax.jit(functools.partial(jax.lax.map, one))(jnp.arange(config.seeds))
@@ -347,22 +335,15 @@ def summary(error: np.ndarray, base: np.ndarray) -> dict[str, Any]:
     """Ratios of error to base, both of shape (seeds, levels): by level, and over each half of the levels."""
     log_ratio = np.log(error / base)
     half = error.shape[1] // 2
-
-    def mean(values: np.ndarray) -> tuple[float, float]:
-        center = float(np.exp(values.mean()))
-        return center, center * float(values.std(ddof=1) / np.sqrt(len(values)))
-
-    low, high = mean(log_ratio[:, :half].mean(1)), mean(log_ratio[:, half:].mean(1))
-    levels = [mean(column) for column in log_ratio.T]
+    low, high = (geometric_mean(part.mean(1)) for part in (log_ratio[:, :half], log_ratio[:, half:]))
+    levels = [geometric_mean(column) for column in log_ratio.T]
     return {
         "error": error.mean(0).tolist(),
-        "ratio": [value for value, _ in levels],
-        "ratio_standard_error": [spread for _, spread in levels],
-        "worst_level": max(value for value, _ in levels),
-        "low_noise_half": low[0],
-        "low_noise_half_standard_error": low[1],
-        "high_noise_half": high[0],
-        "high_noise_half_standard_error": high[1],
+        "ratio": [level["mean"] for level in levels],
+        "ratio_standard_error": [level["standard_error"] for level in levels],
+        "worst_level": max(level["mean"] for level in levels),
+        "low_noise_half": low,
+        "high_noise_half": high,
     }
 
 
@@ -375,19 +356,12 @@ def table(figures: dict[str, Any]) -> str:
 def _line(row: dict[str, Any]) -> str:
     return (
         f"{row['recipe']:26}{row['worst_level']:8.3f}      "
-        f"{row['low_noise_half']:.3f} +- {row['low_noise_half_standard_error']:.3f}     "
-        f"{row['high_noise_half']:.3f} +- {row['high_noise_half_standard_error']:.3f}"
+        f"{show(row['low_noise_half'], 3)}     {show(row['high_noise_half'], 3)}"
     )
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """Error ratios against the level, with bands of two standard errors."""
-    for row in figures["rows"]:
-        ratio, spread = np.asarray(row["ratio"]), 2 * np.asarray(row["ratio_standard_error"])
-        (line,) = axes.plot(figures["levels"], ratio, label=row["recipe"], linewidth=1)
-        axes.fill_between(
-            figures["levels"], ratio - spread, ratio + spread, alpha=0.1, color=line.get_color()
-        )
-    title = f"E5: one network, {figures['config']['task']}"
-    axes.set(xscale="log", xlabel="t", ylabel="error / denoising's", title=title)
+    draw_ratios(axes, figures["levels"], figures["rows"], name="recipe")
+    axes.set_title(f"E5: one network, {figures['config']['task']}")
     axes.legend(fontsize=6)

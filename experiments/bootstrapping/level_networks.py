@@ -36,15 +36,15 @@ import optax
 from experiments.bootstrapping.laws import sphere_law
 from experiments.bootstrapping.random_features import DENOISING, STABLE, compare, draw_ratios, ratio_table
 from jaxdiff import data
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.laws.distributions import Empirical
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.learning import training
 from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.theory import score_error
-from jaxdiff.typing import Array, Denoiser, Key, Params
+from jaxdiff.typing import Array, Key, Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,14 +95,14 @@ def errors(config: Config, mixes: Array, *, field: bool) -> Array:
         [nn.Dense(config.width), nn.silu, nn.Dense(config.width), nn.silu, nn.Dense(config.d)]
     )
     law, levels = sphere_law(jax.random.key(99), config.d), _levels(config)
-    parameterization = parameterizations.edm((0.05 + 4 / config.d) ** 0.5)
+    scale = (0.05 + 4 / config.d) ** 0.5  # of the law's parent: means uniform on the sphere
     decay = optax.cosine_decay_schedule(config.learning_rate, config.steps)
 
     def predict(params: Params, x: Array, t: Array) -> Array:
         return network.apply(params, x)  # type: ignore[return-value] - flax says a tuple may come back
 
     def denoiser(params: Params) -> Denoiser:
-        return make_denoiser(predict, params, SCHEDULE, parameterization=parameterization)
+        return make_denoiser(predict, params, SCHEDULE, shape=law.shape, scale=scale)
 
     def one(key: Key, mix: Array) -> Array:
         points_key, init_key, fit_key, fresh_key = jax.random.split(key, 4)
@@ -116,10 +116,8 @@ def errors(config: Config, mixes: Array, *, field: bool) -> Array:
             batch_key, step_key = jax.random.split(key)
 
             def loss(params: Params, key: Key, batch: Array) -> Array:
-                x, target = bootstrapped_target(key, teacher, SCHEDULE, batch, s, t, mix=mix, field=known)
-                return regression_loss(
-                    predict, params, SCHEDULE, x, target, t, parameterization=parameterization
-                ).mean()
+                x, target = bootstrapped_target(key, teacher, batch, s, t, mix=mix, field=known)
+                return regression_loss(denoiser(params), x, target, t).mean()
 
             step = training.make_train_step(loss, optimizer, ema_decay=config.ema_decay)
 
@@ -136,9 +134,7 @@ def errors(config: Config, mixes: Array, *, field: bool) -> Array:
 
         def error(level: tuple[Params, Array]) -> Array:
             params, t = level
-            squared = score_error(
-                fresh_key, denoiser(params), law, SCHEDULE, t[None], num_samples=config.test_points
-            )
+            squared = score_error(fresh_key, denoiser(params), law, t[None], num_samples=config.test_points)
             return squared.value[0] / config.d
 
         return jax.lax.map(error, (networks, levels))

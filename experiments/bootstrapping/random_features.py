@@ -38,16 +38,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bootstrapping.laws import sphere_law
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
-from jaxdiff.laws.distributions import Empirical
+from experiments.estimates import geometric_mean, show
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.empirical import Empirical
 from jaxdiff.learning import random_features
 from jaxdiff.learning.bootstrap import bootstrapped_target, fit_levels
 from jaxdiff.learning.random_features import RandomFeatures
 from jaxdiff.noising.schedules import OrnsteinUhlenbeck
 from jaxdiff.noising.times import log_snr_grid
 from jaxdiff.theory import score_error
-from jaxdiff.typing import Array, Denoiser, Key
+from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,7 +105,12 @@ def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, fie
 
     def denoiser(model: RandomFeatures) -> Denoiser:
         return make_denoiser(
-            random_features.predict, model, SCHEDULE, parameterization=parameterizations.data
+            random_features.predict,
+            model,
+            SCHEDULE,
+            shape=law.shape,
+            scale=law.scale,
+            prediction=prediction.data,
         )
 
     def one(key: Key, mix: Array) -> Array:
@@ -118,20 +125,11 @@ def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, fie
                 training = (fold_of != fold).astype(float)
                 others = jnp.roll(points, -size * fold, axis=0)[size:]
                 known = Empirical(others).denoiser(SCHEDULE) if field else None
-                x, target = bootstrapped_target(
-                    key, denoiser(model), SCHEDULE, data, s, t, mix=mix, field=known
-                )
+                x, target = bootstrapped_target(key, denoiser(model), data, s, t, mix=mix, field=known)
 
                 def candidate(penalty: Array) -> tuple[Array, RandomFeatures]:
                     fitted = random_features.fit(
-                        model,
-                        SCHEDULE,
-                        x,
-                        target,
-                        t,
-                        penalty=penalty,
-                        weights=training,
-                        parameterization=parameterizations.data,
+                        model, denoiser, x, target, t, penalty=penalty, weights=training
                     )
                     squares = jnp.mean((denoiser(fitted)(x, t).data - data) ** 2, axis=1)
                     return jnp.mean(squares * (1 - training)), fitted
@@ -149,9 +147,7 @@ def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, fie
         def error(level: tuple[RandomFeatures, Array]) -> Array:
             models, t = level
             model = RandomFeatures(models.frequencies, models.coefficients.mean(0), models.intercept.mean(0))
-            squared = score_error(
-                fresh_key, denoiser(model), law, SCHEDULE, t[None], num_samples=config.test_points
-            )
+            squared = score_error(fresh_key, denoiser(model), law, t[None], num_samples=config.test_points)
             return squared.value[0] / problem.d
 
         return jax.lax.map(error, (models, levels))
@@ -192,28 +188,22 @@ def compare(methods: Sequence[str], error: np.ndarray, levels: np.ndarray) -> li
 
     Means are geometric, over seeds or over seeds and levels; standard errors are over seeds.
     """
-
-    def mean(log_ratio: np.ndarray) -> dict[str, float]:
-        ratio = float(np.exp(log_ratio.mean()))
-        spread = float(log_ratio.std(ddof=1)) / len(log_ratio) ** 0.5
-        return {"ratio": ratio, "standard_error": ratio * spread}
-
     rows = []
     for i, method in enumerate(methods):
         log_ratio = np.log(error[:, i] / error[:, 0])
-        each = [mean(column) for column in log_ratio.T]
+        each = [geometric_mean(column) for column in log_ratio.T]
         rows.append(
             {
                 "method": method,
                 "error": np.exp(np.log(error[:, i]).mean(0)).tolist(),
-                "ratio": [level["ratio"] for level in each],
+                "ratio": [level["mean"] for level in each],
                 "ratio_standard_error": [level["standard_error"] for level in each],
             }
         )
         for name, start in RANGES.items():
             chosen = levels > start
-            worst = max(level["ratio"] for level, is_in in zip(each, chosen, strict=True) if is_in)
-            rows[-1][name] = mean(log_ratio[:, chosen].mean(1)) | {"worst_level": worst}
+            worst = max(level["mean"] for level, is_in in zip(each, chosen, strict=True) if is_in)
+            rows[-1][name] = geometric_mean(log_ratio[:, chosen].mean(1)) | {"worst_level": worst}
     return rows
 
 
@@ -234,11 +224,7 @@ def ratio_table(title: str, levels: Sequence[float], rows: Sequence[dict[str, An
         + "".join(f"{error:9.1e}" for error in rows[0]["error"]),
     ]
     for row in rows[1:]:
-        means = "".join(
-            f"{row[name]['ratio']:10.3f} +- {row[name]['standard_error']:.3f}"[-18:].rjust(18)
-            + f"{row[name]['worst_level']:7.2f}"
-            for name in RANGES
-        )
+        means = "".join(f"{show(row[name], 3):>18}{row[name]['worst_level']:7.2f}" for name in RANGES)
         lines.append(f"{row['method']:28}{means}" + "".join(f"{ratio:9.3f}" for ratio in row["ratio"]))
         spread = "".join(f"{value:9.3f}" for value in row["ratio_standard_error"])
         lines.append(f"{'':28}{25 * len(RANGES) * ' '}{spread}")
@@ -254,12 +240,17 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
 
 
 def draw_ratios(
-    axes: "Axes", levels: Sequence[float], rows: Sequence[dict[str, Any]], *, label: str = ""
+    axes: "Axes",
+    levels: Sequence[float],
+    rows: Sequence[dict[str, Any]],
+    *,
+    name: str = "method",
+    label: str = "",
 ) -> None:
-    """A line and a band of two standard errors for each of some rows of `compare`."""
+    """A line and a band of two standard errors for each row, of `compare` or alike, which has a name."""
     for row in rows:
         ratio, spread = np.asarray(row["ratio"]), 2 * np.asarray(row["ratio_standard_error"])
-        (line,) = axes.plot(levels, ratio, label=row["method"] + label, linewidth=1)
+        (line,) = axes.plot(levels, ratio, label=row[name] + label, linewidth=1)
         axes.fill_between(levels, ratio - spread, ratio + spread, alpha=0.15, color=line.get_color())
     axes.axhline(1, color="black", linewidth=0.5)
     axes.set(xscale="log", xlabel="t", ylabel="error / denoising's")

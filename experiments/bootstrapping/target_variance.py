@@ -41,7 +41,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import estimates
 from experiments.bootstrapping.laws import random_law
+from experiments.estimates import show
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
@@ -176,7 +178,7 @@ def bootstrapped(
     data_key, path_key = jax.random.split(key)
     data = law.sample(data_key, num_samples)
     denoise, inner = law.denoiser(SCHEDULE), _inner(data, dimension)
-    target = functools.partial(bootstrapped_target, path_key, denoise, SCHEDULE, data)
+    target = functools.partial(bootstrapped_target, path_key, denoise, data)
 
     rho = noise_correlation(SCHEDULE, s, t)
     mixes, gates = jnp.array([1.0, 0.5, 0.0, 1.0, 0.0]), jnp.zeros(5).at[:3].set(rho**2).at[3].set(1.0)
@@ -287,10 +289,6 @@ def _draw_data(key: Key, law: GaussianMixture, x: Array, t: Array) -> Array:
 
 def _figures(config: Config, own: Bootstrapped, peers: Peers, scale: np.ndarray) -> dict[str, Any]:
     """Means over laws, in units of the score, from the cells, with leading axes (laws, pairs, dimensions)."""
-
-    def over_laws(x: np.ndarray) -> dict[str, float]:
-        return {"mean": float(x.mean()), "standard_error": float(x.std(ddof=1) / len(x) ** 0.5)}
-
     measured, formula, z = (
         np.concatenate(parts, axis=-1) for parts in zip(own.compared, peers.compared, strict=True)
     )
@@ -299,12 +297,14 @@ def _figures(config: Config, own: Bootstrapped, peers: Peers, scale: np.ndarray)
         for i, (s, t) in enumerate(config.pairs):
             at = {"dimension": d, "s": s, "t": t}
             for k, name in enumerate((*BOOTSTRAPPED, CLEAN)):
-                row = at | {"target": name, "measured": over_laws(measured[:, i, j, k] * scale[i])}
-                row |= {"formula": over_laws(formula[:, i, j, k] * scale[i])}
+                row = at | {"target": name, "measured": estimates.mean(measured[:, i, j, k] * scale[i])}
+                row |= {"formula": estimates.mean(formula[:, i, j, k] * scale[i])}
                 rows.append(row | {"largest_z": float(z[:, i, j, k].max())})
             error, bias = (x[:, i, j] * scale[i] for x in (peers.stable_error, peers.stable_bias))
-            row = at | {"target": STABLE, "measured": over_laws(error), "squared_bias": over_laws(bias)}
-            rows.append(row | {"variance": over_laws(error - bias)})
+            row = at | {"target": STABLE, "measured": estimates.mean(error)}
+            rows.append(
+                row | {"squared_bias": estimates.mean(bias), "variance": estimates.mean(error - bias)}
+            )
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,
@@ -333,11 +333,10 @@ def table(figures: dict[str, Any]) -> str:
     rows = figures["rows"]
     for at in range(0, len(rows), len(TARGETS)):
         block = rows[at : at + len(TARGETS)]
-        bias = block[-1]["squared_bias"]
         lines.append(
             f"{block[0]['dimension']:2}  {block[0]['s']:.2f} -> {block[0]['t']:.2f}  measured"
             + "".join(f"{row['measured']['mean']:15.5f}" for row in block)
-            + f"   {bias['mean']:.5f} +- {bias['standard_error']:.5f}"
+            + f"   {show(block[-1]['squared_bias'], 5)}"
         )
         formulas = "".join(f"{row['formula']['mean']:15.5f}" for row in block[:-1])
         lines.append(f"{'formula ':>26}{formulas}")

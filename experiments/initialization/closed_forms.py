@@ -27,13 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtri
 
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import power_grid
 from jaxdiff.sampling.budget import kl_budget
-from jaxdiff.typing import Array, Distribution, StartLaw
+from jaxdiff.typing import Array, StartLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -229,9 +230,7 @@ def _steps(config: Config, t_max: float, nodes: int, rho: float) -> dict[str, An
     row: dict[str, Any] = {"grid": f"{t_max:g}, {nodes}, {rho:g}"}
     for name, law, n in (("N(0, 1)", _normal(1.0), 2), ("five modes", _weighted(), config.num_samples)):
         start = law.perturbed(SCHEDULE, t_max)
-        budget = kl_budget(
-            jax.random.key(0), law.denoiser(SCHEDULE), law, SCHEDULE, start, times, num_samples=n
-        )
+        budget = kl_budget(jax.random.key(0), law.denoiser(SCHEDULE), law, start, times, num_samples=n)
         row[name] = float(budget.discretization.value)
         row["+-"] = float(budget.discretization.standard_error)
     return row

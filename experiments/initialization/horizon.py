@@ -25,13 +25,14 @@ two were 1.24 and 3.45 times the least, and one .52 of it.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.initialization.laws import grid_mixture
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising.schedules import Karras
@@ -40,13 +41,15 @@ from jaxdiff.sampling import starts
 from jaxdiff.sampling.budget import initialization_error, kl_budget, optimal_grid, score_curvature
 from jaxdiff.sampling.horizon import choose_horizon
 from jaxdiff.sampling.starts import Family, fit_start
-from jaxdiff.typing import Array, Distribution
+from jaxdiff.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEDULE = Karras()
 T_MIN, T_END = 0.002, 80.0
+T_LAST = 0.02
+"""Of the steps whose horizon is chosen."""
 
 _FAMILIES: dict[str, Family[Any]] = {
     "plain": starts.plain(),
@@ -132,16 +135,13 @@ def _grids(config: Config) -> list[dict[str, Any]]:
     pilot = score_curvature(
         jax.random.key(1),
         denoise,
-        SCHEDULE,
         law.sample(jax.random.key(2), config.num_samples),
         log_snr_grid(SCHEDULE, 63, t_max=T_END, t_min=T_MIN),
     )
 
-    @jax.jit
     def error(times: Array) -> Array:
         start = law.perturbed(SCHEDULE, times[0])
-        budget = kl_budget(key, denoise, law, SCHEDULE, start, times, num_samples=config.num_samples)
-        return budget.discretization.value
+        return kl_budget(key, denoise, law, start, times, num_samples=config.num_samples).discretization.value
 
     rows = []
     for node in config.starts:
@@ -151,7 +151,7 @@ def _grids(config: Config) -> list[dict[str, Any]]:
         grids = {
             "truncated": times,
             "even": log_snr_grid(SCHEDULE, steps, t_max=t_max, t_min=T_MIN),
-            "pilot": optimal_grid(pilot, SCHEDULE, steps, t_max=t_max, t_min=T_MIN),
+            "pilot": optimal_grid(pilot, steps, t_max=t_max, t_min=T_MIN),
         }
         errors = {name: float(error(grid)) for name, grid in grids.items()}
         rows.append({"t_max": t_max, "steps": steps, **errors})
@@ -173,43 +173,36 @@ def _law(number: int, d: int) -> GaussianMixture | StudentTMixture:
 
 
 def _choice(config: Config, law: Distribution, family: Family[Any]) -> dict[str, Any]:
-    denoise = law.denoiser(SCHEDULE)
+    # Steps end at a noise of .02; what starts cost is measured up to 80, or 80 times the data if sooner.
+    denoise = dataclasses.replace(law.denoiser(SCHEDULE), t_min=T_LAST, t_max=T_END)
     data = law.sample(jax.random.key(0), config.num_rows)
     choice = choose_horizon(
         jax.random.key(1),
         family,
         denoise,
         data,
-        SCHEDULE,
         num_steps=config.num_steps,
         horizons=config.horizons,
-        t_min=0.02,
-        t_end=T_END,
     )
     fresh = law.sample(jax.random.key(2), config.num_rows)
 
-    @jax.jit
     def oracle(start: Distribution, times: Array) -> Array:
-        budget = kl_budget(jax.random.key(3), denoise, law, SCHEDULE, start, times)
-        first = initialization_error(
-            jax.random.key(4), denoise, SCHEDULE, start, fresh, times[0], t_end=T_END
-        )
+        budget = kl_budget(jax.random.key(3), denoise, law, start, times)
+        first = initialization_error(jax.random.key(4), denoise, start, fresh, times[0])
         return first.value + budget.discretization.value
 
-    pilot = score_curvature(
-        jax.random.key(5), denoise, SCHEDULE, fresh, log_snr_grid(SCHEDULE, 63, t_max=T_END, t_min=0.02)
-    )
+    levels = log_snr_grid(SCHEDULE, 63, t_max=T_END, t_min=T_LAST)
+    pilot = score_curvature(jax.random.key(5), denoise, fresh, levels)
     totals = []
     for t in config.horizons:
         start = fit_start(jax.random.key(6), family, data, SCHEDULE, t)
-        totals.append(
-            float(oracle(start, optimal_grid(pilot, SCHEDULE, config.num_steps, t_max=t, t_min=0.02)))
-        )
+        grid = optimal_grid(pilot, config.num_steps, t_max=t, t_min=T_LAST)
+        totals.append(float(oracle(start, grid)))
     best = int(np.argmin(totals))
     return {
-        "chosen": choice.t_max,
+        "chosen": float(choice.t_max),
         "best": config.horizons[best],
-        "ratio": float(oracle(choice.start, choice.times)) / totals[best],
+        "ratio": float(oracle(cast(Distribution, choice.start), choice.times)) / totals[best],
         "totals": totals,
         "printed": str(choice),
     }

@@ -59,26 +59,32 @@ many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun
 
 import dataclasses
 import functools
+import math
 import pathlib
 import time
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import quickstart
+from experiments import estimates, quickstart
+from experiments.estimates import as_figure, show
 from experiments.quickstart import SCHEDULE, Problem
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws import metrics
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.models import PatchFlow
 from jaxdiff.noising import times
 from jaxdiff.noising.process import perturb
-from jaxdiff.sampling import samplers
 from jaxdiff.sampling.budget import discretization_error, initialization_error, score_curvature
+from jaxdiff.sampling.ddim import DDIM
+from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.heun import Heun
+from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.starts import (
     Family,
     fit_start,
@@ -89,12 +95,12 @@ from jaxdiff.sampling.starts import (
     plain,
     sampling_error,
 )
-from jaxdiff.typing import Array, Denoiser, Key, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SAMPLERS = {"heun": samplers.heun, "ddim": samplers.ddim}
+SAMPLERS: dict[str, Sampler] = {"heun": Heun(), "ddim": DDIM()}
 RHO, T_MIN = 7, 2e-3  # of the quickstart's own grid
 _NOISES = 8  # of each test image, for the gain
 _FLOW = "patch flow"
@@ -248,7 +254,7 @@ def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> 
         "starts": _starts(problem, denoise, fits, test, noise_key),
         "discretization": _discretization(config, fits, problem, denoise, data, noise_key),
         "classifier": [
-            {"samples": name, **_estimate(classify(last_key, x, test))}
+            {"samples": name, **as_figure(classify(last_key, x, test))}
             for name, x in compared.items()
             if config.classifier_steps
         ],
@@ -271,17 +277,20 @@ class _Judged(NamedTuple):
     copies: np.ndarray
 
 
-class _Images(NamedTuple):
-    """A law of images, as one of rows."""
+class _Rows(NamedTuple):
+    """A law of images, as one of rows: `Shaped` the other way."""
 
     law: StartLaw
-    shape: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (math.prod(self.law.shape),)
 
     def sample(self, key: Key, n: int) -> Array:
         return self.law.sample(key, n).reshape(n, -1)
 
     def log_prob(self, x: Array) -> Array:
-        return self.law.log_prob(x.reshape(*x.shape[:-1], *self.shape))
+        return self.law.log_prob(x.reshape(*x.shape[:-1], *self.law.shape))
 
 
 def _families(config: Config) -> dict[str, Family]:
@@ -297,8 +306,7 @@ def _families(config: Config) -> dict[str, Family]:
     )
 
     def fit_patches(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
-        shape = 8, 8, 1
-        return _Images(patches.fit(key, data.reshape(-1, *shape), schedule, t_max), shape)
+        return _Rows(patches.fit(key, data.reshape(-1, 8, 8, 1), schedule, t_max))
 
     def memorize(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
         del key
@@ -326,7 +334,7 @@ def _fit(key: Key, family: Family, data: Array, horizon: float) -> _Fit:
 
 
 def _grid(steps: int, horizon: float) -> Array:
-    return jnp.append(times.power_grid(steps, t_max=horizon, t_min=T_MIN, rho=RHO), 0.0)
+    return times.to_clean(SCHEDULE, times.power_grid(steps, t_max=horizon, t_min=T_MIN, rho=RHO))
 
 
 def _calls(sampler: str, steps: int) -> int:
@@ -339,7 +347,7 @@ def _runner(denoise: Denoiser, key: Key, draw_key: Key, like: Array) -> Callable
 
     @functools.cache
     def compiled(sampler: str, length: int) -> Callable[[Array, Array], Array]:
-        program = functools.partial(samplers.sample, key, SAMPLERS[sampler](denoise, SCHEDULE))
+        program = functools.partial(integrate, key, denoise, sampler=SAMPLERS[sampler])
         return jax.jit(program).lower(like, jax.ShapeDtypeStruct((length,), like.dtype)).compile()
 
     def run(law: StartLaw, sampler: str, grid: Array) -> tuple[Array, float]:
@@ -371,9 +379,9 @@ def _distances(data: Array, test: Array, sets: Array) -> tuple[Array, Array, Arr
 
 def _figures(judged: _Judged, reference: _Judged) -> dict[str, Any]:
     """Means over sets, and their differences to those of the reference, with standard errors."""
-    figures = {name: _mean(values) for name, values in judged._asdict().items()}
+    figures = {name: estimates.mean(values) for name, values in judged._asdict().items()}
     for name in ("energy", "frechet"):
-        figures[f"{name}_less_long"] = _mean(getattr(judged, name) - getattr(reference, name))
+        figures[f"{name}_less_long"] = estimates.mean(getattr(judged, name) - getattr(reference, name))
     return figures
 
 
@@ -381,24 +389,25 @@ def _starts(
     problem: Problem, denoise: Denoiser, fits: dict[tuple[str, float], _Fit], test: Array, key: Key
 ) -> list[dict[str, Any]]:
     """What each start is worth on held-out images."""
-    estimate = jax.jit(
-        lambda law, t: initialization_error(key, denoise, SCHEDULE, law, test, t, t_end=problem.t_max)
-    )
     rows = []
     for (name, horizon), fitted in fits.items():
         x = jnp.tile(test, (_NOISES, 1))
         x = perturb(SCHEDULE, x, noise_like(key, x), horizon)
         gain = fitted.law.log_prob(x) - fits["gaussian", horizon].law.log_prob(x)
         gain = np.asarray(gain, np.float64).reshape(_NOISES, -1).mean(0)
-        closed = name != _FLOW and horizon < problem.t_max  # the estimate asks the start for its denoiser
+        initialization = None
+        # The estimate asks the start for its denoiser.
+        if name != _FLOW and horizon < problem.t_max:
+            law = cast(Distribution, fitted.law)
+            initialization = as_figure(initialization_error(key, denoise, law, test, horizon))
         rows.append(
             {
                 "start": name,
                 "horizon": horizon,
                 "seconds": fitted.seconds,
                 "sampling_error": fitted.sampling_error,
-                "initialization": _estimate(estimate(fitted.law, horizon)) if closed else None,
-                "gain": _mean(gain),
+                "initialization": initialization,
+                "gain": estimates.mean(gain),
             }
         )
     return rows
@@ -414,34 +423,21 @@ def _discretization(
 ) -> list[dict[str, Any]]:
     """E_disc of the grids, less their last step, which is to no noise at all."""
     levels = times.log_snr_grid(SCHEDULE, config.levels - 1, t_max=problem.t_max, t_min=T_MIN)
-    pilot = functools.partial(score_curvature, key, denoise, SCHEDULE)
-    curvature = jax.jit(pilot)(data[: config.rows], levels)
+    curvature = score_curvature(key, denoise, data[: config.rows], levels)
     cells = [(problem.t_max, config.long_steps)]
     cells += [(t, steps) for t in dict.fromkeys(t for _, t in fits) for steps in config.steps]
     return [
         {
             "horizon": horizon,
             "steps": steps,
-            "nats": float(discretization_error(curvature, SCHEDULE, _grid(steps, horizon)[:-1])),
+            "nats": float(discretization_error(curvature, _grid(steps, horizon)[:-1])),
         }
         for horizon, steps in cells
     ]
 
 
-def _mean(values: np.ndarray) -> dict[str, float]:
-    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
-
-
-def _estimate(estimate: metrics.Estimate) -> dict[str, float]:
-    return {"mean": float(estimate.value), "standard_error": float(estimate.standard_error)}
-
-
 def table(figures: dict[str, Any]) -> str:
     """For each model what its starts and grids are worth, and then its samples."""
-
-    def show(value: dict[str, float] | None, digits: int) -> str:
-        return f"{value['mean']:.{digits}f} +- {value['standard_error']:.{digits}f}" if value else "-"
-
     lines = []
     for case in figures["cases"]:
         lines.append(f"{case['dataset']}, long run from sigma = {case['t_max']:g}: fits to training images")

@@ -1,11 +1,15 @@
 """The laws that the experiments of initialization sample: two mixtures of 25 Gaussians, and heavy tails."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.student import StudentTMixture
+from jaxdiff.typing import Array, Key, StartLaw
 
 _GRID = np.stack(np.meshgrid(np.arange(-2.0, 3), np.arange(-2.0, 3), indexing="ij"), -1).reshape(25, 2)
 
@@ -59,3 +63,15 @@ def student_mixture(d: int, seed: int = 0) -> StudentTMixture:
     left, singular, _ = np.linalg.svd(factors)
     scales = Spectrum(jnp.asarray(singular**2 / square), jnp.asarray(left))
     return StudentTMixture(jnp.asarray(weights), jnp.asarray(means / square**0.5), scales, 3.0)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def draw_rows(law: StartLaw, key: Key, n: int) -> Array:
+    """n points of a law, in one compiled call."""
+    return law.sample(key, n)
+
+
+@jax.jit
+def log_prob(law: StartLaw, x: Array) -> Array:
+    """Its log-density at rows x, (n, ...), likewise."""
+    return law.log_prob(x)

@@ -75,14 +75,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.initialization.laws import grid_mixture, tiled_mixture
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from experiments import estimates
+from experiments.estimates import show
+from experiments.initialization.laws import draw_rows, grid_mixture, log_prob, tiled_mixture
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.metrics import max_sliced_wasserstein
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.models import SplineCoupling
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.sampling import budget, starts
-from jaxdiff.sampling.samplers import SamplerFactory, ancestral, heun, sample
+from jaxdiff.sampling.ddim import ancestral
+from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.heun import Heun
+from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.starts import Family, fit_start
 from jaxdiff.typing import Array, Key, StartLaw
 
@@ -90,9 +97,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEDULE = Karras()
-SAMPLERS: dict[str, tuple[SamplerFactory, int]] = {  # and calls of the denoiser a step
-    "ancestral": (ancestral, 1),
-    "Heun": (heun, 2),
+SAMPLERS: dict[str, tuple[Sampler, int]] = {  # and calls of the denoiser a step
+    "ancestral": (ancestral(), 1),
+    "Heun": (Heun(), 2),
 }
 T_LONG, T_MIN = 80.0, 0.002
 DIRECTIONS = np.stack([np.cos(np.pi / 180 * np.arange(180)), np.sin(np.pi / 180 * np.arange(180))])
@@ -163,18 +170,14 @@ def run(config: Config) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """A block for each law: the floor and the fits, then a line for each plan."""
-
-    def show(value: dict[str, float]) -> str:
-        return f"{value['mean']:.4f} +- {value['standard_error']:.4f}"
-
     lines = []
     for study in figures["studies"]:
-        lines.append(f"d = {study['dimension']}, floor {show(study['floor'])}")
+        lines.append(f"d = {study['dimension']}, floor {show(study['floor'], 4)}")
         lines.append("  start       sigma_T   KL(p_T || start)       seconds to fit")
         for fit in study["fits"]:
             seconds = f"{fit['seconds']:.2f}"
             lines.append(
-                f"  {fit['start']:10} {fit['t_max']:8g}   {show(fit['divergence']):20} {seconds:>15}"
+                f"  {fit['start']:10} {fit['t_max']:8g}   {show(fit['divergence'], 4):20} {seconds:>15}"
             )
         lines.append(
             "  start      sigma_T sampler    grid      nodes calls      distance        over the long run's"
@@ -182,7 +185,7 @@ def table(figures: dict[str, Any]) -> str:
         for row in study["rows"]:
             lines.append(
                 f"  {row['start']:10}{row['t_max']:8g} {row['sampler']:10} {row['grid']:10}{row['nodes']:5}"
-                f"{row['calls']:6}   {show(row['distance'])}   {show(row['over_long'])}"
+                f"{row['calls']:6}   {show(row['distance'], 4)}   {show(row['over_long'], 4)}"
             )
         lines.append(
             f"  a call of the denoiser takes {study['microseconds']:.2f} us a row; the fits pay from"
@@ -251,7 +254,7 @@ def _plane(config: Config) -> Task:
         ),
     ]
     for steps in config.few_steps:
-        anew = budget.optimal_grid(pilot, SCHEDULE, steps, t_max=config.few_t_max, t_min=T_MIN)
+        anew = budget.optimal_grid(pilot, steps, t_max=config.few_t_max, t_min=T_MIN)
         plans.append(Plan("noise", T_LONG, "Heun", "long", long(steps)))
         plans += [Plan(start, config.few_t_max, "Heun", "anew", anew) for start in (*few, "ideal")]
     return Task(
@@ -297,11 +300,10 @@ def _families(config: Config, **options: Any) -> dict[str, Family[Any]]:
     }
 
 
-@functools.partial(jax.jit, static_argnames="t_max")
 def _pilot(law: GaussianMixture, t_max: float) -> budget.ScoreCurvature:
     data_key, key = jax.random.split(jax.random.key(11))
     levels = times.log_snr_grid(SCHEDULE, 63, t_max=t_max, t_min=T_MIN)
-    return budget.score_curvature(key, law.denoiser(SCHEDULE), SCHEDULE, law.sample(data_key, 2000), levels)
+    return budget.score_curvature(key, law.denoiser(SCHEDULE), law.sample(data_key, 2000), levels)
 
 
 def along_even_directions(n: int) -> Callable[[Array], Callable[[Array], float]]:
@@ -327,8 +329,8 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
     data_keys, fit_keys, test_keys, start_keys, noise_keys, draw_keys, floor_keys = jax.vmap(
         lambda seed: jax.random.split(jax.random.key(seed), 7)
     )(jnp.asarray(seeds)).T
-    law, d = task.law, task.law.means.shape[1]
-    data = [_sample(law, key, config.num_training) for key in data_keys]
+    law, (d,), denoise = task.law, task.law.shape, task.law.denoiser(SCHEDULE)
+    data = [draw_rows(law, key, config.num_training) for key in data_keys]
     noise = Gaussian(jnp.zeros(d), T_LONG**2)
     starts: dict[tuple[str, float], list[StartLaw]] = {("noise", T_LONG): [noise for _ in seeds]}
     fits = []
@@ -341,30 +343,31 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
                 began = time.process_time()
                 laws.append(jax.block_until_ready(fit_start(key, family, rows, SCHEDULE, t_max)))
                 seconds.append(time.process_time() - began)
-                x = _sample(ideal, test_key, config.test_rows)
-                divergences.append(float(jnp.mean(_log_prob(ideal, x) - _log_prob(laws[-1], x))))
+                x = draw_rows(ideal, test_key, config.test_rows)
+                divergences.append(float(jnp.mean(log_prob(ideal, x) - log_prob(laws[-1], x))))
             starts[name, t_max] = laws
             # The first of them compiles.
             fits.append(
                 {
                     "start": name,
                     "t_max": t_max,
-                    "divergence": _mean(divergences),
+                    "divergence": estimates.mean(divergences),
                     "seconds": float(np.median(seconds[1:])),
                 }
             )
-    judges = [task.judge(_sample(law, key, task.num_draws)) for key in draw_keys]
+    judges = [task.judge(draw_rows(law, key, task.num_draws)) for key in draw_keys]
     floor = [
-        judge(_sample(law, key, task.num_samples)) for judge, key in zip(judges, floor_keys, strict=True)
+        judge(draw_rows(law, key, task.num_samples)) for judge, key in zip(judges, floor_keys, strict=True)
     ]
     rows, long = [], {}
     for plan in task.plans:
         laws = starts[plan.start, plan.t_max]
         x = jnp.stack(
-            [_sample(law, key, task.num_samples) for law, key in zip(laws, start_keys, strict=True)]
+            [draw_rows(law, key, task.num_samples) for law, key in zip(laws, start_keys, strict=True)]
         )
         began = time.process_time()
-        samples = jax.block_until_ready(_integrate(law, noise_keys, x, plan.times, plan.sampler))
+        sampler, _ = SAMPLERS[plan.sampler]
+        samples = jax.block_until_ready(_integrate(denoise, sampler, noise_keys, x, plan.times))
         seconds = time.process_time() - began
         distances = np.array([judge(y) for judge, y in zip(judges, samples, strict=True)])
         ratio = distances / long.setdefault(plan.sampler, distances)  # the first is the long run
@@ -376,8 +379,8 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
                 "grid": plan.grid,
                 "nodes": len(plan.times),
                 "calls": plan.calls,
-                "distance": _mean(distances),
-                "over_long": _mean(ratio),
+                "distance": estimates.mean(distances),
+                "over_long": estimates.mean(ratio),
                 "distances": distances.tolist(),
                 "microseconds": 1e6 * seconds / (plan.calls * x.shape[0] * x.shape[1]),
             }
@@ -386,7 +389,7 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
     microseconds = float(np.median([row.pop("microseconds") for row in rows]))
     return {
         "dimension": d,
-        "floor": _mean(floor),
+        "floor": estimates.mean(floor),
         "fits": fits,
         "rows": rows,
         "microseconds": microseconds,
@@ -407,23 +410,7 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
     }
 
 
-@functools.partial(jax.jit, static_argnames="sampler")
-def _integrate(law: GaussianMixture, keys: Key, x: Array, grid: Array, sampler: str) -> Array:
-    """Samples of every seed, of the shape of x, (seeds, n, d)."""
-    chosen = SAMPLERS[sampler][0](law.denoiser(SCHEDULE), SCHEDULE)
-    return jax.lax.map(lambda pair: sample(pair[0], chosen, pair[1], grid), (keys, x))
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _sample(law: Any, key: Key, n: int) -> Array:
-    return law.sample(key, n)
-
-
 @jax.jit
-def _log_prob(law: StartLaw, x: Array) -> Array:
-    return law.log_prob(x)
-
-
-def _mean(values: Any) -> dict[str, float]:
-    values = np.asarray(values, np.float64)
-    return {"mean": float(values.mean()), "standard_error": float(values.std(ddof=1) / len(values) ** 0.5)}
+def _integrate(denoise: Denoiser, sampler: Sampler, keys: Key, x: Array, grid: Array) -> Array:
+    """Samples of every seed, of the shape of x, (seeds, n, d)."""
+    return jax.lax.map(lambda pair: integrate(pair[0], denoise, pair[1], grid, sampler=sampler), (keys, x))

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from experiments.estimates import over_first
 from experiments.initialization.laws import grid_mixture
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.sampling import starts
@@ -140,13 +141,12 @@ def _losses(config: Config, family: Family[Any], n: int) -> list[dict[str, float
         data_key, fit_key, fresh_key, noise_key = jax.random.split(key, 4)
         start = fit_start(fit_key, family, law.sample(data_key, n), SCHEDULE, s)
         fresh = law.sample(fresh_key, config.num_fresh)
-        return initialization_error(noise_key, denoise, SCHEDULE, start, fresh, s, t_end=80.0).value
+        return initialization_error(noise_key, denoise, start, fresh, s).value
 
     losses = np.array(
-        [[one(jax.random.key(seed), s) for seed in range(config.seeds)] for s in config.horizons]
+        [[one(jax.random.key(seed), s) for s in config.horizons] for seed in range(config.seeds)]
     )
-    errors = losses.std(1, ddof=1) / config.seeds**0.5
     return [
-        {"loss": loss, "standard_error": error}
-        for loss, error in zip(losses.mean(1).tolist(), errors.tolist(), strict=True)
+        {"loss": float(loss), "standard_error": float(error)}
+        for loss, error in zip(*over_first(losses), strict=True)
     ]

@@ -73,11 +73,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.initialization.laws import student_mixture
-from jaxdiff.laws.distributions import StudentTMixture
+from experiments import estimates
+from experiments.estimates import show
+from experiments.initialization.laws import draw_rows, student_mixture
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
-from jaxdiff.sampling.samplers import heun, sample
+from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.starts import Family, fit_start, isotropic, plain, student_t_mixture
 from jaxdiff.typing import Array, Key, StartLaw
 
@@ -173,6 +177,7 @@ def run(config: Config) -> dict[str, Any]:
     rows, fits = [], []
     for case in config.cases:
         law = student_mixture(case.dimension, config.law_seed)
+        denoise = law.denoiser(SCHEDULE)
         exact = {"tails": exact_quantiles(law, LEVELS), "bulk": exact_quantiles(law, BULK)}
         starts = []
         for seed in case.seeds:
@@ -184,7 +189,7 @@ def run(config: Config) -> dict[str, Any]:
             x, weights = _draw(key, case, run, [laws[run.t_max] for laws in starts])
             grid = times.power_grid(run.nodes - 1, t_max=run.t_max, t_min=T_MIN, rho=run.rho)
             began = time.process_time()
-            y = np.asarray(_integrate(law, x, grid), np.float64)
+            y = np.asarray(_integrate(denoise, x, grid), np.float64)
             seconds = time.process_time() - began
             for name, weight in weights.items():
                 row = {
@@ -214,8 +219,7 @@ def table(figures: dict[str, Any]) -> str:
     for fit in figures["fits"]:
         lines.append(
             f"d = {fit['dimension']}, sigma_T = {fit['t_max']:g}, seed {fit['seed']}, {fit['start']}: "
-            f"{fit['seconds']:.1f} s, KL {fit['divergence']['mean']:.4f} "
-            f"+- {fit['divergence']['standard_error']:.4f}, degrees of freedom "
+            f"{fit['seconds']:.1f} s, KL {show(fit['divergence'], 4)}, degrees of freedom "
             + ", ".join(f"{nu:.2f}" for nu in fit["degrees_of_freedom"])
         )
     return "\n".join(lines)
@@ -252,7 +256,7 @@ def _fits(
 ) -> tuple[dict[float, dict[str, StartLaw]], list[dict[str, Any]]]:
     """The starts of every horizon by name, from a seed's own data, and what there is to say of the fits."""
     data_key, fit_key, test_key = jax.random.split(jax.random.key(seed), 3)
-    data = _sample(law, data_key, case.num_training)
+    data = draw_rows(law, data_key, case.num_training)
     t_family = functools.partial(student_t_mixture, num_restarts=1, num_iterations=case.num_iterations)
     families = {"plain": plain(), "isotropic": isotropic(), "one t": t_family(1), "four t": t_family(4)}
 
@@ -275,10 +279,8 @@ def _fits(
             rest = (t_max**2 - config.early**2) ** 0.5
             fitted["four t, early"] = early[0].perturbed(SCHEDULE, rest), early[1]
         starts[t_max] = {"ideal": ideal, "wide": wide, **{name: own for name, (own, _) in fitted.items()}}
-        test = _sample(ideal, test_key, _TEST)
+        test = draw_rows(ideal, test_key, _TEST)
         for name, (own, seconds) in fitted.items():
-            gap = np.asarray(_log_prob(ideal, test) - _log_prob(own, test), np.float64)
-            error = gap.std(ddof=1) / len(gap) ** 0.5
             fits.append(
                 {
                     "dimension": case.dimension,
@@ -286,7 +288,7 @@ def _fits(
                     "seed": seed,
                     "start": name,
                     "seconds": seconds,
-                    "divergence": {"mean": float(gap.mean()), "standard_error": float(error)},
+                    "divergence": estimates.mean(_log_prob(ideal, test) - _log_prob(own, test)),
                     "degrees_of_freedom": np.asarray(getattr(own, "degrees_of_freedom", ())).tolist(),
                 }
             )
@@ -300,7 +302,7 @@ def _draw(
     rows, weights = [], {name: [] for name in run.rows if name != "wide"}
     for seed, laws in zip(case.seeds, starts, strict=True):
         keys = jax.random.split(jax.random.fold_in(key, seed), len(run.rows))
-        parts = [_sample(laws[name], key, n) for key, (name, n) in zip(keys, run.rows.items(), strict=True)]
+        parts = [draw_rows(laws[name], key, n) for key, (name, n) in zip(keys, run.rows.items(), strict=True)]
         # Each block has its share of each start's.
         x = jnp.concatenate([part.reshape(case.blocks, -1, case.dimension) for part in parts], axis=1)
         x = x.reshape(-1, case.dimension)
@@ -312,19 +314,15 @@ def _draw(
     return jnp.concatenate(rows), {name: np.concatenate(parts) for name, parts in weights.items()}
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _sample(law: StartLaw, key: Key, n: int) -> Array:
-    return law.sample(key, n)
-
-
 @jax.jit
 def _log_prob(law: StartLaw, x: Array) -> Array:
     return jax.lax.map(law.log_prob, x, batch_size=_ROWS)
 
 
 @jax.jit
-def _integrate(law: StudentTMixture, x: Array, grid: Array) -> Array:
-    return sample(jax.random.key(0), heun(law.denoiser(SCHEDULE), SCHEDULE), x, grid)  # no noise is drawn
+def _integrate(denoise: Denoiser, x: Array, grid: Array) -> Array:
+    # No noise is drawn. Under `jit` nothing is said of the scale of x, whose wide rows have no variance.
+    return integrate(jax.random.key(0), denoise, x, grid, sampler=Heun())
 
 
 def _judge(y: np.ndarray, weight: np.ndarray, blocks: int, exact: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from experiments import parts
+from experiments import estimates, parts
 from experiments.bootstrapping import __main__ as bootstrapping
 from experiments.density import __main__ as density
 
@@ -74,3 +74,29 @@ def test_bad_flags_end_in_one_line(flags, message, capsys):
         parts.command_line("name", "what it does", {"A": (part([]), Config())}, flags)
     assert exit_.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# --- estimates ---------------------------------------------------------------------------------------------
+
+
+def test_the_mean_over_rows_has_the_standard_error_of_a_mean():
+    rows = np.array([[1.0, 4.0], [2.0, 4.0], [6.0, 4.0]], np.float32)
+    mean, error = estimates.over_first(rows)
+    np.testing.assert_allclose(mean, [3, 4])
+    # deviations -2, -1, 3: variance 14 / 2, over 3 rows
+    np.testing.assert_allclose(error, [(7 / 3) ** 0.5, 0])
+    assert estimates.mean(rows[:, 0]) == pytest.approx({"mean": 3, "standard_error": (7 / 3) ** 0.5})
+    json.dumps(estimates.mean(rows[:, 0]), allow_nan=False)
+
+
+def test_the_geometric_mean_has_the_error_of_its_logarithm():
+    found = estimates.geometric_mean(np.log([1.0, 4.0]))
+    # logarithms 0 and log 4: standard deviation log(4) / sqrt(2), over sqrt(2) values
+    assert found == pytest.approx({"mean": 2, "standard_error": 2 * np.log(4) / 2})
+
+
+def test_a_figure_is_shown_with_its_error():
+    figure = estimates.as_figure((np.float32(0.546), np.float32(0.0271)))
+    assert estimates.show(figure, 3) == "0.546 +- 0.027"
+    assert estimates.show(figure, 1) == "0.5 +- 0.0"
+    assert estimates.show(None, 3) == "-"
