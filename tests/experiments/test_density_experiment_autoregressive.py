@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from experiments.density import autoregressive
+from experiments.density import autoregressive, minimizers
 from jaxdiff import data
 
 
@@ -42,7 +42,7 @@ def test_the_formula_weights_have_the_minimizer_of_the_likelihood_and_the_unifor
     for name in ("likelihood", "formula"):
         np.testing.assert_allclose([rows[name]["m"], rows[name]["s2"]], best.x, rtol=0, atol=1e-5)
     np.testing.assert_allclose(rows["formula"]["integral"], best.fun / 1000, rtol=0, atol=1e-7)
-    for name in autoregressive.SCHEDULES:
+    for name in minimizers.SCHEDULES:
         assert abs(rows[name]["s2"] - best.x[1]) > 2e-3
         assert rows[name]["divergence"] > best.fun / 1000 + 5e-5
 
