@@ -59,12 +59,8 @@ many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun
 
 import dataclasses
 import functools
-import math
 import pathlib
-import time
-import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -72,38 +68,23 @@ import numpy as np
 
 from experiments import estimates, quickstart
 from experiments.estimates import as_figure, show
-from experiments.quickstart import SCHEDULE, Problem
+from experiments.image_problems import SCHEDULE, Problem
+from experiments.initialization import image_runs, image_starts
+from experiments.initialization.image_runs import calls, grid, runner
+from experiments.initialization.image_starts import FLOW, Fit
+from experiments.initialization.judges import Judged, judge_images
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws import metrics
-from jaxdiff.laws.empirical import Empirical
-from jaxdiff.models import PatchFlow
 from jaxdiff.noising import times
 from jaxdiff.noising.process import perturb
 from jaxdiff.sampling.budget import discretization_error, initialization_error, score_curvature
-from jaxdiff.sampling.ddim import DDIM
-from jaxdiff.sampling.driver import integrate
-from jaxdiff.sampling.heun import Heun
-from jaxdiff.sampling.sampler import Sampler
-from jaxdiff.sampling.starts import (
-    Family,
-    fit_start,
-    flow,
-    gaussian,
-    gaussian_mixture,
-    isotropic,
-    plain,
-    sampling_error,
-)
-from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SAMPLERS: dict[str, Sampler] = {"heun": Heun(), "ddim": DDIM()}
-RHO, T_MIN = 7, 2e-3  # of the quickstart's own grid
 _NOISES = 8  # of each test image, for the gain
-_FLOW = "patch flow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,43 +190,57 @@ def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> 
     )
     data = problem.encode(encode_key, jax.random.permutation(encode_key, problem.train))
     test = problem.encode(jax.random.fold_in(encode_key, 1), problem.test[: config.test_rows])
+    families = image_starts.families(
+        components=config.components,
+        iterations=config.iterations,
+        flow_width=config.flow_width,
+        flow_blocks=config.flow_blocks,
+        flow_steps=config.flow_steps,
+    )
     long = "gaussian", problem.t_max
-    fits: dict[tuple[str, float], _Fit] = {long: _fit(fit_key, gaussian(), data, problem.t_max)}
-    fits["plain", problem.t_max] = _fit(fit_key, plain(), data, problem.t_max)
-    families = _families(config)
-    for horizon in case.horizons:
-        for name in config.starts:
-            if name != _FLOW or horizon == case.flow_horizon:
-                fits[name, horizon] = _fit(fit_key, families[name], data, horizon)
-
+    wanted = [long, ("plain", problem.t_max)]
+    wanted += [
+        (name, horizon)
+        for horizon in case.horizons
+        for name in config.starts
+        if name != FLOW or horizon == case.flow_horizon
+    ]
+    fits = {
+        (name, horizon): image_starts.fit(fit_key, families[name], data, SCHEDULE, horizon)
+        for name, horizon in wanted
+    }
     arms = [(*long, "heun", config.long_steps), ("plain", problem.t_max, "heun", config.long_steps)]
     arms += [(*start, "heun", steps) for start in fits for steps in config.steps]
     arms += [(*start, "ddim", steps) for start in fits for steps in config.ddim_steps]
     size = config.sets * config.rows
-    sample = _runner(denoise, sample_key, draw_key, data[:size])
+    sample = runner(denoise, sample_key, draw_key, data[:size])
     samples, seconds = {}, {}
     for name, horizon, sampler, steps in arms:
         arm = name, horizon, sampler, steps
-        samples[arm], seconds[arm] = sample(fits[name, horizon].law, sampler, _grid(steps, horizon))
-    judged = {arm: _judge(config, data, test, x) for arm, x in samples.items()}
+        samples[arm], seconds[arm] = sample(fits[name, horizon].law, sampler, grid(steps, horizon))
+
+    def judge(samples: Array) -> Judged:
+        return judge_images(samples.reshape(config.sets, config.rows, -1), data, test)
+
+    judged = {arm: judge(x) for arm, x in samples.items()}
     rows = [
         {
             **dict(zip(("start", "horizon", "sampler", "steps"), arm, strict=True)),
-            "calls": _calls(arm[2], arm[3]),
+            "calls": calls(arm[2], arm[3]),
             "seconds": seconds[arm],
             **_figures(judged[arm], judged[arms[0]]),
         }
         for arm in arms
     ]
-    floor = _figures(_judge(config, data, test, data[:size]), judged[arms[0]])
+    floor = _figures(judge(data[:size]), judged[arms[0]])
     del floor["copies"]  # some of those images are the very ones that would be copied
     start, horizon, steps = case.chosen
     chosen = start, horizon, "heun", steps
     compared = {"long run": samples[arms[0]], "chosen": samples[chosen], "training images": data[:size]}
     classify = functools.partial(metrics.classifier_two_sample_test, num_steps=config.classifier_steps)
     # What a call costs for one image, by the longest of the runs.
-    call = seconds[arms[0]] / (_calls("heun", config.long_steps) * size)
-    saved = (_calls("heun", config.long_steps) - _calls("heun", steps)) * call
+    call = seconds[arms[0]] / (calls("heun", config.long_steps) * size)
+    saved = (calls("heun", config.long_steps) - calls("heun", steps)) * call
     return {
         "t_max": problem.t_max,
         "chosen": list(chosen),
@@ -263,121 +258,7 @@ def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> 
     }
 
 
-class _Fit(NamedTuple):
-    law: StartLaw
-    seconds: float
-    sampling_error: float
-
-
-class _Judged(NamedTuple):
-    """For each set, shape (sets,)."""
-
-    energy: np.ndarray
-    frechet: np.ndarray
-    copies: np.ndarray
-
-
-class _Rows(NamedTuple):
-    """A law of images, as one of rows: `Shaped` the other way."""
-
-    law: StartLaw
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (math.prod(self.law.shape),)
-
-    def sample(self, key: Key, n: int) -> Array:
-        return self.law.sample(key, n).reshape(n, -1)
-
-    def log_prob(self, x: Array) -> Array:
-        return self.law.log_prob(x.reshape(*x.shape[:-1], *self.law.shape))
-
-
-def _families(config: Config) -> dict[str, Family]:
-    mixture = functools.partial(
-        gaussian_mixture, config.components, num_restarts=2, num_iterations=config.iterations
-    )
-    patches = flow(
-        PatchFlow(patch_size=4, width=config.flow_width, num_blocks=config.flow_blocks, num_layers=1),
-        num_steps=config.flow_steps,
-        batch_size=256,
-        learning_rate=5e-3,
-        evaluate_every=min(100, config.flow_steps),
-    )
-
-    def fit_patches(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
-        return _Rows(patches.fit(key, data.reshape(-1, 8, 8, 1), schedule, t_max))
-
-    def memorize(key: Key, data: Array, schedule: Schedule, t_max: Time) -> StartLaw:
-        del key
-        return Empirical(data).perturbed(schedule, t_max)
-
-    return {
-        "plain": plain(),
-        "isotropic": isotropic(),
-        "gaussian": gaussian(),
-        "mixture, diagonal": mixture(covariance="diagonal"),
-        "mixture, full": mixture(covariance="full"),
-        _FLOW: patches._replace(fit=fit_patches),
-        "empirical": Family(memorize, lambda d: 0),
-    }
-
-
-def _fit(key: Key, family: Family, data: Array, horizon: float) -> _Fit:
-    began = time.monotonic()
-    with warnings.catch_warnings():
-        # The mixture of full covariances has too many parameters for so few images; what that costs is shown.
-        warnings.filterwarnings("ignore", message="the start law has")
-        law = fit_start(key, family, data, SCHEDULE, horizon)
-    jax.block_until_ready(law)
-    return _Fit(law, time.monotonic() - began, sampling_error(family, data))
-
-
-def _grid(steps: int, horizon: float) -> Array:
-    return times.to_clean(SCHEDULE, times.power_grid(steps, t_max=horizon, t_min=T_MIN, rho=RHO))
-
-
-def _calls(sampler: str, steps: int) -> int:
-    """Of the denoiser, the end included."""
-    return 2 * steps + 1 if sampler == "heun" else steps + 1
-
-
-def _runner(denoise: Denoiser, key: Key, draw_key: Key, like: Array) -> Callable[..., tuple[Array, float]]:
-    """run(law, sampler, grid): as many samples as like has rows, and seconds; one program for each length."""
-
-    @functools.cache
-    def compiled(sampler: str, length: int) -> Callable[[Array, Array], Array]:
-        program = functools.partial(integrate, key, denoise, sampler=SAMPLERS[sampler])
-        return jax.jit(program).lower(like, jax.ShapeDtypeStruct((length,), like.dtype)).compile()
-
-    def run(law: StartLaw, sampler: str, grid: Array) -> tuple[Array, float]:
-        program = compiled(sampler, len(grid))
-        x = jax.block_until_ready(law.sample(draw_key, len(like)))
-        began = time.monotonic()
-        return jax.block_until_ready(program(x, grid)), time.monotonic() - began
-
-    return run
-
-
-def _judge(config: Config, data: Array, test: Array, samples: Array) -> _Judged:
-    sets = samples.reshape(config.sets, config.rows, -1)
-    return _Judged(*(np.asarray(part, np.float64) for part in _distances(data[: len(test)], test, sets)))
-
-
-@jax.jit
-def _distances(data: Array, test: Array, sets: Array) -> tuple[Array, Array, Array]:
-    def nearest(x: Array, images: Array) -> Array:
-        return jnp.min(jnp.sum((images - x[None]) ** 2, axis=1))
-
-    def one(samples: Array) -> tuple[Array, Array, Array]:
-        copied = jax.vmap(lambda x: nearest(x, data) < nearest(x, test))(samples)
-        energy = metrics.energy_distance(samples, test).value
-        return energy, metrics.frechet_distance(samples, test), copied.mean()
-
-    return jax.lax.map(one, sets)
-
-
-def _figures(judged: _Judged, reference: _Judged) -> dict[str, Any]:
+def _figures(judged: Judged, reference: Judged) -> dict[str, Any]:
     """Means over sets, and their differences to those of the reference, with standard errors."""
     figures = {name: estimates.mean(values) for name, values in judged._asdict().items()}
     for name in ("energy", "frechet"):
@@ -386,7 +267,7 @@ def _figures(judged: _Judged, reference: _Judged) -> dict[str, Any]:
 
 
 def _starts(
-    problem: Problem, denoise: Denoiser, fits: dict[tuple[str, float], _Fit], test: Array, key: Key
+    problem: Problem, denoise: Denoiser, fits: dict[tuple[str, float], Fit], test: Array, key: Key
 ) -> list[dict[str, Any]]:
     """What each start is worth on held-out images."""
     rows = []
@@ -397,7 +278,7 @@ def _starts(
         gain = np.asarray(gain, np.float64).reshape(_NOISES, -1).mean(0)
         initialization = None
         # The estimate asks the start for its denoiser.
-        if name != _FLOW and horizon < problem.t_max:
+        if name != FLOW and horizon < problem.t_max:
             law = cast(Distribution, fitted.law)
             initialization = as_figure(initialization_error(key, denoise, law, test, horizon))
         rows.append(
@@ -415,14 +296,14 @@ def _starts(
 
 def _discretization(
     config: Config,
-    fits: dict[tuple[str, float], _Fit],
+    fits: dict[tuple[str, float], Fit],
     problem: Problem,
     denoise: Denoiser,
     data: Array,
     key: Key,
 ) -> list[dict[str, Any]]:
     """E_disc of the grids, less their last step, which is to no noise at all."""
-    levels = times.log_snr_grid(SCHEDULE, config.levels - 1, t_max=problem.t_max, t_min=T_MIN)
+    levels = times.log_snr_grid(SCHEDULE, config.levels - 1, t_max=problem.t_max, t_min=image_runs.T_MIN)
     curvature = score_curvature(key, denoise, data[: config.rows], levels)
     cells = [(problem.t_max, config.long_steps)]
     cells += [(t, steps) for t in dict.fromkeys(t for _, t in fits) for steps in config.steps]
@@ -430,7 +311,7 @@ def _discretization(
         {
             "horizon": horizon,
             "steps": steps,
-            "nats": float(discretization_error(curvature, _grid(steps, horizon)[:-1])),
+            "nats": float(discretization_error(curvature, grid(steps, horizon)[:-1])),
         }
         for horizon, steps in cells
     ]

@@ -77,6 +77,7 @@ import numpy as np
 
 from experiments import estimates
 from experiments.estimates import show
+from experiments.initialization import judges
 from experiments.initialization.laws import draw_rows, grid_mixture, log_prob, tiled_mixture
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.gaussian import Gaussian
@@ -102,7 +103,6 @@ SAMPLERS: dict[str, tuple[Sampler, int]] = {  # and calls of the denoiser a step
     "Heun": (Heun(), 2),
 }
 T_LONG, T_MIN = 80.0, 0.002
-DIRECTIONS = np.stack([np.cos(np.pi / 180 * np.arange(180)), np.sin(np.pi / 180 * np.arange(180))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +262,7 @@ def _plane(config: Config) -> Task:
         {config.t_max: families, config.few_t_max: few},
         plans,
         config.num_samples,
-        along_even_directions(config.num_samples),
+        judges.along_even_directions(config.num_samples),
         config.reference * config.num_samples,
     )
 
@@ -304,24 +304,6 @@ def _pilot(law: GaussianMixture, t_max: float) -> budget.ScoreCurvature:
     data_key, key = jax.random.split(jax.random.key(11))
     levels = times.log_snr_grid(SCHEDULE, 63, t_max=t_max, t_min=T_MIN)
     return budget.score_curvature(key, law.denoiser(SCHEDULE), law.sample(data_key, 2000), levels)
-
-
-def along_even_directions(n: int) -> Callable[[Array], Callable[[Array], float]]:
-    """max-W_2 over `DIRECTIONS` of n points from a multiple of n draws.
-
-    By NumPy's sort, which is many times faster than XLA's on a CPU, and with the draws' part done once: of
-    the draws that one of the n sorted points stands against, mean and variance suffice.
-    """
-
-    def project(x: Array) -> np.ndarray:
-        return np.sort((np.asarray(x, np.float64) @ DIRECTIONS).T, axis=1)
-
-    def judge(draws: Array) -> Callable[[Array], float]:
-        cells = project(draws).reshape(DIRECTIONS.shape[1], n, -1)
-        mean, within = cells.mean(2), cells.var(2).mean(1)
-        return lambda x: float(np.sqrt((((project(x) - mean) ** 2).mean(1) + within).max()))
-
-    return judge
 
 
 def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.initialization import images
+from experiments.initialization import image_runs, images
 from jaxdiff import data
 from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.noising.schedules import Karras
@@ -75,7 +75,7 @@ def test_the_calls_are_those_that_the_sampler_makes(case):
 
         grid = jnp.append(jnp.linspace(1, 0.1, row["steps"] + 1), 0.0)
         counted = as_denoiser(denoise, Karras(), shape=(1,))
-        sampler = images.SAMPLERS[row["sampler"]]
+        sampler = image_runs.SAMPLERS[row["sampler"]]
         with jax.disable_jit():
             integrate(jax.random.key(0), counted, jnp.ones((1, 1)), grid, sampler=sampler)
         assert len(made) == row["calls"]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.initialization import laws, mixture
+from experiments.initialization import judges, laws, mixture
 from jaxdiff.laws.metrics import wasserstein_1d
 
 
@@ -44,9 +44,9 @@ def test_the_distance_is_the_greatest_of_the_library_s_along_the_directions():
     x = x + np.array([0.5, 0.2], np.float32)
     angles = np.arange(0, 180, 20)
     directions = np.stack([np.cos(np.pi / 180 * angles), np.sin(np.pi / 180 * angles)]).astype(np.float32)
-    np.testing.assert_allclose(mixture.DIRECTIONS[:, ::20], directions, atol=1e-6)
+    np.testing.assert_allclose(judges.DIRECTIONS[:, ::20], directions, atol=1e-6)
     wanted = [float(wasserstein_1d(x @ v, draws @ v)) for v in directions.T]
-    found = mixture.along_even_directions(20)(draws)(x)
+    found = judges.along_even_directions(20)(draws)(x)
     assert max(wanted) - 1e-5 <= found < 1.05 * max(wanted)  # directions between these change little
 
 
