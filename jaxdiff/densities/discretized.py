@@ -1,6 +1,7 @@
-"""Discrete time: DDPM's tables, and the density formula as a sum over the levels of a grid.
+"""Discrete time: the density formula as a sum over the levels of a grid.
 
-With levels lambda_1 > ... > lambda_n, e_k = E|r_k|^2 at each (r: see `density`) and s = sigmoid, the formula
+With levels lambda_1 > ... > lambda_n, e_k = E|r_k|^2 at each (r: `densities.formula`, eq. 1) and s = sigmoid,
+the formula
 
     log p(x) = -(d/2) log(2 pi e) - (1/2) int (E|r|^2 - d s(lambda)) dlambda                     (1)
              ~ d constant - (1/2) [sum_k w_k e_k + c |x|^2]                                      (2)
@@ -11,7 +12,7 @@ left        with u = s(-lambda), whose dlambda is -du / (u (1 - u)): w_k = (u_{k
             u_{n+1} = 1. Where alpha^2 + sigma^2 = 1, u_k = 1 - prod_{i <= k} (1 - beta_i) and
             w_k = beta_{k+1} / u_k: the form of Li & Yan 2024, arXiv 2408.16765, as far as it is known here.
 ddpm        the evidence lower bound itself, with every step's relative entropy in closed form
-            (`variational`, eq. 7), w_k = e^(lambda_{k-1} - lambda_k) - 1 at the posterior variance; it is
+            (`densities.elbo`, eq. 7), w_k = e^(lambda_{k-1} - lambda_k) - 1 at the posterior variance; it is
             what the mean over paths tends to. c = e^(lambda_n), from the start at N(0, sigma^2 I).
 trapezoid   in lambda, and beyond either end the integrand of (1) falls as e^-|lambda|, as it does for a
             smooth density: one more unit of weight at both.
@@ -19,14 +20,16 @@ trapezoid   in lambda, and beyond either end the integrand of (1) falls as e^-|l
 Errors, DERIVED, for smooth data. The first two rules err to first order in the steps, -(1/2) sum over the
 clean levels of d (delta_k - log(1 + delta_k)) with delta_k = u_{k+1} / u_k - 1, whatever the data:
 
-    beta_t nearly constant near t = 0, as in `linear_betas` and `cosine_betas`: delta_k = 1 / k, and the error
-        tends to -(gamma / 2) d = -0.2886 d (gamma: Euler's constant). More steps do not help.
+    beta_t nearly constant near t = 0, as in `linear_betas` and `cosine_betas` of `noising.tables`: delta_k =
+        1 / k, and the error tends to -(gamma / 2) d = -0.2886 d (gamma: Euler's constant). More steps do not
+        help.
     `logarithmic_betas`: delta = c1 log T / T for c0 log(T) / delta steps, so -c0 c1 d log(T)^2 / (4 T).
 
 "ddpm" at a data variance above zero has no such term: clean levels are then nearly exact, whatever the data.
 The trapezoid errs as the square of the steps in lambda, plus O(e^-2 |lambda|) at the ends.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,10 +38,10 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.densities.elbo import grid, kernels
-from jaxdiff.densities.flow import LogDensity
+from jaxdiff.densities.elbo import kernels
+from jaxdiff.densities.inputs import LogDensity, check_data, check_times, grid_log_snr
 from jaxdiff.noising.process import perturb
-from jaxdiff.typing import Array, Key, Schedule
+from jaxdiff.typing import Array, Key
 
 _REPLICATES = 6
 
@@ -86,7 +89,6 @@ def trapezoid(levels: Array) -> Rule:
 def discretized_formula(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     times: Array,
     *,
@@ -94,8 +96,9 @@ def discretized_formula(
     rule: Callable[[Array], Rule] = trapezoid,
     rows_per_call: int = 4096,
 ) -> LogDensity:
-    """log p(x) of data x, shape (batch, ...), by eq. (2) at increasing times: 1, ..., T for a table.
+    """log p(x) of data x, shape (batch, *denoise.shape), by eq. (2) at increasing times.
 
+    times: of finite log-SNR; 1, ..., T for a table.
     rule: a function of the levels, `left`, `ddpm` or `trapezoid`. One key gives the same e_k for each.
     num_evaluations: of the denoiser, at most, for each row and all times together, at least 12 len(times).
     rows_per_call: the most rows of a denoiser call, or those of one time if that is more; memory, in a
@@ -103,20 +106,31 @@ def discretized_formula(
 
     The noise of different times is independent. The standard error, between six replicates of everything and
     with Student's factor for them (1.31), is that of the noise: how the rule errs is said above.
-    sigmoid(lambda)^2 (|eps|^2 - d), of mean zero, is taken off |r|^2. Row i depends on (key, i) and x_i only.
-    Raises as `variational.elbo`.
+    sigmoid(lambda)^2 (|eps|^2 - d), of mean zero, is taken off |r|^2. Row i depends on (key, i), x_i and the
+    condition of row i only. In single precision or better, whatever x is in. Raises as `elbo`.
     """
-    x, times, levels = grid(schedule, x, times)
+    x = check_data(key, denoise, x)
+    times = check_times(denoise, times, x.dtype)
     checks.integer("rows_per_call", rows_per_call, 1)
     checks.integer("num_evaluations", num_evaluations, 2 * _REPLICATES * len(times))
-    made = rule(levels)
+    # Evaluated here, so that another rule compiles nothing anew.
+    made = rule(grid_log_snr(denoise.schedule, times))
     checks.shape("the rule's weights", made.weights, (len(times),))
-    d = x[0].size
+    pairs = num_evaluations // (2 * _REPLICATES * len(times))
+    return _discretized(key, denoise, x, times, made, pairs=pairs, rows_per_call=rows_per_call)
 
-    def squared_error(x: Array, noise: Array, at: Array, v: Array) -> Array:
+
+@functools.partial(jax.jit, static_argnames=("pairs", "rows_per_call"))
+def _discretized(
+    key: Key, denoise: Denoiser, x: Array, times: Array, rule: Rule, *, pairs: int, rows_per_call: int
+) -> LogDensity:
+    schedule, d = denoise.schedule, x[0].size
+    levels = grid_log_snr(schedule, times)
+
+    def squared_error(rows: Array, noise: Array, at: Array, v: Array) -> Array:
         t, control = times[at], jax.nn.sigmoid(levels[at]) ** 2
-        x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x, noise, t)
-        r = (noise - denoise(x_t, t).noise).reshape(-1, d)
+        x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x[rows], noise, t)
+        r = (noise - denoise.at_rows(rows)(x_t, t).noise).reshape(-1, d)
         return jnp.sum(r**2, axis=1) - control * (jnp.sum(noise.reshape(-1, d) ** 2, axis=1) - d)
 
     cells = low_discrepancy.cell_means(
@@ -125,47 +139,9 @@ def discretized_formula(
         squared_error,
         strata=len(times),
         replicates=_REPLICATES,
-        pairs=num_evaluations // (2 * _REPLICATES * len(times)),
+        pairs=pairs,
         rows_per_call=rows_per_call,
     )
-    values = jax.vmap(lambda e: made.log_density(x.reshape(-1, d), e), in_axes=2)(cells)
+    values = jax.vmap(lambda e: rule.log_density(x.reshape(-1, d), e), in_axes=2)(cells)
     error = values.std(0, ddof=1) / _REPLICATES**0.5
     return LogDensity(values.mean(0), error * low_discrepancy.student_factor(_REPLICATES - 1))
-
-
-def linear_betas(num_steps: int) -> Array:
-    """DDPM's table, even from 1e-4 to 0.02, times 1000 / num_steps; it tends to `VariancePreserving`().
-
-    At least 21 steps, or the largest is above one. Ho et al. 2020, arXiv 2006.11239.
-    """
-    checks.integer("num_steps", num_steps, 21)
-    return 1000 / num_steps * jnp.linspace(1e-4, 0.02, num_steps)
-
-
-def cosine_betas(num_steps: int) -> Array:
-    """alpha_t^2 = f(t) / f(0) with f = cos^2(pi/2 (t/T + 0.008) / 1.008), and no beta above 0.999.
-
-    Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17.
-    """
-    checks.integer("num_steps", num_steps, 1)
-    angle = 0.5 * jnp.pi * (jnp.arange(num_steps + 1) / num_steps + 0.008) / 1.008
-    # cos^2 b / cos^2 a = 1 - sin(b - a) sin(b + a) / cos^2 a, in which small betas keep their digits.
-    step = 0.5 * jnp.pi / (1.008 * num_steps)
-    betas = jnp.sin(step) * jnp.sin(angle[1:] + angle[:-1]) / jnp.cos(angle[:-1]) ** 2
-    return jnp.minimum(betas, 0.999)
-
-
-def logarithmic_betas(num_steps: int, c0: float, c1: float) -> Array:
-    """beta_1 = T^-c0 and beta_{t+1} = delta min(beta_1 (1 + delta)^t, 1), delta = c1 log(T) / T.
-
-    The noise variance grows by the factor 1 + delta a step until it is of order one, and then tends to one.
-    Li & Yan 2024, arXiv 2409.18959, eq. 2.3. Raises ValueError unless c0, c1 > 0 and delta < 1.
-    """
-    checks.integer("num_steps", num_steps, 2)
-    checks.positive("c0", c0)
-    checks.positive("c1", c1)
-    log_steps = jnp.log(jnp.asarray(num_steps, float))
-    delta = c1 * log_steps / num_steps
-    checks.ordered("c1 log(num_steps) / num_steps", delta, "the largest beta", 1.0)
-    grown = jnp.exp(jnp.minimum(jnp.arange(1, num_steps) * jnp.log1p(delta) - c0 * log_steps, 0.0))
-    return jnp.append(jnp.exp(-c0 * log_steps), delta * grown)

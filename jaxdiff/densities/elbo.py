@@ -5,13 +5,13 @@ data x, the noise eps_k of x_k = alpha_k x + sigma_k eps_k is, backwards in k, a
 
     eps_{k-1} = e^(-h_k / 2) eps_k + sqrt(1 - e^(-h_k)) z_k,       z_k ~ N(0, I).                (1)
 
-The chain goes from x_n ~ start to x_{k-1} | x_k with the mean of the bridge (`process`, eq. 3) at the
+The chain goes from x_n ~ start to x_{k-1} | x_k with the mean of the bridge (`noising.process`, eq. 3) at the
 denoiser's data, and with the covariance that is exact for data of covariance S: the bridge's times
 
     C_k = I + g_k S (S + e^(-lambda_k))^-1.                                                      (2)
 
 S = 0 is DDPM's posterior variance; S = I under a variance-preserving schedule DDPM's larger choice, the
-variance v of x_k | x_{k-1}, and S = infinity v / a^2 under every schedule (a, v: `process`, eq. 2). The last
+variance v of x_k | x_{k-1}, and S = infinity v / a^2 under every schedule (a, v: eq. 2 there). The last
 step goes to the data, N(D(x_1, t_1), e^(-lambda_1) C_1), with C_1 = S (S + e^(-lambda_1))^-1, or I where that
 is zero and has no density. With r_k = eps_k - N(x_k, t_k) the log-ratios of chain and noising process are
 
@@ -33,63 +33,94 @@ reverse of the process, and none where it is: the log-ratio is then log p(x) on 
 et al. 2015, arXiv 1503.03585; Ho et al. 2020, arXiv 2006.11239; (1) to (7) in log-SNR are derived here.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.densities.flow import LogDensity
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.densities.inputs import LogDensity, check_data, check_times, grid_log_snr, normal_log_prob
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.noising.process import log_snr_of_grid, perturb
-from jaxdiff.typing import Array, Key, Schedule
+from jaxdiff.noising.process import perturb
+from jaxdiff.typing import Array, Key, StartLaw
 
 
 def elbo(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     times: Array,
     *,
     num_paths: int,
     data_covariance: ArrayLike | Spectrum = 1.0,
     importance_weighted: bool = False,
-    start: Distribution | None = None,
+    start: StartLaw | None = None,
     rows_per_call: int = 4096,
 ) -> LogDensity:
-    """A lower bound of log p(x) of eq. (6) at data x, shape (batch, ...); len(times) denoiser calls a path.
+    """A lower bound of log p(x) of eq. (6) at data x, shape (batch, *denoise.shape); len(times) calls a path.
 
     times: increasing, both ends with sigma > 0 and alpha > 0, as for `probability_flow`.
     num_paths: the value is the mean of B over so many independent paths, and its standard error theirs (NaN
         for one path).
-    data_covariance: S, a scalar (times the identity), (d,), (d, d) or a `Spectrum`: 0 for the posterior
-        variance; with that of the data (`fit_gaussian`) the bound of Gaussian data is exact.
+    data_covariance: S of the d entries of x, a scalar (times the identity), (d,), (d, d) or a `Spectrum`: 0
+        for the posterior variance; with that of the data (`fit_gaussian`) a Gaussian's bound is exact.
     importance_weighted: the log of the mean of e^B instead (Burda et al. 2016, arXiv 1509.00519): less below
         log p(x) with every path, with the jackknife's standard error, which is not told of what is missing.
-    start: the law of x at times[-1], by default N(0, sigma^2 I).
+    start: the law of x at times[-1], of points like x; by default N(0, sigma^2 I), where sampling starts.
     rows_per_call: the most rows of a denoiser call. Memory does not depend on the numbers of times and paths;
         a derivative keeps the noise of one call's paths.
 
-    Row i depends on (key, i) and x_i only. Differentiable in x and in what denoise closes over. Raises
-    TypeError for integer x and ValueError for NaN, for times that do not increase, are out of range or reach
-    an infinite log-SNR, and for laws of another dimension.
+    Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x and in what the
+    denoiser holds. In single precision or better, whatever x is in. Raises TypeError for integer x and
+    ValueError for NaN, for times that do not increase, that the denoiser does not know or that reach an
+    infinite log-SNR (where these are traced the answer is NaN), and for laws of points of another shape.
     """
     checks.integer("num_paths", num_paths, 1)
     checks.integer("rows_per_call", rows_per_call, 1)
-    x, times, levels = grid(schedule, x, times)
-    d = x[0].size
-    spectrum = Gaussian(jnp.zeros(d, x.dtype), data_covariance).covariance
-    if start is None:
-        start = Gaussian(jnp.zeros(d, x.dtype), schedule.sigma(times[-1]) ** 2)
-    checks.law("start", start, x.reshape(x.shape[0], d))
+    x = check_data(key, denoise, x)
+    times = check_times(denoise, times, x.dtype)
+    if start is not None:
+        checks.law("start", start, x)
+    spectrum = Gaussian(jnp.zeros(x[0].size, x.dtype), data_covariance).covariance
+    return _elbo(
+        key,
+        denoise,
+        x,
+        times,
+        spectrum,
+        start,
+        num_paths=num_paths,
+        importance_weighted=bool(importance_weighted),
+        rows_per_call=rows_per_call,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_paths", "importance_weighted", "rows_per_call"))
+def _elbo(
+    key: Key,
+    denoise: Denoiser,
+    x: Array,
+    times: Array,
+    spectrum: Spectrum,
+    start: StartLaw | None,
+    *,
+    num_paths: int,
+    importance_weighted: bool,
+    rows_per_call: int,
+) -> LogDensity:
+    schedule, d = denoise.schedule, x[0].size
+    levels = grid_log_snr(schedule, times)
     gains, ratios = kernels(levels, spectrum.values)
+    last = schedule.sigma(times[-1]).astype(x.dtype)
 
     def bounds(numbers: Array) -> Array:
         """B of (6) for paths by their numbers, each to the data of one row."""
-        data = x[numbers // num_paths]
+        rows = numbers // num_paths
+        data, asked = x[rows], denoise.at_rows(rows)
 
         def draw(step: Array | int) -> Array:
             def one(number: Array) -> Array:
@@ -103,7 +134,7 @@ def elbo(
         @jax.checkpoint  # or a derivative would keep what every call computed
         def step(carry: tuple[Array, Array], at: tuple[Array, ...]) -> tuple[tuple[Array, Array], None]:
             (noise, value), (k, t, gain, ratio) = carry, at
-            r = noise - denoise(perturb(schedule, data, noise, t), t).noise
+            r = noise - asked(perturb(schedule, data, noise, t), t).noise
             z = jnp.where(k > 0, draw(k), 0.0)  # the last step goes to the data, which are given
             u = (z - jnp.sqrt(gain) * r).reshape(-1, d)
             if spectrum.basis is not None:
@@ -114,10 +145,11 @@ def elbo(
             return (noise, value), None
 
         noise = draw(len(times))
-        x_n = perturb(schedule, data, noise, times[-1]).reshape(-1, d)
-        prior = start.log_prob(x_n) + 0.5 * jnp.sum(noise.reshape(-1, d) ** 2, axis=1)
+        x_n = perturb(schedule, data, noise, times[-1])
+        prior = normal_log_prob(x_n, last) if start is None else start.log_prob(x_n)
+        prior = prior + 0.5 * jnp.sum(noise.reshape(-1, d) ** 2, axis=1)
         # The normalizers of (4) and (5), but for log det C_1.
-        value = prior + 0.5 * d * (levels[0] + 2 * jnp.log(schedule.sigma(times[-1])))
+        value = (prior + 0.5 * d * (levels[0] + 2 * jnp.log(last))).astype(x.dtype)
         steps = jnp.arange(len(times)), times, gains, ratios
         return jax.lax.scan(step, (noise, value), steps, reverse=True)[0][1]
 
@@ -140,15 +172,6 @@ def kernels(levels: Array, data_variances: Array) -> tuple[Array, Array]:
     gains = jnp.expm1(levels[:-1] - levels[1:])
     ratios = 1 + gains[:, None] * known[1:]
     return jnp.append(1.0, gains).astype(levels.dtype), jnp.concatenate([last[None], ratios])
-
-
-def grid(schedule: Schedule, x: Array, times: Array) -> tuple[Array, Array, Array]:
-    """Data x, times and their log-SNRs, in x's precision or float32, after all checks of the two."""
-    checks.batch("x", x)
-    checks.finite("x", x)
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x, *log_snr_of_grid(schedule, times, increasing=True, dtype=x.dtype)
 
 
 def _without_one(values: Array) -> Array:

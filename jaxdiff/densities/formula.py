@@ -24,34 +24,32 @@ log p(x) = -(d/2) log(2 pi e) - (1/2) int (E|r|^2 - d sigmoid(lambda)) dlambda (
 
 Noise levels are drawn through u = sqrt(sigmoid(-lambda - 2 log scale)) in (0, 1), with scale the standard
 deviation of the data, so that dlambda = -2 du / (u (1 - u^2)): the integrand in u is bounded at both ends.
+With the isotropic Gaussian of that scale for a reference nothing depends on the unit of the data.
 
-How the points are laid, and where the standard errors come from, is `low_discrepancy`.
+How the points are laid, and where the standard errors come from, is `jaxdiff._numerics.low_discrepancy`.
 """
 
-from collections.abc import Callable
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
-from jaxdiff._numerics.low_discrepancy import Integrand
+from jaxdiff._numerics.constants import folded
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.densities.flow import LogDensity
-from jaxdiff.laws.distributions import Gaussian
-from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
+from jaxdiff.densities.inputs import LogDensity, check_data, check_no_data_left, no_data_left
+from jaxdiff.densities.levels import (
+    KnownTimeDensity,
+    TimeDensity,
+    check_time_density,
+    default_reference,
+    level_integrand,
+)
+from jaxdiff.noising.process import log_snr, perturb
 from jaxdiff.typing import Array, Key, Schedule, Time
 
 _CURVE_CELLS = 8  # at each level of a curve
-
-
-class TimeDensity(NamedTuple):
-    """Where the evaluations go: a law of u, piecewise constant on equal bins of (0, 1)."""
-
-    scale: Array | float = 1.0
-    """Standard deviation of the data: at u^2 = 1/2 the noise is as large as they are."""
-    masses: Array | tuple[float, ...] = (1.0,)
-    """Positive, one a bin, in proportion to the evaluations there."""
 
 
 class NoiseLevelCurve(NamedTuple):
@@ -73,28 +71,27 @@ class NoiseLevelCurve(NamedTuple):
 def density_formula(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     *,
     num_evaluations: int,
     reference: Distribution | None = None,
     start: Distribution | None = None,
-    t_min: Time = 0.0,
-    t_max: Time = 1.0,
     extrapolate: bool = True,
     time_density: TimeDensity | None = None,
     rows_per_call: int = 4096,
 ) -> LogDensity:
-    """log p(x) of data x, shape (batch, ...), by eq. (5), from at most num_evaluations of the denoiser a row.
+    """log p(x) of data x, shape (batch, *denoise.shape), by eq. (5), from at most num_evaluations a row.
 
     Unbiased for the density that the denoiser's scores belong to; where they belong to none, at most the
     data's own log-density in the mean over data. The standard error is that of the Monte Carlo part, widened
     by Student's factor for the number of cells it comes from (1.5 at the fewest, 1.05 at 100), so that
-    value +- 1.96 standard errors is a 95 % interval.
+    value +- 1.96 standard errors is a 95 % interval. In single precision or better, whatever x is in.
 
-    reference: any law of vectors of x's d entries, by default N(0, I). The better it fits the data the fewer
-        evaluations are needed: `fit_gaussian` of training data or, better, `fit_mixture`.
-    t_min, t_max: the range of times that denoise may be asked.
+    The range of times [t_min, t_max] is the denoiser's working range; for a narrower one give
+    ``dataclasses.replace(denoise, t_min=...)``.
+
+    reference: a law of points like x, by default N(0, scale^2 I) of the denoiser's scale. The better it fits
+        the data the fewer evaluations are needed: `fit_gaussian` of training data or, better, `fit_mixture`.
     start: the law at t_max if the model has one, as where it is sampled from; otherwise eq. (4) is taken to
         fall as alpha^2 / sigma^2 beyond t_max, where the log-SNR must be under -4 at the data's scale.
     extrapolate: take eq. (4) to fall as sigma^2 / alpha^2 below t_min, as it does for a density that is
@@ -105,37 +102,68 @@ def density_formula(
     rows_per_call: the most rows of a denoiser call, or num_evaluations / 10 if that is more. Calls follow
         one another, in a derivative too, so that memory is bounded.
 
-    Row i depends on (key, i) and x_i only. Differentiable in x, with an unbiased estimate of the score, and
-    in what denoise closes over. Raises TypeError for integer x and ValueError for NaN, num_evaluations
-    below 20, times out of the schedule's range, data left at t_max, or a law of another dimension.
+    Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x, with an unbiased
+    estimate of the score, and in what the denoiser holds. Raises TypeError for integer x and ValueError for
+    NaN, num_evaluations below 20, data left at t_max, or a law of points of another shape; where data are
+    left and the denoiser is traced the answer is NaN.
     """
-    time_density = time_density or TimeDensity()
-    x, reference = check_input(schedule, x, reference, t_min, t_max, time_density)
+    x, known_density = _check(key, denoise, x, time_density)
     if start is None:
-        check_no_data_left(schedule, t_max, time_density)
+        check_no_data_left(denoise, known_density.scale)
     else:
-        checks.law("start", start, _flat(x))
-    base = reference.log_prob(_flat(x)) if extrapolate else 0.0
+        checks.law("start", start, x)
+    _check_reference(denoise, reference, x, 0 if extrapolate else 1)
+    return _formula(
+        key,
+        denoise,
+        x,
+        reference,
+        start,
+        known_density,
+        extrapolate=bool(extrapolate),
+        num_evaluations=num_evaluations,
+        rows_per_call=rows_per_call,
+    )
 
-    def ends(x: Array, noise: Array) -> Array:
-        value = jnp.zeros_like(x[:, 0])
+
+@functools.partial(jax.jit, static_argnames=("extrapolate", "num_evaluations", "rows_per_call"))
+def _formula(
+    key: Key,
+    denoise: Denoiser,
+    x: Array,
+    reference: Distribution | None,
+    start: Distribution | None,
+    time_density: KnownTimeDensity,
+    *,
+    extrapolate: bool,
+    num_evaluations: int,
+    rows_per_call: int,
+) -> LogDensity:
+    schedule, (t_min, t_max) = denoise.schedule, denoise.working_range
+    reference = default_reference(denoise, x) if reference is None else reference
+    levels = level_integrand(denoise, reference, x, t_min, t_max, (extrapolate, start is None), time_density)
+
+    def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
+        value = levels(rows, noise, stratum, v)
         if not extrapolate:
-            value += reference.perturbed(schedule, t_min).log_prob(perturb(schedule, x, noise, t_min))
+            x_t = perturb(schedule, x[rows], noise, t_min)
+            value += reference.perturbed(schedule, t_min).log_prob(x_t)
         if start is not None:
-            x_t = perturb(schedule, x, noise, t_max)
+            x_t = perturb(schedule, x[rows], noise, t_max)
             value += start.log_prob(x_t) - reference.perturbed(schedule, t_max).log_prob(x_t)
         return value
 
-    open_ends = (extrapolate, start is None)
-    integrand = level_integrand(denoise, schedule, reference, t_min, t_max, open_ends, time_density, ends)
     value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
-    return LogDensity(base + value, error)
+    if extrapolate:
+        value += reference.log_prob(x)
+    if start is None:
+        value = jnp.where(no_data_left(denoise, time_density.scale, t_max), value, jnp.nan)
+    return LogDensity(value, error)
 
 
 def log_density_increment(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     s: Time,
     t: Time,
@@ -147,16 +175,51 @@ def log_density_increment(
 ) -> LogDensity:
     """L_t - L_s = E[log p_t(X_t) - log p_s(X_s) | x] for scalar times s < t by eq. (3), shape (batch,).
 
-    Options and errors are those of `density_formula`.
+    Options and errors are those of `density_formula`; s and t are times that the denoiser knows.
     """
-    time_density = time_density or TimeDensity()
-    x, reference = check_input(schedule, x, reference, s, t, time_density)
+    x, known_density = _check(key, denoise, x, time_density)
+    for name, time in (("s", s), ("t", t)):
+        checks.shape(name, time, ())
+        denoise.check_times(name, time)
+    checks.ordered("s", s, "t", t)
+    _check_reference(denoise, reference, x, 1)
+    s, t = (jnp.asarray(time, float) for time in (s, t))
+    return _increment(
+        key,
+        denoise,
+        x,
+        s,
+        t,
+        reference,
+        known_density,
+        num_evaluations=num_evaluations,
+        rows_per_call=rows_per_call,
+    )
 
-    def ends(x: Array, noise: Array) -> Array:
-        x_s, x_t = (perturb(schedule, x, noise, time) for time in (s, t))
-        return reference.perturbed(schedule, s).log_prob(x_s) - reference.perturbed(schedule, t).log_prob(x_t)
 
-    integrand = level_integrand(denoise, schedule, reference, s, t, (False, False), time_density, ends)
+@functools.partial(jax.jit, static_argnames=("num_evaluations", "rows_per_call"))
+def _increment(
+    key: Key,
+    denoise: Denoiser,
+    x: Array,
+    s: Array,
+    t: Array,
+    reference: Distribution | None,
+    time_density: KnownTimeDensity,
+    *,
+    num_evaluations: int,
+    rows_per_call: int,
+) -> LogDensity:
+    schedule = denoise.schedule
+    reference = default_reference(denoise, x) if reference is None else reference
+    s, t = (jnp.where(s < t, time, jnp.nan) for time in (s, t))
+    levels = level_integrand(denoise, reference, x, s, t, (False, False), time_density)
+
+    def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
+        x_s, x_t = (perturb(schedule, x[rows], noise, time) for time in (s, t))
+        ends = reference.perturbed(schedule, s).log_prob(x_s) - reference.perturbed(schedule, t).log_prob(x_t)
+        return levels(rows, noise, stratum, v) + ends
+
     value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
     return LogDensity(-value, error)
 
@@ -164,41 +227,65 @@ def log_density_increment(
 def pilot_time_density(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     *,
     num_evaluations: int,
     num_bins: int = 8,
-    scale: Array | float = 1.0,
+    scale: Array | float | None = None,
     reference: Distribution | None = None,
-    t_min: Time = 0.0,
-    t_max: Time = 1.0,
     rows_per_call: int = 4096,
 ) -> TimeDensity:
     """The time density of least variance, from a pilot on a few dozen rows x of data, shape (batch, ...).
 
     The masses are the standard deviations over noise of the integral over each bin of u, plus a tenth of
-    their mean, so that no bin starves. num_evaluations, at least 4 num_bins, is for each row; the other
-    options and the errors are those of `density_formula`.
+    their mean, so that no bin starves. num_evaluations, at least 4 num_bins, is for each row; scale is that
+    of `TimeDensity`; the other options and the errors are those of `density_formula`.
     """
-    x, reference = check_input(schedule, x, reference, t_min, t_max, TimeDensity(scale))
-    check_no_data_left(schedule, t_max, TimeDensity(scale))
+    x, known_density = _check(key, denoise, x, TimeDensity(scale))
+    check_no_data_left(denoise, known_density.scale)
     checks.integer("num_bins", num_bins, 1)
     checks.integer("num_evaluations", num_evaluations, 4 * num_bins)
-
-    integrand = level_integrand(denoise, schedule, reference, t_min, t_max, (True, True), TimeDensity(scale))
+    _check_reference(denoise, reference, x, 1)
     pairs = num_evaluations // (4 * num_bins)
+    masses = _pilot(
+        key,
+        denoise,
+        x,
+        reference,
+        known_density,
+        num_bins=num_bins,
+        pairs=pairs,
+        rows_per_call=rows_per_call,
+    )
+    return TimeDensity(scale, masses)
+
+
+@functools.partial(jax.jit, static_argnames=("num_bins", "pairs", "rows_per_call"))
+def _pilot(
+    key: Key,
+    denoise: Denoiser,
+    x: Array,
+    reference: Distribution | None,
+    time_density: KnownTimeDensity,
+    *,
+    num_bins: int,
+    pairs: int,
+    rows_per_call: int,
+) -> Array:
+    t_min, t_max = denoise.working_range
+    reference = default_reference(denoise, x) if reference is None else reference
+    integrand = level_integrand(denoise, reference, x, t_min, t_max, (True, True), time_density)
     cells = low_discrepancy.cell_means(
         key, x, integrand, strata=num_bins, replicates=2, pairs=pairs, rows_per_call=rows_per_call
     )
     std = jnp.sqrt(jnp.mean((cells[..., 0] - cells[..., 1]) ** 2, axis=0))
-    return TimeDensity(scale, std + 0.1 * std.mean() + jnp.finfo(std.dtype).tiny)
+    masses = std + 0.1 * std.mean() + jnp.finfo(std.dtype).tiny
+    return jnp.where(no_data_left(denoise, time_density.scale, t_max), masses, jnp.nan)
 
 
 def noise_level_curve(
     key: Key,
     denoise: Denoiser,
-    schedule: Schedule,
     x: Array,
     times: Array,
     *,
@@ -209,25 +296,39 @@ def noise_level_curve(
 
     One key gives one noise, whatever the denoiser: the difference of two curves, of a network's and of a
     reference's, say, is much more precise than either. num_evaluations, at least 16 len(times), is for each
-    row and all times together. Raises as `density_formula`, and ValueError unless sigma > 0 at every time.
+    row and all times together. Raises as `density_formula`, and ValueError unless the denoiser knows the
+    times and sigma > 0 at every one.
     """
-    checks.batch("x", x)
-    checks.finite("x", x)
+    x = check_data(key, denoise, x)
     checks.shape("times", times, (None,))
-    checks.in_range("times", schedule, times)
-    n, times = len(times), jnp.asarray(times, float)
-    checks.integer("num_evaluations", num_evaluations, 2 * _CURVE_CELLS * n)
-    checks.positive("sigma at each of times", jax.vmap(schedule.sigma)(times))
-    x = jnp.asarray(x)
+    denoise.check_times("times", times)
+    checks.integer("num_evaluations", num_evaluations, 2 * _CURVE_CELLS * len(times))
+    times = jnp.asarray(times, float)
+    checks.positive("sigma at each of times", _sigmas(denoise.schedule, times))
+    pairs = num_evaluations // (2 * _CURVE_CELLS * len(times))
+    return _curve(key, denoise, x, times, pairs=pairs, rows_per_call=rows_per_call)
 
-    def squared_error(x: Array, noise: Array, stratum: Array, v: Array) -> Array:
+
+@functools.partial(jax.jit, static_argnames=("pairs", "rows_per_call"))
+def _curve(
+    key: Key, denoise: Denoiser, x: Array, times: Array, *, pairs: int, rows_per_call: int
+) -> NoiseLevelCurve:
+    schedule = denoise.schedule
+    times = jnp.where(_sigmas(schedule, times) > 0, times, jnp.nan)
+
+    def squared_error(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         t = times[stratum]
-        x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x, noise, t)
-        return jnp.sum(_flat(noise - denoise(x_t, t).noise) ** 2, axis=1)
+        x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x[rows], noise, t)
+        return _squares(noise - denoise.at_rows(rows)(x_t, t).noise)
 
-    pairs = num_evaluations // (2 * _CURVE_CELLS * n)
     cells = low_discrepancy.cell_means(
-        key, x, squared_error, strata=n, replicates=_CURVE_CELLS, pairs=pairs, rows_per_call=rows_per_call
+        key,
+        x,
+        squared_error,
+        strata=len(times),
+        replicates=_CURVE_CELLS,
+        pairs=pairs,
+        rows_per_call=rows_per_call,
     )
     error = cells.std(-1, ddof=1) / _CURVE_CELLS**0.5
     return NoiseLevelCurve(
@@ -237,100 +338,34 @@ def noise_level_curve(
     )
 
 
-def level_integrand(
-    denoise: Denoiser,
-    schedule: Schedule,
-    reference: Distribution,
-    t_min: Time,
-    t_max: Time,
-    open_ends: tuple[bool, bool],
-    time_density: TimeDensity,
-    ends: Callable[[Array, Array], Array] | None = None,
-) -> Integrand:
-    """A function of v in (0, 1) and noise whose mean is the integral of (3), from t_max to t_min.
-
-    ends, of x and noise in flat rows, is added. Where an end (t_min, t_max) is open the integral goes on to
-    clean data or to pure noise, with the value of (4) at the end decaying at the rates that it has in the
-    limits.
-    """
-    log_scale = 2 * jnp.log(jnp.asarray(time_density.scale, float))
-    high, low = log_snr(schedule, t_min), log_snr(schedule, t_max)
-    masses = jnp.asarray(time_density.masses, float)
-    bins = len(masses)
-    cumulative = jnp.concatenate([jnp.zeros_like(masses[:1]), jnp.cumsum(masses / masses.sum())])
-    edges = jnp.linspace(0, 1, bins + 1)
-
-    def share_below(level: Array) -> Array:
-        return jnp.interp(jnp.sqrt(jax.nn.sigmoid(-level - log_scale)), edges, cumulative)
-
-    first = 0.0 if open_ends[0] else share_below(high)
-    last = 1.0 if open_ends[1] else share_below(low)
-
-    def integrand(x: Array, noise: Array, stratum: Array, v: Array) -> Array:
-        share = first + (last - first) * v
-        bin_of = jnp.clip(jnp.searchsorted(cumulative, share, side="right") - 1, 0, bins - 1)
-        slope = (last - first) / (bins * jnp.diff(cumulative)[bin_of])  # du / dv
-        # At the rounded ends the integrand has its limits already, to the square of this distance.
-        eps = jnp.finfo(v.dtype).eps
-        u = jnp.clip(jnp.interp(share, cumulative, edges), eps**0.5, 1 - 4 * eps)
-        remaining = (1 - u) * (1 + u)
-        level = jnp.log(remaining) - 2 * jnp.log(u) - log_scale
-        t = jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(level)
-        decay = jnp.exp(-jnp.maximum(level - high, 0) - jnp.maximum(low - level, 0))
-        weight = slope * 2 / (u * remaining) * decay
-        difference = _half_difference(denoise, schedule, reference, x, noise, t)
-        value = weight * difference
-        return value if ends is None else value + ends(_flat(x), _flat(noise))
-
-    return integrand
+def _squares(x: Array) -> Array:
+    return jnp.sum(x.reshape(x.shape[0], -1) ** 2, axis=1)
 
 
-def _half_difference(
-    denoise: Denoiser, schedule: Schedule, reference: Distribution, x: Array, noise: Array, t: Array
-) -> Array:
-    """Half of eq. (4) for rows x and noise at times t, shape (k,)."""
-    x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x, noise, t)
-    own = _flat(denoise(x_t, t).noise)
-    other = reference.denoiser(schedule)(_flat(x_t), t).noise
-    return 0.5 * jnp.sum((own - other) * (2 * _flat(noise) - own - other), axis=1)
+@folded
+@jax.jit
+def _sigmas(schedule: Schedule, times: Array) -> Array:
+    return jax.vmap(schedule.sigma)(times)
 
 
-def _flat(x: Array) -> Array:
-    return x.reshape(x.shape[0], -1)
+def _check(
+    key: Key, denoise: Denoiser, x: Array, time_density: TimeDensity | None
+) -> tuple[Array, KnownTimeDensity]:
+    """x in at least single precision, and the time density at the denoiser's scale if it says none."""
+    return check_data(key, denoise, x), check_time_density(denoise, time_density)
 
 
-def check_input(
-    schedule: Schedule,
-    x: Array,
-    reference: Distribution | None,
-    t_min: Time,
-    t_max: Time,
-    time_density: TimeDensity,
-) -> tuple[Array, Distribution]:
-    """x in at least single precision, and the reference."""
-    checks.batch("x", x)
-    checks.finite("x", x)
-    checks.shape("t_min", t_min, ())
-    checks.shape("t_max", t_max, ())
-    checks.ordered("t_min", t_min, "t_max", t_max)
-    checks.in_range("t_min", schedule, t_min)
-    checks.in_range("t_max", schedule, t_max)
-    checks.positive("scale", time_density.scale)
-    checks.shape("masses", time_density.masses, (None,))
-    checks.positive("masses", time_density.masses)
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _check_reference(denoise: Denoiser, reference: Distribution | None, x: Array, end: int) -> None:
+    """Raise ValueError unless the reference is a law of points like x, with a density: noised, if end = 1."""
     if reference is None:
-        return x, Gaussian(jnp.zeros_like(x[0]).reshape(-1), jnp.ones((), x.dtype))
-    checks.law("reference", reference.perturbed(schedule, t_max), _flat(x))
-    return x, reference
+        return
+    if end:
+        reference = reference.perturbed(denoise.schedule, denoise.working_range[end])
+    checks.law("reference", reference, x)
+    _density_of(reference, x[:1])
 
 
-def check_no_data_left(schedule: Schedule, t_max: Time, time_density: TimeDensity) -> None:
-    """Raise ValueError where noise does not dominate at t_max, from where the integrand is extrapolated."""
-    level = checks.known(log_snr(schedule, t_max) + 2 * jnp.log(jnp.asarray(time_density.scale, float)))
-    if level is not None and level > -4:
-        raise ValueError(
-            f"the log-SNR at t_max = {t_max} is {level:.3g} at the data's scale, wanted less than -4: give a "
-            "larger t_max, or the law at t_max as start."
-        )
+@folded
+def _density_of(law: Distribution, x: Array) -> Array:
+    """At few rows: a law without a density says so where its values are known, not inside of ``jit``."""
+    return law.log_prob(x)

@@ -63,10 +63,10 @@ def test_student_factor(freedom, error):
 def test_the_mean_is_unbiased_and_its_error_is_calibrated():
     """A function of all that is drawn, with a known integral; 2,000 intervals of 95 %."""
 
-    def integrand(x, noise, stratum, v):
+    def integrand(rows, noise, stratum, v):
         direction = noise / jnp.linalg.norm(noise, axis=1, keepdims=True)
         quartic = 8 * direction[:, 0] ** 4 * noise[:, 1] ** 2
-        return x[:, 0] + jnp.exp(v) * quartic + noise[:, 2]
+        return x[rows, 0] + jnp.exp(v) * quartic + noise[:, 2]
 
     x = jnp.arange(20.0)[:, None] * jnp.ones((20, 3))
     # E q_0^4 rho^2 q_1^2 = d E q_0^4 q_1^2 = 3 . 3 / (3 . 5 . 7)
@@ -82,9 +82,9 @@ def test_the_points_are_where_they_should_be():
     """Each cell sees its own stratum, every pairs-th part of it once a sign, and one row of x."""
     seen = []
 
-    def integrand(x, noise, stratum, v):
-        jax.debug.callback(lambda *a: seen.append([np.asarray(part) for part in a]), x, stratum, v)
-        return x[:, 0] * 100 + stratum
+    def integrand(rows, noise, stratum, v):
+        jax.debug.callback(lambda *a: seen.append([np.asarray(part) for part in a]), rows, stratum, v)
+        return rows * 100.0 + stratum
 
     x = jnp.arange(3.0)[:, None]
     cells = low_discrepancy.cell_means(
@@ -94,7 +94,8 @@ def test_the_points_are_where_they_should_be():
     wanted = 100 * np.arange(3)[:, None, None] + np.arange(4)[None, :, None]
     np.testing.assert_allclose(cells, np.broadcast_to(wanted, (3, 4, 2)))
     assert len(seen) == 12
-    for _, stratum, v in seen:
+    for rows, stratum, v in seen:
+        assert rows.shape == (20,)
         np.testing.assert_array_equal(np.floor(v * 4), stratum)
         parts = np.floor(v.reshape(2, 10) * 20) % 5
         assert all(sorted(part) == sorted(2 * list(range(5))) for part in parts)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -5,10 +7,13 @@ import numpy as np
 import pytest
 
 from jaxdiff._numerics import low_discrepancy
-from jaxdiff.denoising import parameterizations
-from jaxdiff.denoising.denoisers import make_denoiser
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.classifier import class_logits
-from jaxdiff.laws.distributions import Gaussian, GaussianMixture
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.labelled import Labelled
+from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras, LinearVariance
 
 SCHEDULE = LinearVariance()
@@ -35,20 +40,25 @@ class Classes:
         c, k = rng.integers(CLASSES, size=n), rng.integers(2, size=n)
         return self.means[c, k] + np.sqrt(self.variances[c, k]) * rng.standard_normal((n, D))
 
-    def law_of(self, c):
-        weights = jnp.full(2, 0.5)
-        return GaussianMixture(weights, jnp.asarray(self.means)[c], jnp.asarray(self.variances)[c])
+    @property
+    def exact(self):
+        return labelled(self.means, self.variances)
 
-    def denoiser_of(self, c):
-        return self.law_of(c).denoiser(SCHEDULE)
+
+def labelled(means, variances):
+    weights = jnp.full(2, 0.5)
+    return Labelled(
+        [GaussianMixture(weights, *map(jnp.asarray, part)) for part in zip(means, variances, strict=True)]
+    )
 
 
 LAWS = Classes()
 PRIOR = np.log([0.4, 0.3, 0.1, 0.1, 0.1])
 
 
-def logits_of(key, denoiser_of=LAWS.denoiser_of, **options):
-    return class_logits(key, denoiser_of, SCHEDULE, **{"num_classes": CLASSES, **options})
+def logits_of(key, denoise=None, **options):
+    denoise = denoise or dataclasses.replace(LAWS.exact.denoiser(SCHEDULE), scale=1.0)
+    return class_logits(key, denoise, **{"num_classes": CLASSES, **options})
 
 
 def float32(x):
@@ -65,24 +75,22 @@ def test_logits_are_log_posteriors_by_quadrature(monkeypatch, float64):
     def cell_means(key, x, integrand, *, strata, replicates, pairs, rows_per_call):
         """Gauss-Hermite in the noise and Gauss-Legendre in v for what is drawn at random."""
         noise = jnp.tile(nodes, len(v))[:, None]
-        rows = jnp.broadcast_to(x, noise.shape)
+        rows = jnp.zeros(len(noise), int)
         stratum = jnp.zeros(len(noise), int)
         value = integrand(rows, noise, stratum, jnp.repeat(v, len(nodes))) @ np.outer(w, weights).ravel()
         return jnp.full((1, strata, replicates), value / weights.sum())
 
     monkeypatch.setattr(low_discrepancy, "cell_means", cell_means)
     x = np.array([-1.0, 0.1, 1.1, 1.5])
-    result = jax.jit(
-        lambda x: class_logits(
-            jax.random.key(0),
-            lambda c: Gaussian(jnp.asarray(means)[c][None], jnp.asarray(variances)[c]).denoiser(SCHEDULE),
-            SCHEDULE,
-            x,
-            num_classes=3,
-            num_evaluations=20,
-            log_prior=PRIOR[:3],
-        )
-    )(jnp.asarray(x)[:, None])
+    laws = Labelled([Gaussian(jnp.full(1, m), v) for m, v in zip(means, variances, strict=True)])
+    result = class_logits(
+        jax.random.key(0),
+        laws.denoiser(SCHEDULE),
+        jnp.asarray(x)[:, None],
+        num_classes=3,
+        num_evaluations=20,
+        log_prior=PRIOR[:3],
+    )
     wanted = PRIOR[:3] - 0.5 * ((x[:, None] - means) ** 2 / variances + np.log(variances))
     np.testing.assert_allclose(result.value, wanted - wanted.max(1, keepdims=True), atol=1e-8)
     assert (wanted.argmax(1) == np.array([0, 1, 2, 1])).all()  # or it would say little
@@ -97,14 +105,11 @@ def repeated():
         counted.append(x.size // D)
         return x
 
-    def counting(c):
-        def denoise(x, t):
-            shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-            label = jnp.broadcast_to(c, x.shape)  # of which the callback is to have one for each class
-            x = jax.pure_callback(count, shape, x, label, vmap_method="broadcast_all")
-            return LAWS.denoiser_of(c)(x, t)
-
-        return denoise
+    def counting(x, t, labels):
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        label = jnp.broadcast_to(labels[:, None], x.shape)  # of which there is to be one for each class
+        x = jax.pure_callback(count, shape, x, label, vmap_method="broadcast_all")
+        return LAWS.exact.denoiser(SCHEDULE).given(labels[0])(x, t)  # all rows of a call have one
 
     def over_keys(run):
         return jax.jit(
@@ -115,17 +120,20 @@ def repeated():
 
     @over_keys
     def with_references(key, means, variances):
-        def reference_of(c):
-            return GaussianMixture(jnp.full(2, 0.5), means[c], variances[c])
-
+        references = labelled(means, variances)
         return logits_of(
-            key, x=float32(x), log_prior=float32(PRIOR), num_evaluations=160, reference_of=reference_of
+            key, x=float32(x), log_prior=float32(PRIOR), num_evaluations=160, references=references
         )
 
     @over_keys
     def eliminated(key):
         return logits_of(
-            key, counting, x=float32(x), log_prior=float32(PRIOR), num_evaluations=80, elimination=((2, 360),)
+            key,
+            as_denoiser(counting, SCHEDULE, shape=(D,)),
+            x=float32(x),
+            log_prior=float32(PRIOR),
+            num_evaluations=80,
+            elimination=((2, 360),),
         )
 
     means, variances = float32(LAWS.means), float32(LAWS.variances)
@@ -198,16 +206,11 @@ def test_a_network_with_labels():
     params = network.init(jax.random.key(0), jnp.zeros((1, D)), jnp.zeros(1), jnp.zeros(1, int))
     params["params"]["mean"] = params["params"]["mean"].at[3].set(params["params"]["mean"][1])
 
-    def denoiser_of(c):
-        def predict(params, x, t):
-            return network.apply(params, x, t, jnp.full(t.shape, c))
+    denoise = make_denoiser(network.apply, params, schedule, shape=(D,), prediction=prediction.data)
 
-        return make_denoiser(predict, params, schedule, parameterization=parameterizations.data)
-
-    @jax.jit
     def run(x):
-        options = {"num_classes": CLASSES, "num_evaluations": 100, "t_max": 80.0}
-        return class_logits(jax.random.key(0), denoiser_of, schedule, x, rows_per_call=1000, **options)
+        options = {"num_classes": CLASSES, "num_evaluations": 100, "rows_per_call": 1000}
+        return class_logits(jax.random.key(0), denoise, x, **options)
 
     x = np.random.default_rng(0).standard_normal((6, D))
     value, error = (np.asarray(part) for part in run(float32(x)))
@@ -234,7 +237,16 @@ BAD = {
     "none left": ({"elimination": ((0, 20),)}, ValueError, r"elimination\[0\]\[0\] must be .* at least 1"),
     "prior": ({"log_prior": jnp.zeros(4)}, ValueError, r"log_prior must have shape \(5,\)"),
     "impossible": ({"log_prior": jnp.log(jnp.arange(5.0))}, ValueError, "log_prior has 1 non-finite"),
-    "data left": ({"t_max": 0.9}, ValueError, "t_max = 0.9"),
+    "references": (
+        {"references": Labelled([Gaussian(jnp.zeros(2), 1.0)] * CLASSES)},
+        ValueError,
+        r"references.law\(0\) must be a law of points of shape \(3,\)",
+    ),
+    "data left": (
+        {"denoise": dataclasses.replace(LAWS.exact.denoiser(SCHEDULE), t_max=0.9)},
+        ValueError,
+        "t_max = 0.9",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Tables, rules and their error laws, against loops and quadrature in NumPy."""
+"""Rules and their error laws, against loops and quadrature in NumPy."""
 
 import functools
 
@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.densities import discretized
-from jaxdiff.laws.distributions import GaussianMixture
-from jaxdiff.noising.schedules import Cosine, VariancePreserving, from_betas
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.shaped import Shaped
+from jaxdiff.noising.schedules import Cosine
+from jaxdiff.noising.tables import logarithmic_betas
 
 
 def levels_of(betas):
@@ -26,39 +29,11 @@ RULES = {
 }
 
 
-# --- tables ------------------------------------------------------------------------------------------------
-
-
-def test_the_linear_table_is_ddpms_and_tends_to_the_vp_sde(float64):
-    betas = np.asarray(discretized.linear_betas(1000))
-    np.testing.assert_allclose(betas, np.linspace(1e-4, 0.02, 1000), rtol=1e-12)
-    schedule = from_betas(discretized.linear_betas(50_000))
-    for t in (0.01, 0.3, 1.0):
-        np.testing.assert_allclose(schedule.alpha(50_000 * t), VariancePreserving().alpha(t), rtol=2e-3)
-
-
-def test_the_cosine_table_follows_its_curve():
-    """In float32 to full relative precision, where it is not clipped."""
-    n = 400
-    curve = np.cos(np.pi / 2 * (np.arange(n + 1) / n + 0.008) / 1.008) ** 2
-    wanted = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
-    np.testing.assert_allclose(discretized.cosine_betas(n), wanted, rtol=2e-4)
-    np.testing.assert_allclose(discretized.cosine_betas(n)[: n // 2], wanted[: n // 2], rtol=2e-6)
-
-
-def test_the_logarithmic_table_follows_its_recipe():
-    n, c0, c1 = 300, 2.0, 4.0
-    delta, first = c1 * np.log(n) / n, n**-c0
-    wanted = [first, *(delta * min(first * (1 + delta) ** t, 1.0) for t in range(1, n))]
-    np.testing.assert_allclose(discretized.logarithmic_betas(n, c0, c1), wanted, rtol=2e-5)
-    from_betas(discretized.logarithmic_betas(n, c0, c1))  # which asks for numbers in (0, 1)
-
-
 # --- rules -------------------------------------------------------------------------------------------------
 
 
 def test_the_weights_are_those_of_the_texts(float64):
-    betas = np.asarray(discretized.logarithmic_betas(40, 2.0, 4.0))
+    betas = np.asarray(logarithmic_betas(40, 2.0, 4.0))
     alphas, kept = 1 - betas, np.cumprod(1 - betas)
     left, ddpm, large, _ = jax.jit(lambda levels: [rule(levels) for rule in RULES.values()])(levels_of(betas))
     np.testing.assert_allclose(left.weights[:-1], betas[1:] / (1 - kept[:-1]), rtol=1e-9)
@@ -132,35 +107,18 @@ def test_the_estimate_is_unbiased_with_honest_errors(float64):
     rule = RULES["larger variance"]
     wanted = rule(2 * jnp.log(alpha / sigma)).log_density(jnp.asarray(X), jnp.asarray(errors))
 
-    def denoise(x, t):  # of images
-        return jax.tree.map(lambda y: y.reshape(x.shape), law.denoiser(schedule)(x.reshape(-1, 2), t))
+    denoise = Shaped(law, (1, 2, 1)).denoiser(schedule)
 
     @jax.jit
     def run(key):
         x = jnp.asarray(X).reshape(2, 1, 2, 1)
-        return discretized.discretized_formula(
-            key, denoise, schedule, x, times, num_evaluations=12 * 24, rule=rule
-        )
+        return discretized.discretized_formula(key, denoise, x, times, num_evaluations=12 * 24, rule=rule)
 
     got = jax.jit(lambda keys: jax.lax.map(run, keys))(jax.random.split(jax.random.key(0), 300))
     value = np.asarray(got.value)
     assert (abs(value.mean(0) - wanted) < 4 * value.std(0) / 300**0.5).all()
     covered = (abs(value - wanted[None]) < 1.96 * got.standard_error).mean()
     assert 0.91 < covered < 0.98  # a standard error of 0.9 % on 600 intervals
-
-
-@pytest.mark.parametrize(
-    ("call", "words"),
-    [
-        (lambda: discretized.linear_betas(20), "num_steps must be an integer of at least 21"),
-        (lambda: discretized.cosine_betas(0), "num_steps must be an integer of at least 1"),
-        (lambda: discretized.logarithmic_betas(100, -1.0, 4.0), "c0 must be positive"),
-        (lambda: discretized.logarithmic_betas(10, 2.0, 5.0), "must be below the largest beta"),
-    ],
-)
-def test_bad_tables_are_refused(call, words):
-    with pytest.raises(ValueError, match=words):
-        call()
 
 
 @pytest.mark.parametrize(
@@ -178,4 +136,6 @@ def test_bad_input_is_refused(change, words):
 
     good = {"x": X, "times": jnp.array([0.2, 0.5]), "num_evaluations": 24}
     with pytest.raises(ValueError, match=words):
-        discretized.discretized_formula(jax.random.key(0), denoise, Cosine(), **{**good, **change})
+        discretized.discretized_formula(
+            jax.random.key(0), as_denoiser(denoise, Cosine(), shape=(2,)), **{**good, **change}
+        )

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,10 +8,21 @@ import pytest
 from oracles import CASES, NAMES, Chosen, log_snr_times
 from scipy import stats
 
-from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.densities.flow import adaptive_probability_flow, default_times, probability_flow
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.noising.schedules import RectifiedFlow
 from jaxdiff.typing import Denoised
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Everywhere(RectifiedFlow):
+    """Works between its very ends."""
+
+    working_range = (0.0, 1.0)
 
 
 def gaussian(d):
@@ -73,7 +85,7 @@ def test_exact_trace_gives_the_log_density(d, law, float64):
             schedule = Chosen(number, options)
             start = distribution.perturbed(schedule, times[-1])
             denoise = distribution.denoiser(schedule)
-            return probability_flow(jax.random.key(1), denoise, schedule, x, times, start=start)
+            return probability_flow(jax.random.key(1), denoise, x, times, start=start)
 
         return jax.lax.map(one, (numbers, grids))
 
@@ -92,11 +104,7 @@ def test_the_rule_is_of_order_four(float64):
     x = distribution.sample(jax.random.key(0), 6)
     values = [
         probability_flow(
-            jax.random.key(1),
-            distribution.denoiser(case.schedule),
-            case.schedule,
-            x,
-            jnp.asarray(grid("vp", n)),
+            jax.random.key(1), distribution.denoiser(case.schedule), x, jnp.asarray(grid("vp", n))
         ).value
         for n in (30, 60, 480)
     ]
@@ -104,23 +112,65 @@ def test_the_rule_is_of_order_four(float64):
     assert slope > 3.6
 
 
-def test_the_default_start_is_the_noise():
+def test_the_default_start_has_the_mean_and_the_scale():
     """Wide data under the Karras schedule: the default differs from the exact start by their log-ratio."""
-    case = CASES["karras"]
-    distribution = Gaussian(jnp.zeros(3), 4.0)
+    case, mean, variances = CASES["karras"], np.array([3.0, -5.0, 1.0]), np.array([0.5, 2.5, 9.0])
+    distribution = Gaussian(jnp.asarray(mean), jnp.asarray(variances))
     x = distribution.sample(jax.random.key(0), 5)
     times = jnp.asarray(grid("karras", 40), jnp.float32)
     run = functools.partial(
-        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule, x, times
+        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), x, times
     )
     exact = run(start=distribution.perturbed(case.schedule, times[-1])).value
-    # the flow of a Gaussian is linear: x_T = x sqrt((4 + sigma^2) / 4), up to sigma(t_min)
+    # the flow of a Gaussian is linear: x_T = m + (x - m) sqrt((v + sigma^2) / v), up to sigma(t_min)
     sigma2 = float(times[-1]) ** 2
-    end = np.asarray(x) * np.sqrt((4 + sigma2) / 4)
-    ratio = stats.norm(0, np.sqrt(sigma2)).logpdf(end).sum(1) - stats.norm(0, np.sqrt(4 + sigma2)).logpdf(
-        end
-    ).sum(1)
-    np.testing.assert_allclose(run().value - exact, ratio, atol=2e-3)
+    end = mean + (np.asarray(x) - mean) * np.sqrt((variances + sigma2) / variances)
+    named = mean / (variances + sigma2) * (4 + sigma2)  # by D(0, T) = m sigma^2 / (v + sigma^2)
+    start = stats.norm(named, np.sqrt(4 + sigma2))
+    ratio = start.logpdf(end).sum(1) - stats.norm(mean, np.sqrt(variances + sigma2)).logpdf(end).sum(1)
+    assert np.abs(ratio).max() > 2e-3  # or it would say little
+    np.testing.assert_allclose(run().value - exact, ratio, atol=5e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_default_grid_and_start(name):
+    """Data that are neither centred nor of unit scale, in float32, within .02 nats: the grid's ends are there."""
+    schedule, unit = CASES[name].schedule, 0.3
+    distribution = Gaussian(jnp.asarray([0.4, -0.3]), jnp.asarray([0.5, 1.5]) * unit**2)
+    denoise, x = distribution.denoiser(schedule), distribution.sample(jax.random.key(0), 6)
+    wanted = stats.norm([0.4, -0.3], unit * np.sqrt([0.5, 1.5])).logpdf(np.asarray(x)).sum(1)
+    for got in (
+        probability_flow(jax.random.key(1), denoise, x),
+        adaptive_probability_flow(jax.random.key(1), denoise, x),
+    ):
+        np.testing.assert_allclose(got.value, wanted, atol=0.02)
+
+
+def test_the_default_grid_stops_where_there_is_neither_signal_nor_noise():
+    """Log-SNRs of RectifiedFlow, infinite at both ends of [0, 1]: cut to 16 and -12 at the data's scale."""
+    law = Gaussian(jnp.zeros(2), 0.09)
+    denoise = dataclasses.replace(law.denoiser(Everywhere()), t_min=0.0, t_max=1.0)
+    times = np.asarray(default_times(denoise, 40), np.float64)
+    levels = 2 * np.log((1 - times) / times * 0.3)
+    np.testing.assert_allclose(levels, np.linspace(16, -12, 41), atol=1e-3)
+
+
+@pytest.mark.parametrize("times", [[0.5, 0.2, 0.9], [0.1, 0.1], [0.0, 0.9], [0.1, 1.0], [0.1, 0.5]])
+def test_bad_times_are_refused_or_not_a_number(times):
+    """Out of order, equal, of infinite log-SNR at either end, with data left at the last."""
+    denoise = Gaussian(jnp.zeros(2), 1.0).denoiser(CASES["rectified_flow"].schedule)
+    x, times = jnp.ones((3, 2)), jnp.asarray(times)
+    with pytest.raises(ValueError, match=r"strictly increasing|the log-SNR at t"):
+        probability_flow(jax.random.key(0), denoise, x, times)
+    traced = jax.jit(lambda times: probability_flow(jax.random.key(0), denoise, x, times).value)
+    assert np.isnan(traced(times)).all()
+    if len(times) == 2:
+        with pytest.raises(ValueError, match=r"must be below|the log-SNR at t"):
+            adaptive_probability_flow(jax.random.key(0), denoise, x, t_min=times[0], t_max=times[1])
+        ends = jax.jit(
+            lambda a, b: adaptive_probability_flow(jax.random.key(0), denoise, x, t_min=a, t_max=b).value
+        )
+        assert np.isnan(ends(*times)).all()
 
 
 def test_probes_are_unbiased_with_honest_standard_errors():
@@ -130,11 +180,11 @@ def test_probes_are_unbiased_with_honest_standard_errors():
     x = distribution.sample(jax.random.key(0), 1)
     denoise = distribution.denoiser(case.schedule)
     times = jnp.asarray(grid("vp", 20), jnp.float32)
-    exact = probability_flow(jax.random.key(1), denoise, case.schedule, x, times).value[0]
+    exact = probability_flow(jax.random.key(1), denoise, x, times).value[0]
 
     @jax.jit
     def estimate(key):
-        return probability_flow(key, denoise, case.schedule, x, times, num_probes=16)
+        return probability_flow(key, denoise, x, times, num_probes=16)
 
     value, error = jax.lax.map(estimate, jax.random.split(jax.random.key(2), 200))
     value, error = np.asarray(value)[:, 0], np.asarray(error)[:, 0]
@@ -147,9 +197,7 @@ def test_a_row_does_not_depend_on_its_batch():
     case = CASES["vp"]
     distribution, _ = laws(2)["mixture"]
     x = distribution.sample(jax.random.key(0), 7)
-    run = functools.partial(
-        probability_flow, jax.random.key(1), distribution.denoiser(case.schedule), case.schedule
-    )
+    run = functools.partial(probability_flow, jax.random.key(1), distribution.denoiser(case.schedule))
     times = jnp.asarray(grid("vp", 8), jnp.float32)
     np.testing.assert_allclose(
         run(x, times, num_probes=2).value[:3], run(x[:3], times, num_probes=2).value, rtol=1e-6
@@ -165,7 +213,8 @@ def test_images_go_through_as_they_are(float64):
         return Denoised(0.5 / total * x, t / total * x)
 
     x = jax.random.normal(jax.random.key(0), (3, 2, 2, 2)) * np.sqrt(0.5)
-    got = probability_flow(jax.random.key(1), denoise, case.schedule, x, jnp.asarray(grid("karras", 60)))
+    denoise = as_denoiser(denoise, case.schedule, shape=(2, 2, 2), scale=np.sqrt(0.5), t_min=0, t_max=1e4)
+    got = probability_flow(jax.random.key(1), denoise, x, jnp.asarray(grid("karras", 60)))
     wanted = stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x)).sum((1, 2, 3))
     np.testing.assert_allclose(got.value, wanted, atol=5e-3)
 
@@ -178,7 +227,7 @@ def adaptive(name, x, law, **options):
     t_min, t_max = grid(name, 1)
     start = law.perturbed(case.schedule, t_max)
     run = functools.partial(adaptive_probability_flow, t_min=t_min, t_max=t_max, start=start, **options)
-    return jax.jit(run, static_argnums=(1,))(jax.random.key(1), law.denoiser(case.schedule), case.schedule, x)
+    return run(jax.random.key(1), law.denoiser(case.schedule), x)
 
 
 @pytest.mark.parametrize("name", ["vp", "karras", "rectified_flow"])

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -7,12 +8,15 @@ import pytest
 from oracles import CASES, NAMES, Chosen, gaussian_denoiser
 
 from jaxdiff._numerics import low_discrepancy
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.densities import formula
 from jaxdiff.densities.formula import TimeDensity, density_formula, log_density_increment, noise_level_curve
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.schedules import (
     Karras,
     LinearVariance,
@@ -22,6 +26,7 @@ from jaxdiff.noising.schedules import (
 )
 
 SCHEDULE = LinearVariance()
+KEY = jax.random.key(0)
 
 
 class Law:
@@ -66,6 +71,16 @@ def gaussian(d):
     return Law([0.5, 0.3, 0.2], np.repeat(mean, 3, 0), np.repeat(variance, 3, 0))
 
 
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Ranged(Chosen):
+    """Works at all times that its denoiser knows."""
+
+    @property
+    def working_range(self):
+        return jnp.asarray(-jnp.inf), jnp.asarray(jnp.inf)
+
+
 # --- the identities, by quadrature -------------------------------------------------------------------------
 
 
@@ -86,10 +101,10 @@ def quadrature(nodes):
 
         def at(v):
             # Row by row, so that the time of v is sought once for all rows.
-            def one(x, noise):
-                return integrand(x[None], noise[None], jnp.zeros(1, int), v[None])[0]
+            def one(row, noise):
+                return integrand(row[None], noise[None], jnp.zeros(1, int), v[None])[0]
 
-            return jax.vmap(lambda x: jax.vmap(one, (None, 0))(x, noise) @ weights)(x)
+            return jax.vmap(lambda row: jax.vmap(one, (None, 0))(row, noise) @ weights)(jnp.arange(len(x)))
 
         return w @ jax.lax.map(at, jnp.asarray(v)), jnp.zeros(len(x))
 
@@ -115,17 +130,15 @@ def test_the_formulas_hold_under_every_schedule(d, nodes, monkeypatch, float64):
     def run(which, numbers, ends):
         def one(cell):
             which, number, (t_min, t_max) = cell
-            schedule = Chosen(number, options)
+            schedule = Ranged(number, options)
             exact, reference = jax.tree.map(lambda part: part[which], known)
             start = exact.perturbed(schedule, t_max)
-            call = functools.partial(
-                density_formula, None, exact.denoiser(schedule), schedule, jnp.asarray(x), num_evaluations=20
-            )
-            whole = call(t_max=t_max, start=start).value
-            noised = call(t_min=t_min, t_max=t_max, start=start, extrapolate=False, reference=reference)
-            step = log_density_increment(
-                None, exact.denoiser(schedule), schedule, jnp.asarray(x), t_min, t_max, num_evaluations=20
-            )
+            # Its working range is then the whole of it.
+            denoise = dataclasses.replace(exact.denoiser(schedule), scale=1.0, t_min=t_min, t_max=t_max)
+            call = functools.partial(density_formula, KEY, x=jnp.asarray(x), num_evaluations=20, start=start)
+            whole = call(denoise=dataclasses.replace(denoise, t_min=0.0)).value
+            noised = call(denoise=denoise, extrapolate=False, reference=reference)
+            step = log_density_increment(KEY, denoise, jnp.asarray(x), t_min, t_max, num_evaluations=20)
             return whole, noised.value, step.value
 
         return jax.lax.map(one, (which, numbers, ends))
@@ -150,14 +163,20 @@ def test_the_formulas_hold_under_every_schedule(d, nodes, monkeypatch, float64):
 # --- the estimates -----------------------------------------------------------------------------------------
 
 
-def estimates(law, x, num_keys, denoise=None, schedule=SCHEDULE, **options):
+def within(denoise, t_min=None, t_max=None):
+    """The denoiser, of a narrower range."""
+    t_min, t_max = denoise.t_min if t_min is None else t_min, denoise.t_max if t_max is None else t_max
+    return dataclasses.replace(denoise, t_min=t_min, t_max=t_max)
+
+
+def estimates(law, x, num_keys, denoise=None, **options):
     """Values and errors over keys, each (num_keys, batch), in one compiled call."""
-    denoise = denoise or law.exact.denoiser(schedule)
+    denoise = denoise or law.exact.denoiser(SCHEDULE)
     x = jnp.asarray(x, jnp.float32)
 
     @jax.jit
     def run(keys):
-        return jax.lax.map(lambda key: density_formula(key, denoise, schedule, x, **options), keys)
+        return jax.lax.map(lambda key: density_formula(key, denoise, x, **options), keys)
 
     value, error = run(jax.random.split(jax.random.key(1), num_keys))
     return np.asarray(value, np.float64), np.asarray(error, np.float64)
@@ -199,10 +218,8 @@ def test_a_truncated_range_and_a_time_density():
         law,
         x,
         40,
-        schedule=schedule,
+        within(law.exact.denoiser(schedule), t_min, t_max),
         num_evaluations=400,
-        t_min=t_min,
-        t_max=t_max,
         start=law.exact.perturbed(schedule, t_max),
         extrapolate=False,
         time_density=TimeDensity(0.5, jnp.asarray([0.3, 2.0, 1.0, 5.0, 1.0])),
@@ -217,12 +234,11 @@ def test_open_ends_are_extrapolated():
     """EDM's range [0.002, 80] and a coarse one, [0.03, 12]: what is left is of second order in both ends."""
     law, schedule = mixture(2), Karras()
     x = law.sample(30)
-    value, error = estimates(
-        law, x, 40, schedule=schedule, num_evaluations=400, t_min=0.03, t_max=12.0, reference=law.gaussian
-    )
+    narrow = within(law.exact.denoiser(schedule), 0.03, 12.0)
+    value, error = estimates(law, x, 40, narrow, num_evaluations=400, reference=law.gaussian)
     assert_unbiased_and_calibrated(value, error, law.log_prob(x))
     x = x[:8]
-    coarse = {"schedule": schedule, "num_evaluations": 4000, "t_min": 0.1, "t_max": 80.0}
+    coarse = {"denoise": within(law.exact.denoiser(schedule), 0.1, 80.0), "num_evaluations": 4000}
     cut, _ = estimates(law, x, 4, **coarse, reference=law.gaussian)
     noised, _ = estimates(law, x, 4, **coarse, reference=law.gaussian, extrapolate=False)
     off, off_noised = (np.abs(v.mean(0) - law.log_prob(x)).mean() for v in (cut, noised))
@@ -239,10 +255,8 @@ def test_data_without_a_density():
         None,
         x,
         40,
-        law.denoiser(schedule),
-        schedule,
+        within(law.denoiser(schedule), t),
         num_evaluations=400,
-        t_min=t,
         extrapolate=False,
         time_density=TimeDensity(1.0, jnp.log1p(1 / jnp.arange(1.0, 51))),  # 50 bins, falling as 1 / u
     )
@@ -267,7 +281,7 @@ def test_increments_add_up_to_their_ends():
     run = jax.jit(
         jax.vmap(
             lambda key: log_density_increment(
-                key, law.exact.denoiser(schedule), schedule, x, 0.05, 0.6, num_evaluations=400
+                key, law.exact.denoiser(schedule), x, 0.05, 0.6, num_evaluations=400
             )
         )
     )
@@ -285,7 +299,7 @@ def test_better_references_and_time_densities_pay():
     rng = np.random.default_rng(3)
     law = Law([0.5, 0.5], 0.05 * rng.standard_normal((2, 3)), 0.03**2 * rng.uniform(0.3, 2, (2, 3)))
     x, training = (jnp.asarray(law.sample(n, seed=n), jnp.float32) for n in (20, 24))
-    exact = law.exact.denoiser(SCHEDULE)
+    exact, wide = law.exact.denoiser(SCHEDULE), Gaussian(jnp.zeros(3), 1.0)
 
     @jax.jit
     def errors(keys, masses):
@@ -294,7 +308,6 @@ def test_better_references_and_time_densities_pay():
                 return density_formula(
                     key,
                     exact,
-                    SCHEDULE,
                     x,
                     num_evaluations=320,
                     reference=reference,
@@ -306,15 +319,20 @@ def test_better_references_and_time_densities_pay():
 
         even = TimeDensity(1.0, jnp.ones(50))
         return (
-            run(None, even),
-            run(None, TimeDensity(1.0, masses)),
+            run(wide, even),
+            run(wide, TimeDensity(1.0, masses)),
             run(law.gaussian, even),
             run(law.gaussian, TimeDensity(0.05, jnp.ones(50))),
         )
 
     pilot = jax.jit(
         functools.partial(
-            formula.pilot_time_density, denoise=exact, schedule=SCHEDULE, x=training, num_evaluations=1600
+            formula.pilot_time_density,
+            denoise=exact,
+            x=training,
+            scale=1.0,
+            reference=wide,
+            num_evaluations=1600,
         ),
         static_argnames="num_bins",
     )(jax.random.key(8), num_bins=50)
@@ -333,7 +351,7 @@ def test_the_gradient_is_the_score():
     denoise = law.exact.denoiser(SCHEDULE)
 
     def total(x, key):
-        return density_formula(key, denoise, SCHEDULE, x, num_evaluations=240, rows_per_call=500).value.sum()
+        return density_formula(key, denoise, x, num_evaluations=240, rows_per_call=500).value.sum()
 
     gradients = np.asarray(
         jax.jit(jax.vmap(jax.grad(total), in_axes=(None, 0)))(x, jax.random.split(jax.random.key(0), 60))
@@ -351,8 +369,8 @@ def test_the_curve_of_a_gaussian():
     """E|r|^2 = d (1 - s)^2 + alpha^2 |x|^2 sigma^2 / Q^2, s = sigma^2 / Q: all levels, and its errors."""
     schedule, times = VariancePreserving(), np.array([0.02, 0.2, 0.5, 0.9])
     x = jnp.asarray(np.random.default_rng(0).standard_normal((20, 3)), jnp.float32)
-    denoise = gaussian_denoiser(schedule, 0.0, 0.7)
-    run = jax.jit(jax.vmap(lambda k: noise_level_curve(k, denoise, schedule, x, times, num_evaluations=400)))
+    denoise = gaussian_denoiser(schedule, 0.0, 0.7, (3,))
+    run = jax.jit(jax.vmap(lambda k: noise_level_curve(k, denoise, x, times, num_evaluations=400)))
     curve = run(jax.random.split(jax.random.key(0), 20))
     alpha, sigma = CASES["vp"].alpha(times), CASES["vp"].sigma(times)
     total = alpha**2 * 0.7 + sigma**2
@@ -376,7 +394,6 @@ def test_the_local_dimension():
     curve = noise_level_curve(
         jax.random.key(0),
         law.denoiser(SCHEDULE),
-        SCHEDULE,
         jnp.asarray(x, jnp.float32),
         jnp.asarray([0.5, 1e-4]),
         num_evaluations=3200,
@@ -394,41 +411,72 @@ def test_rows_calls_and_shapes_do_not_matter():
     law = mixture(4)
     x = jnp.asarray(law.sample(5), jnp.float32)
     exact, traces = law.exact.denoiser(SCHEDULE), []
+    images = Shaped(law.exact, (2, 2)).denoiser(SCHEDULE)
 
-    def denoise(x, t):
+    def count(x, t):
         traces.append(x.shape)
         return exact(x, t)
 
-    def of_images(x, t):
-        return jax.tree.map(lambda v: v.reshape(x.shape), exact(x.reshape(-1, 4), t))
+    counting = as_denoiser(count, SCHEDULE, shape=(4,), scale=exact.scale)
 
-    @functools.partial(jax.jit, static_argnames=("f", "rows"))
-    def run(x, f, rows):
-        return density_formula(jax.random.key(3), f, SCHEDULE, x, num_evaluations=90, rows_per_call=rows)
+    def run(x, denoise, rows=4096):
+        return density_formula(jax.random.key(3), denoise, x, num_evaluations=90, rows_per_call=rows)
 
-    whole = run(x, denoise, 4096)
-    run(x + 1, denoise, 4096)
+    whole = run(x, counting)
+    run(x + 1, counting)
     assert len(traces) == 1
-    for other in (run(x, exact, 1), run(x, exact, 25), run(x.reshape(5, 2, 2), of_images, 4096)):
+    for other in (run(x, exact, 1), run(x, exact, 25), run(x.reshape(5, 2, 2), images)):
         np.testing.assert_allclose(other.value, whole.value, rtol=1e-5)
         np.testing.assert_allclose(other.standard_error, whole.standard_error, rtol=1e-3)
-    np.testing.assert_allclose(run(x[:2], exact, 4096).value, whole.value[:2], rtol=1e-5)
+    np.testing.assert_allclose(run(x[:2], exact).value, whole.value[:2], rtol=1e-5)
+
+
+def test_references_of_images():
+    """One with a covariance of its own, and a start, against the same by vectors."""
+    law, schedule = mixture(4), OrnsteinUhlenbeck()
+    x = jnp.asarray(law.sample(5), jnp.float32)
+    flat, start = within(law.exact.denoiser(schedule), 0.01, 2.0), law.exact.perturbed(schedule, 2.0)
+    shaped = within(Shaped(law.exact, (4, 1, 1)).denoiser(schedule), 0.01, 2.0)
+    run = functools.partial(density_formula, KEY, num_evaluations=40, extrapolate=False)
+    wanted = run(flat, x, reference=law.gaussian, start=start)
+    got = run(
+        shaped,
+        x.reshape(5, 4, 1, 1),
+        reference=Shaped(law.gaussian, (4, 1, 1)),
+        start=Shaped(start, (4, 1, 1)),
+    )
+    np.testing.assert_allclose(got.value, wanted.value, rtol=1e-4)
+
+
+def test_the_unit_of_the_data_does_not_matter():
+    """Data a hundred times smaller and larger under Karras: the same errors, with the defaults."""
+    law, errors = mixture(3), {}
+    for unit in (0.01, 1.0, 100.0):
+        scaled = Law(law.weights, unit * law.means, unit**2 * law.variances)
+        x = scaled.sample(30)
+        value, error = estimates(scaled, x, 20, scaled.exact.denoiser(Karras()), num_evaluations=420)
+        assert_unbiased_and_calibrated(value, error, scaled.log_prob(x))
+        errors[unit] = np.sqrt(np.mean((value - scaled.log_prob(x)) ** 2))
+    np.testing.assert_allclose(list(errors.values()), errors[1.0], rtol=0.01)
 
 
 GOOD = {"x": np.zeros((3, 2), np.float32), "num_evaluations": 20}
 BAD = {
     "integers": ({"x": np.zeros((3, 2), int)}, TypeError, "x must be an array of floating-point"),
     "nan": ({"x": np.full((3, 2), np.nan, np.float32)}, ValueError, "x has 6 non-finite"),
+    "shape": ({"x": np.zeros((3, 3), np.float32)}, ValueError, r"x must have shape \(batch, 2\)"),
+    "key": ({"key": 0}, TypeError, "key must be a key"),
+    "function": ({"denoise": lambda x, t: x}, TypeError, "denoise must be a Denoiser"),
     "few": ({"num_evaluations": 19}, ValueError, "num_evaluations must be an integer of at least 20"),
     "reference": ({"reference": Gaussian(jnp.zeros(3), 1.0)}, ValueError, "shape"),
     "singular": ({"reference": Gaussian(jnp.zeros(2), 0.0)}, ValueError, "positive"),
     "points": ({"reference": Empirical(jnp.zeros((4, 2)))}, ValueError, "no density"),
     "start": ({"start": Gaussian(jnp.zeros(3), 1.0)}, ValueError, "shape"),
-    "order": ({"t_min": 1.0, "t_max": 0.5}, ValueError, "t_min must be below t_max"),
-    "t_min": ({"t_min": -0.1}, ValueError, "t_min = -0.1 is outside the range"),
-    "t_max": ({"t_max": 1.5}, ValueError, "t_max = 1.5 is outside the range"),
-    "data left": ({"t_max": 0.9}, ValueError, r"log-SNR at t_max = 0.9 is -2.2 .* wanted less than -4"),
-    "vector time": ({"t_min": np.zeros(3)}, ValueError, "t_min must have shape"),
+    "data left": (
+        {"denoise": within(gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), t_max=0.9)},
+        ValueError,
+        r"log-SNR at t_max = 0.9 is -2.2 .* wanted less than -4",
+    ),
     "masses": ({"time_density": TimeDensity(1.0, (1.0, 0.0))}, ValueError, "masses must be positive"),
     "scale": ({"time_density": TimeDensity(0.0)}, ValueError, "scale must be positive"),
     "rows": ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer of at least 1"),
@@ -438,18 +486,42 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case):
     options, error, message = BAD[case]
-    options = GOOD | options
+    options = {"key": KEY, "denoise": gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), **GOOD, **options}
     with pytest.raises(error, match=message):
-        density_formula(
-            jax.random.key(0), gaussian_denoiser(SCHEDULE, 0.0, 1.0), SCHEDULE, options.pop("x"), **options
-        )
+        density_formula(options.pop("key"), options.pop("denoise"), options.pop("x"), **options)
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        ((0.5, 0.2), "s must be below t"),
+        ((-0.1, 0.2), "s = -0.1 is outside"),
+        ((0.1, 1.5), "t = 1.5 is outside"),
+        ((np.zeros(3), 0.2), "s must have shape"),
+    ],
+)
+def test_bad_times_of_an_increment(times, words):
+    denoise = gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,))
+    with pytest.raises(ValueError, match=words):
+        log_density_increment(KEY, denoise, GOOD["x"], *times, num_evaluations=20)
+
+
+def test_traced_times_that_are_refused_make_nan():
+    denoise = gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,))
+    increment = jax.jit(lambda s, t: log_density_increment(KEY, denoise, GOOD["x"], s, t, num_evaluations=20))
+    assert np.isfinite(increment(0.1, 0.5).value).all()
+    assert np.isnan(increment(0.5, 0.1).value).all()
+    curve = jax.jit(lambda times: noise_level_curve(KEY, denoise, GOOD["x"], times, num_evaluations=32))
+    np.testing.assert_array_equal(
+        np.isnan(curve(jnp.asarray([0.0, 0.5])).squared_error), np.array([[True, False]] * 3)
+    )
 
 
 def test_bad_input_of_the_curve():
-    call = functools.partial(
-        noise_level_curve, jax.random.key(0), gaussian_denoiser(SCHEDULE, 0.0, 1.0), SCHEDULE, GOOD["x"]
-    )
+    call = functools.partial(noise_level_curve, KEY, gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), GOOD["x"])
     with pytest.raises(ValueError, match="sigma at each of times must be positive"):
         call(jnp.asarray([0.0, 0.5]), num_evaluations=100)
     with pytest.raises(ValueError, match="num_evaluations must be an integer of at least 32"):
         call(jnp.asarray([0.1, 0.5]), num_evaluations=31)
+    with pytest.raises(ValueError, match=r"times\[1\] = 1.5 is outside"):
+        call(jnp.asarray([0.1, 1.5]), num_evaluations=100)

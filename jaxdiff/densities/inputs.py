@@ -1,0 +1,119 @@
+"""What every density asks of its data and answers, and the end of pure noise that most of them share."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import folded
+from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.noising.process import log_snr
+from jaxdiff.typing import Array, Key, Schedule, Time
+
+LEAST_NOISE = -4
+"""The log-SNR at the data's scale below which noise dominates, and nothing need be known of the data."""
+
+
+class LogDensity(NamedTuple):
+    """Log-densities in nats and the standard errors of their Monte Carlo part, each of shape (batch,)."""
+
+    value: Array
+    standard_error: Array
+
+
+def check_data(key: Key, denoise: Denoiser, x: Array) -> Array:
+    """x, shape (batch, *denoise.shape), in single precision or better.
+
+    Raises TypeError for what is no key, denoiser or array of floats, and ValueError for NaN, another shape,
+    and a condition of another number of rows.
+    """
+    checks.key(key)
+    check_denoiser("denoise", denoise)
+    checks.batch("x", x)
+    if tuple(x.shape[1:]) != denoise.shape:
+        raise ValueError(
+            f"x must have shape {checks.shown_shape(('batch', *denoise.shape))}, the data's of the denoiser; "
+            f"got {x.shape}."
+        )
+    checks.finite("x", x)
+    _check_conditions(denoise, len(x))
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def check_times(
+    denoise: Denoiser, times: Array, dtype: DTypeLike, *, noise_at_the_end: bool = False
+) -> Array:
+    """times, an increasing grid, in a precision.
+
+    Raises ValueError where they do not increase strictly, the denoiser does not know them, a log-SNR is
+    infinite or, with noise_at_the_end, noise does not dominate at the last.
+    """
+    checks.times(denoise.schedule, times, increasing=True)
+    denoise.check_times("times", times)
+    known = checks.known(times)
+    if known is not None:
+        levels = checks.known(_log_snrs(denoise.schedule, jnp.asarray(known, float)))
+        if levels is not None and not np.isfinite(levels).all():
+            at = int(np.argmin(np.isfinite(levels)))
+            raise ValueError(
+                f"the log-SNR at times[{at}] = {known[at]:g} is {levels[at]:g}, wanted a finite one: keep "
+                f"times inside the range of {denoise.schedule}, where both alpha and sigma are above zero."
+            )
+        if noise_at_the_end:
+            check_no_data_left(denoise, denoise.scale, float(known[-1]))
+    return jnp.asarray(times, dtype)
+
+
+def grid_log_snr(schedule: Schedule, times: Array) -> Array:
+    """Log-SNRs at times, (n,), in their precision; all NaN for times that `check_times` refuses if known."""
+    levels = _log_snrs(schedule, times).astype(times.dtype)
+    good = jnp.all(times[:-1] < times[1:]) & jnp.all(jnp.isfinite(levels))
+    return jnp.where(good, levels, jnp.nan)
+
+
+def check_no_data_left(denoise: Denoiser, scale: Array | float, t: Time | None = None) -> None:
+    """Raise ValueError where noise does not dominate at a known time t, by default the end of the range."""
+    level, last = (checks.known(part) for part in _last_level(denoise, scale, t))
+    if level is not None and level > LEAST_NOISE:
+        raise ValueError(
+            f"the log-SNR at t_max = {last:g} is {level:.3g} at the data's scale, wanted less than "
+            f"{LEAST_NOISE}: take a denoiser that knows a later time, or give the law at that time as start."
+        )
+
+
+def no_data_left(denoise: Denoiser, scale: Array | float, t: Time) -> Array:
+    """Whether noise dominates at time t, a scalar: where that is traced the answer to be given is NaN."""
+    return log_snr(denoise.schedule, t) + 2 * jnp.log(jnp.asarray(scale, float)) <= LEAST_NOISE
+
+
+def normal_log_prob(x: Array, std: Array | float) -> Array:
+    """Log-density of N(0, std^2 I) at x, shape (batch, ...) -> (batch,)."""
+    rows = x.reshape(x.shape[0], -1) / std
+    return -0.5 * jnp.sum(rows**2, axis=1) - rows.shape[1] * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi))
+
+
+@folded
+@jax.jit
+def _log_snrs(schedule: Schedule, times: Array) -> Array:
+    return jax.vmap(lambda t: log_snr(schedule, t))(times)
+
+
+@folded
+@jax.jit
+def _last_level(denoise: Denoiser, scale: Array | float, t: Time | None) -> tuple[Array, Array]:
+    """The log-SNR at time t at the data's scale, and t."""
+    last = jnp.asarray(denoise.working_range[1] if t is None else t, float)
+    return log_snr(denoise.schedule, last) + 2 * jnp.log(jnp.asarray(scale, float)), last
+
+
+def _check_conditions(denoise: Denoiser, n: int) -> None:
+    """Raise ValueError unless a condition, also that of a denoiser inside of this one, has n rows or one."""
+    jax.eval_shape(lambda condition: rows_of(condition, n), denoise.condition)
+    for part in jax.tree.leaves(denoise.estimate, is_leaf=lambda node: isinstance(node, Denoiser)):
+        if isinstance(part, Denoiser):
+            _check_conditions(part, n)

@@ -1,0 +1,95 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxdiff.densities.flow import default_times, probability_flow
+from jaxdiff.densities.formula import density_formula
+from jaxdiff.densities.log_density import log_density
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.shaped import Shaped
+from jaxdiff.noising.schedules import (
+    Karras,
+    OrnsteinUhlenbeck,
+    RectifiedFlow,
+    VariancePreserving,
+    from_betas,
+)
+from jaxdiff.noising.tables import linear_betas
+
+KEY = jax.random.key(0)
+SCHEDULES = {
+    "karras": Karras,
+    "vp": VariancePreserving,
+    "ou": OrnsteinUhlenbeck,
+    "rectified_flow": RectifiedFlow,
+    "table": lambda: from_betas(linear_betas(1000)),
+}
+
+
+def mixture(d, spread=1.0, unit=1.0):
+    """A law, and its log-density in NumPy."""
+    rng = np.random.default_rng(1)
+    weights = np.array([0.5, 0.3, 0.2])
+    means = unit * spread * rng.standard_normal((3, d))
+    stds = unit * np.sqrt(rng.uniform(0.1, 0.6, (3, d)))
+
+    def log_prob(x):
+        x = np.asarray(x, np.float64).reshape(len(x), 1, d)
+        parts = np.log(weights) + stats.norm(means, stds).logpdf(x).sum(2)
+        return np.logaddexp.reduce(parts, axis=1)
+
+    return GaussianMixture(*(jnp.asarray(part, jnp.float32) for part in (weights, means, stds**2))), log_prob
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_few_dimensions(name):
+    """Within 5e-3 nats, and within the error that is told, of data of scale 1/2; a table's first step is coarse."""
+    law, log_prob = mixture(2, spread=2.0, unit=0.5)
+    x = law.sample(jax.random.key(1), 50)
+    got = log_density(KEY, law.denoiser(SCHEDULES[name]()), x)
+    off, first = np.abs(got.value - log_prob(x)), 2e-3 if name == "table" else 0.0
+    assert off.max() < 5e-3
+    assert (off < got.standard_error + 1e-3 + first).all()
+    assert np.asarray(got.standard_error).max() < 0.05
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("shape", [(16,), (4, 4, 1)])
+def test_many_dimensions_and_images(name, shape):
+    law, log_prob = mixture(16)
+    x = law.sample(jax.random.key(1), 50)
+    got = log_density(KEY, Shaped(law, shape).denoiser(SCHEDULES[name]()), x.reshape(50, *shape))
+    off = np.asarray(got.value - log_prob(x))
+    assert (np.abs(off) < 1.96 * got.standard_error).mean() > 0.84
+    assert abs(off.mean()) < 4 * off.std() / 50**0.5
+    assert np.sqrt(np.mean(off**2)) < 0.15
+
+
+def test_the_method_is_that_of_the_size_and_of_the_evaluations():
+    law, _ = mixture(2, spread=3.0)
+    x, denoise = law.sample(jax.random.key(1), 4), law.denoiser(VariancePreserving())
+    fine, coarse = (probability_flow(KEY, denoise, x, default_times(denoise, n)).value for n in (20, 10))
+    got = log_density(KEY, denoise, x, num_evaluations=6 * 3 * 20 + 17)
+    np.testing.assert_array_equal(got.value, fine)
+    np.testing.assert_array_equal(got.standard_error, np.abs(fine - coarse))
+    assert np.asarray(got.standard_error).max() > 1e-3
+    got = log_density(KEY, denoise, x, num_evaluations=6 * 3 * 20 - 1)
+    np.testing.assert_array_equal(got, density_formula(KEY, denoise, x, num_evaluations=6 * 3 * 20 - 1))
+    for d in (8, 9):
+        law, _ = mixture(d)
+        x, denoise = law.sample(jax.random.key(1), 4), law.denoiser(VariancePreserving())
+        wanted = (
+            probability_flow(KEY, denoise, x).value
+            if d == 8
+            else density_formula(KEY, denoise, x, num_evaluations=1024).value
+        )
+        np.testing.assert_array_equal(log_density(KEY, denoise, x).value, wanted)
+
+
+@pytest.mark.parametrize("num_evaluations", [19, 1.5, True])
+def test_bad_numbers_of_evaluations_are_refused(num_evaluations):
+    law, _ = mixture(2)
+    with pytest.raises(ValueError, match="num_evaluations must be an integer of at least 20"):
+        log_density(KEY, law.denoiser(Karras()), jnp.zeros((2, 2)), num_evaluations=num_evaluations)
