@@ -113,7 +113,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         weights, means = jnp.full(COMPONENTS, 1 / COMPONENTS), 0.5 * means[:COMPONENTS]
         covariances = jitter * 0.5 * jnp.broadcast_to(eye, (COMPONENTS, d, d))
         mixture = jd.GaussianMixture(weights, means, covariances)
-        grid = 0.95 * jitter * jnp.linspace(0.02, 1.0, steps + 1)
+        grid = 0.9 * jitter * jnp.linspace(0.02, 1.0, steps + 1)
         return Inputs(
             x=x,
             y=y,
