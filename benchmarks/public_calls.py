@@ -237,6 +237,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "density_formula, a reference": lambda key, i: jd.density_formula(
             key, model(i), i.x, reference=i.mixture, num_evaluations=budget
         ),
+        "log_density": lambda key, i: jd.log_density(key, model(i), i.x, num_evaluations=budget),
         "log_density_increment": lambda key, i: jd.log_density_increment(
             key, model(i), i.x, i.first, i.last, num_evaluations=budget
         ),

@@ -21,7 +21,7 @@ from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
-from jaxdiff.densities.flow import LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
 from jaxdiff.densities.formula import (
     TimeDensity,
     density_formula,
@@ -29,6 +29,8 @@ from jaxdiff.densities.formula import (
     noise_level_curve,
     pilot_time_density,
 )
+from jaxdiff.densities.inputs import LogDensity
+from jaxdiff.densities.log_density import log_density
 from jaxdiff.laws import metrics
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.empirical import Empirical
@@ -196,6 +198,7 @@ __all__ = [
     "kl_budget",
     "linear_betas",
     "load_sampler",
+    "log_density",
     "log_density_increment",
     "log_snr",
     "logarithmic_betas",

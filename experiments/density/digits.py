@@ -81,9 +81,6 @@ def run(config: Config) -> dict[str, Any]:
     t_min, t_max = problem.flow_t_min, problem.t_max
     start = problem.law.perturbed(SCHEDULE, t_max)
     shared = {"denoise": denoise, "x": x, "start": start}
-    # Working ranges begin at .002 of the data's scale, where the edges of the levels are blurred already; of
-    # the scale the formula asks nothing else, with a reference and a time density that are given.
-    finer = dataclasses.replace(denoise, scale=t_min / SCHEDULE.working_range[0])
 
     def grid(num_steps: int) -> jax.Array:
         return times.log_snr_grid(SCHEDULE, num_steps, t_max=t_max, t_min=t_min)[::-1]
@@ -91,7 +88,7 @@ def run(config: Config) -> dict[str, Any]:
     # The edges of the levels are seen at a hundredth of the images' own noise: even strata would miss them.
     time_density = pilot_time_density(
         pilot_key,
-        finer,
+        denoise,
         problem.encode(pilot_key, problem.train[:32]),
         num_evaluations=config.pilot_evaluations,
         num_bins=64,
@@ -102,7 +99,7 @@ def run(config: Config) -> dict[str, Any]:
     methods = {
         "formula": functools.partial(
             density_formula,
-            **(shared | {"denoise": finer}),
+            **shared,
             num_evaluations=config.evaluations,
             reference=problem.law,
             extrapolate=False,

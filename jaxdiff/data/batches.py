@@ -11,6 +11,7 @@ The inequality is Jensen's: Theis et al. 2016, arXiv 1511.01844, section 3.1.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -61,12 +62,18 @@ def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
     if size > n:
         raise ValueError(f"size must be at most the {n} rows of data, got {size}; use batch for larger ones.")
     checks.within("step", step, 0, 2**31 - 1)
+    rows = _rows_of_walk(key, step, n=n, size=size)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+
+
+@functools.partial(jax.jit, static_argnames=("n", "size"))
+def _rows_of_walk(key: Key, step: Array | int, *, n: int, size: int) -> Array:
+    """The rows of a step, (size,)."""
     epoch, start = _divide_product(step, size, n)
     walk = jax.random.permutation(jax.random.fold_in(key, epoch), n)
     if n % size:
         walk = jnp.concatenate([walk, jax.random.permutation(jax.random.fold_in(key, epoch + 1), n)])
-    rows = jax.lax.dynamic_slice_in_dim(walk, start, size)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    return jax.lax.dynamic_slice_in_dim(walk, start, size)
 
 
 def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:

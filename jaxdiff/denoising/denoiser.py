@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.constants import number
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction as prediction_types
 from jaxdiff.denoising.conditions import rows_of
@@ -119,13 +118,15 @@ class Denoiser:
     def working_range(self) -> tuple[Time, Time]:
         """The times between which it is sampled and asked for densities unless something else is said.
 
-        Those of the schedule's working range, at the log-SNRs that they have at the data's scale, within
-        [t_min, t_max].
+        Its own t_min and t_max, of a network those that it is trained on. Where one of them is an end of the
+        schedule, as a law's are, which knows all times, that of the schedule's working range, at the log-SNR
+        that it has at the data's scale.
         """
         low, high = working_range(self.schedule, self.scale)
-        if number(low) is None or number(high) is None:
-            return jnp.clip(low, self.t_min, self.t_max), jnp.clip(high, self.t_min, self.t_max)
-        return min(max(low, self.t_min), self.t_max), min(max(high, self.t_min), self.t_max)
+        return (
+            low if self.t_min == self.schedule.t_min else self.t_min,
+            high if self.t_max == self.schedule.t_max else self.t_max,
+        )
 
     def check_scale(self, name: str, data: Array) -> None:
         """Raise ValueError where known data, (batch, *shape), are of quite another scale than is said."""

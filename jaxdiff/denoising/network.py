@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction as prediction_types
 from jaxdiff.denoising.conditions import rows_of
@@ -101,6 +102,10 @@ class _Network:
     reference: Distribution | None
 
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        return _answer(self, denoiser, x, t)
+
+    def answer(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        """Eq. (1), operation by operation."""
         schedule, prediction = denoiser.schedule, denoiser.prediction
         times = jnp.broadcast_to(t, x.shape[:1])
         shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
@@ -133,6 +138,11 @@ class _Network:
             )
 
         return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
+
+
+@compiled
+def _answer(network: _Network, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+    return network.answer(denoiser, x, t)
 
 
 def _check_prediction(prediction: Any) -> None:

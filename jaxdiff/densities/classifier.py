@@ -16,6 +16,8 @@ that both of its classes have seen. (Diffusion classifiers: Li et al. 2023, arXi
 place of dlambda / 2, and the elimination.)
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -25,7 +27,8 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.densities.inputs import check_data, check_no_data_left, no_data_left
+from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
+from jaxdiff.densities.inputs import check_data
 from jaxdiff.densities.levels import (
     KnownTimeDensity,
     TimeDensity,

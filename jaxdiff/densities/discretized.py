@@ -29,6 +29,8 @@ clean levels of d (delta_k - log(1 + delta_k)) with delta_k = u_{k+1} / u_k - 1,
 The trapezoid errs as the square of the steps in lambda, plus O(e^-2 |lambda|) at the ends.
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

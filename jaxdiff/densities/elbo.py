@@ -33,6 +33,8 @@ reverse of the process, and none where it is: the log-ratio is then log p(x) on 
 et al. 2015, arXiv 1503.03585; Ho et al. 2020, arXiv 2006.11239; (1) to (7) in log-SNR are derived here.
 """
 
+from __future__ import annotations
+
 import functools
 
 import jax

@@ -21,6 +21,8 @@ VE, Karras and VP, against less than .0003. N(0, c_T^2 I) errs as noise does unl
 (Root mean square, 40 steps; MEASURED, jax 0.10.2, 2026-11-28.)
 """
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
@@ -33,12 +35,12 @@ from jaxdiff._numerics import checks, divergence
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import signs_like
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.pure_noise import no_data_left
 from jaxdiff.densities.inputs import (
     LogDensity,
     check_data,
     check_times,
     grid_log_snr,
-    no_data_left,
     normal_log_prob,
 )
 from jaxdiff.noising.process import inverse_log_snr, log_snr

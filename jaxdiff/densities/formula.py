@@ -29,6 +29,8 @@ With the isotropic Gaussian of that scale for a reference nothing depends on the
 How the points are laid, and where the standard errors come from, is `jaxdiff._numerics.low_discrepancy`.
 """
 
+from __future__ import annotations
+
 import functools
 from typing import NamedTuple
 
@@ -38,7 +40,8 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff._numerics.constants import folded
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.densities.inputs import LogDensity, check_data, check_no_data_left, no_data_left
+from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
+from jaxdiff.densities.inputs import LogDensity, check_data
 from jaxdiff.densities.levels import (
     KnownTimeDensity,
     TimeDensity,

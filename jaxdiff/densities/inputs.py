@@ -1,5 +1,7 @@
 """What every density asks of its data and answers, and the end of pure noise that most of them share."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax
@@ -11,11 +13,9 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.denoising.pure_noise import check_no_data_left
 from jaxdiff.noising.process import log_snr
-from jaxdiff.typing import Array, Key, Schedule, Time
-
-LEAST_NOISE = -4
-"""The log-SNR at the data's scale below which noise dominates, and nothing need be known of the data."""
+from jaxdiff.typing import Array, Key, Schedule
 
 
 class LogDensity(NamedTuple):
@@ -76,21 +76,6 @@ def grid_log_snr(schedule: Schedule, times: Array) -> Array:
     return jnp.where(good, levels, jnp.nan)
 
 
-def check_no_data_left(denoise: Denoiser, scale: Array | float, t: Time | None = None) -> None:
-    """Raise ValueError where noise does not dominate at a known time t, by default the end of the range."""
-    level, last = (checks.known(part) for part in _last_level(denoise, scale, t))
-    if level is not None and level > LEAST_NOISE:
-        raise ValueError(
-            f"the log-SNR at t_max = {last:g} is {level:.3g} at the data's scale, wanted less than "
-            f"{LEAST_NOISE}: take a denoiser that knows a later time, or give the law at that time as start."
-        )
-
-
-def no_data_left(denoise: Denoiser, scale: Array | float, t: Time) -> Array:
-    """Whether noise dominates at time t, a scalar: where that is traced the answer to be given is NaN."""
-    return log_snr(denoise.schedule, t) + 2 * jnp.log(jnp.asarray(scale, float)) <= LEAST_NOISE
-
-
 def normal_log_prob(x: Array, std: Array | float) -> Array:
     """Log-density of N(0, std^2 I) at x, shape (batch, ...) -> (batch,)."""
     rows = x.reshape(x.shape[0], -1) / std
@@ -101,14 +86,6 @@ def normal_log_prob(x: Array, std: Array | float) -> Array:
 @jax.jit
 def _log_snrs(schedule: Schedule, times: Array) -> Array:
     return jax.vmap(lambda t: log_snr(schedule, t))(times)
-
-
-@folded
-@jax.jit
-def _last_level(denoise: Denoiser, scale: Array | float, t: Time | None) -> tuple[Array, Array]:
-    """The log-SNR at time t at the data's scale, and t."""
-    last = jnp.asarray(denoise.working_range[1] if t is None else t, float)
-    return log_snr(denoise.schedule, last) + 2 * jnp.log(jnp.asarray(scale, float)), last
 
 
 def _check_conditions(denoise: Denoiser, n: int) -> None:

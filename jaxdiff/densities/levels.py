@@ -6,6 +6,8 @@ of `jaxdiff.densities.formula`, eqs. (3) and (4), with lambda drawn through u = 
 scale)), where dlambda = -2 du / (u (1 - u^2)), and u by a piecewise constant density.
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import jax

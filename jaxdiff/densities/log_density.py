@@ -13,6 +13,8 @@ three Gaussians whose means are a unit and four units apart, exact score, the wo
 (MEASURED, jax 0.10.2, 2026-11-28.)
 """
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks

@@ -232,6 +232,7 @@ def choose(key: Key, weights: Array) -> Array:
     return jax.random.choice(key, weights.shape[0], p=weights)
 
 
+@jax.jit
 def color(spectrum: Spectrum, k: Array, z: Array) -> Array:
     """Rows of z, shape (n, d), given the covariances of the components k, shape (n,)."""
     z = jnp.sqrt(spectrum.values)[k] * z

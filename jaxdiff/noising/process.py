@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike, DTypeLike
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.constants import folded, number
+from jaxdiff._numerics.constants import compiled, folded, number
 from jaxdiff.typing import Array, Schedule, Time
 
 
@@ -31,6 +31,7 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     return (schedule.alpha(t) * data + schedule.sigma(t) * noise).astype(jnp.result_type(data))
 
 
+@compiled
 def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
     """Scale a and standard deviation sqrt(v) of x_t given x_s, eq. (2), for s < t; two scalars.
 
@@ -40,6 +41,7 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
     return schedule.alpha(t) / schedule.alpha(s), std
 
 
+@compiled
 def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tuple[Array, Array]:
     """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t."""
     scale, std = transition(schedule, s, t)
@@ -48,6 +50,7 @@ def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tup
     return mean, std * ratio
 
 
+@compiled
 def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
     """Drift rate f and diffusion g of eq. (4), from one forward derivative of (alpha, sigma); two scalars.
 
@@ -58,6 +61,7 @@ def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
     return drift_rate, jnp.sqrt(2 * sigma * (sigma_dot - drift_rate * sigma))
 
 
+@compiled
 def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """((alpha, sigma), (alpha', sigma')) at a scalar time."""
     t = jnp.asarray(t)
@@ -65,6 +69,7 @@ def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], t
     return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
 
 
+@compiled
 def log_snr(schedule: Schedule, t: Time) -> Array:
     """lambda = log(alpha^2 / sigma^2); infinite where sigma or alpha vanishes."""
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
 from jaxdiff._numerics import checks, shards
-from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.constants import compiled, folded
 from jaxdiff.noising.process import inverse_log_snr, log_snr
 from jaxdiff.typing import Array, Key, Schedule, Time
 
@@ -74,6 +74,13 @@ def log_normal(
     checks.positive("std", std)
     t_min, t_max = _range(schedule, t_min, t_max)
     checks.finite("t_max", t_max)
+    return _log_normal(u, schedule, mean, std, t_min, t_max)
+
+
+@compiled
+def _log_normal(
+    u: Array, schedule: Schedule, mean: Array | float, std: Array | float, t_min: Time, t_max: Time
+) -> TrainingTimes:
     low, high = ((-0.5 * log_snr(schedule, t) - mean) / std for t in (t_min, t_max))
     # Probabilities from either side: each keeps its digits in its own tail.
     below = ndtr(low) + (ndtr(high) - ndtr(low)) * u
@@ -97,6 +104,13 @@ def log_snr_uniform(
     _in_unit_interval(u)
     t_min, t_max = _range(schedule, t_min, t_max)
     high, low = _log_snr_ends(schedule, t_min, t_max)
+    return _between_levels(u, schedule, high, low, t_min, t_max)
+
+
+@compiled
+def _between_levels(
+    u: Array, schedule: Schedule, high: Array, low: Array, t_min: Time, t_max: Time
+) -> TrainingTimes:
     t = _to_times(schedule, high + (low - high) * u, t_min, t_max)
     return TrainingTimes(t, (low - high) / _slope(schedule, t))
 

@@ -16,14 +16,12 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
 from jaxdiff.noising import times as grids
-from jaxdiff.noising.process import log_snr
 from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
-LEAST_NOISE = -4
-"""The log-SNR at the data's scale below which noise dominates, and pure noise is a start."""
 NUM_STEPS = 32
 """Of the default grid: denoiser calls, with a sampler that makes one a step."""
 
@@ -63,13 +61,13 @@ def sample(
     check_grid(denoise, sampler, times)
     first = _first(times)
     if start is None:
-        check_no_data_left(denoise, first)
+        check_no_data_left(denoise, denoise.scale, first)
     elif tuple(start.shape) != denoise.shape:
         raise ValueError(f"start must be a law of points of shape {denoise.shape}, got one of {start.shape}.")
     start_key, key = jax.random.split(key)
     x = _draw(start_key, denoise, start, first, n)
     if start is None:
-        x = jnp.where(_level(denoise.schedule, denoise.scale, first) < LEAST_NOISE, x, jnp.nan)
+        x = jnp.where(no_data_left(denoise, denoise.scale, first), x, jnp.nan)
     else:
         check_start_scale(denoise, x, first)
     return _integrate(key, denoise, sampler, x, times)
@@ -186,19 +184,6 @@ def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
             )
 
 
-def check_no_data_left(denoise: Denoiser, t: Time) -> None:
-    """Raise ValueError where noise does not dominate at a known time t, where noise is to be the start."""
-    level, known_t = checks.known(_level(denoise.schedule, denoise.scale, t)), checks.known(t)
-    if level is not None and known_t is not None and not level < LEAST_NOISE:
-        raise ValueError(
-            f"the log-SNR at t = {float(known_t):g} of {denoise.schedule} is {float(level):.3g} at "
-            "the "
-            f"data's scale, wanted less than {LEAST_NOISE} for a start from pure noise: begin at a larger "
-            "time, take a "
-            "denoiser that knows one, or give the law at that time as start."
-        )
-
-
 def check_start_scale(denoise: Denoiser, x: Array, t: Time) -> None:
     """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds noise."""
     values, t_known = checks.known(x), checks.known(t)
@@ -240,13 +225,6 @@ def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler
 @jax.jit
 def _alpha(schedule: Schedule, t: Time) -> Array:
     return schedule.alpha(t)
-
-
-@folded
-@jax.jit
-def _level(schedule: Schedule, scale: Array | float, t: Time) -> Array:
-    """The log-SNR at the data's scale."""
-    return log_snr(schedule, t) + 2 * jnp.log(scale)
 
 
 @folded

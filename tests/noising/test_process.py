@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import CASES, NAMES, interior
 
+from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.noising import process
 
 pytestmark = pytest.mark.parametrize("name", NAMES)
@@ -78,6 +81,8 @@ def test_any_object_with_alpha_and_sigma_serves(name, float64):
     """The library asks for nothing else: a bare object gives what the schedule gives."""
     case = CASES[name]
 
+    @pytree
+    @dataclasses.dataclass(frozen=True)
     class Bare:
         alpha = staticmethod(case.schedule.alpha)
         sigma = staticmethod(case.schedule.sigma)

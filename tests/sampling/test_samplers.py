@@ -440,7 +440,7 @@ def test_mismatches_are_refused_or_not_a_number():
         sample(key, karras, 640, times=grid, start=law)
     wide = dataclasses.replace(network, scale=100.0)
     with pytest.raises(
-        ValueError, match=r"log-SNR at t = 80 .* is 0.446 at the data's scale, wanted less than -4"
+        ValueError, match=r"log-SNR at t_max = 80 .* is 0.446 at the data's scale, wanted less than -4"
     ):
         sample(key, wide, 4)
     assert np.isnan(
