@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
@@ -157,7 +158,7 @@ def _check_prediction(prediction: Any) -> None:
 
 def _check_determinant(prediction: PredictionType, schedule: Schedule, t_max: float) -> None:
     """Raise ValueError where a prediction at t_max leaves the data open."""
-    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule))
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(schedule))
     if traced or not math.isfinite(t_max):
         return
     with jax.ensure_compile_time_eval():
