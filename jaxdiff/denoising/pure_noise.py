@@ -22,8 +22,8 @@ def check_no_data_left(denoise: Denoiser, scale: Array | float, t: Time | None =
     if level is not None and known is not None and not level <= LEAST_NOISE:
         raise ValueError(
             f"the log-SNR at t_max = {float(known):g} of {denoise.schedule} is {float(level):.3g} at the "
-            f"data's scale, wanted less than {LEAST_NOISE}: take a later time or a denoiser that knows one, or "
-            "give the law at that time as start."
+            f"data's scale, wanted less than {LEAST_NOISE}: take a later time, a denoiser that knows one, "
+            "or give the law at that time as start."
         )
 
 
