@@ -75,3 +75,17 @@ def test_no_library_module_imports_the_models():
     for path in MODULES:
         if folder(path) != "models":
             assert all(module != "models" for _, module in imports(path)), path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 400, "split it: one subject a file"
+
+
+def test_every_flat_name_is_documented():
+    import inspect
+
+    for name in jaxdiff.__all__:
+        value = getattr(jaxdiff, name)
+        if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value):
+            assert inspect.getdoc(value), name

@@ -62,12 +62,7 @@ class Denoiser:
 
     def __call__(self, x: Array, t: Time) -> Denoised:
         checks.batch("x", x, t)
-        if x.shape[1:] != self.shape:
-            raise ValueError(
-                f"x must have shape {checks.shown_shape(('batch', *self.shape))}, the data's of this "
-                "denoiser; "
-                f"got {x.shape}."
-            )
+        self.check_shape("x", x)
         t = jnp.asarray(t)
         t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
         low, high = self.t_min - _SLACK * abs(self.t_min), self.t_max + _SLACK * abs(self.t_max)
@@ -127,6 +122,14 @@ class Denoiser:
             low if self.t_min == self.schedule.t_min else self.t_min,
             high if self.t_max == self.schedule.t_max else self.t_max,
         )
+
+    def check_shape(self, name: str, x: Array) -> None:
+        """Raise ValueError unless x holds rows of the data's shape."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"{name} must have shape {checks.shown_shape(('batch', *self.shape))}, the data's of this "
+                f"denoiser; got {x.shape}."
+            )
 
     def check_scale(self, name: str, data: Array) -> None:
         """Raise ValueError where known data, (batch, *shape), are of quite another scale than is said."""

@@ -34,11 +34,7 @@ def check_data(key: Key, denoise: Denoiser, x: Array) -> Array:
     checks.key(key)
     check_denoiser("denoise", denoise)
     checks.batch("x", x)
-    if tuple(x.shape[1:]) != denoise.shape:
-        raise ValueError(
-            f"x must have shape {checks.shown_shape(('batch', *denoise.shape))}, the data's of the denoiser; "
-            f"got {x.shape}."
-        )
+    denoise.check_shape("x", x)
     checks.finite("x", x)
     _check_conditions(denoise, len(x))
     x = jnp.asarray(x)

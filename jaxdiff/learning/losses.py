@@ -50,7 +50,7 @@ def denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
     check_denoiser("denoise", denoise)
     checks.batch("data", data)
     checks.finite("data", data)
-    _check_shape("data", denoise, data)
+    denoise.check_shape("data", data)
     denoise.check_scale("data", data)
     return _denoising_loss(key, denoise, jnp.asarray(data))
 
@@ -158,16 +158,8 @@ def _implicit(schedule: Schedule, noise: Array, trace: Array, t: Array, weight: 
 def _check(denoise: Denoiser, x: Array, t: Time) -> None:
     check_denoiser("denoise", denoise)
     checks.batch("x", x, t)
-    _check_shape("x", denoise, x)
+    denoise.check_shape("x", x)
     denoise.check_times("t", t)
-
-
-def _check_shape(name: str, denoise: Denoiser, x: Array) -> None:
-    if x.shape[1:] != denoise.shape:
-        raise ValueError(
-            f"{name} must have shape {checks.shown_shape(('batch', *denoise.shape))}, the data's of the "
-            f"denoiser; got {x.shape}."
-        )
 
 
 def _difference(target: Array, estimate: Array) -> Array:

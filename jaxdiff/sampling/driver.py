@@ -210,11 +210,7 @@ def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler
     check_denoiser("denoise", denoise)
     sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
     checks.batch("x", x)
-    if tuple(x.shape[1:]) != denoise.shape:
-        raise ValueError(
-            f"x must have shape {checks.shown_shape(('batch', *denoise.shape))}, the data's of the denoiser; "
-            f"got {x.shape}."
-        )
+    denoise.check_shape("x", x)
     checks.finite("x", x)
     check_grid(denoise, sampler, times)
     check_start_scale(denoise, x, _first(times))
