@@ -31,6 +31,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs are kept for as long as their functions, which are the library's own.
+
+    Each takes several maps of memory, of which Linux allows a process 65,530: beyond, XLA dies of it.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def axes():
     """To draw on; what was drawn is rendered at the end."""

@@ -117,11 +117,14 @@ class Denoiser:
         schedule, as a law's are, which knows all times, that of the schedule's working range, at the log-SNR
         that it has at the data's scale.
         """
-        low, high = working_range(self.schedule, self.scale)
-        return (
-            low if self.t_min == self.schedule.t_min else self.t_min,
-            high if self.t_max == self.schedule.t_max else self.t_max,
+        ends = zip(
+            (self.t_min, self.t_max),
+            (self.schedule.t_min, self.schedule.t_max),
+            working_range(self.schedule, self.scale),
+            strict=True,
         )
+        low, high = (working if checks.known(own) == end else own for own, end, working in ends)
+        return low, high
 
     def check_shape(self, name: str, x: Array) -> None:
         """Raise ValueError unless x holds rows of the data's shape."""
