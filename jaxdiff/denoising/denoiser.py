@@ -214,6 +214,7 @@ def from_estimate(
 ) -> Denoiser:
     """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
     checks.schedule(schedule)
+    checks.shape("scale", scale, ())
     checks.positive("scale", scale)
     low, high = schedule.working_range
     t_min, t_max = float(low if t_min is None else t_min), float(high if t_max is None else t_max)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 
+from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
 from jaxdiff.typing import Array, Denoised
@@ -23,6 +24,7 @@ def guided(denoise: Denoiser, scale: Array | float, *, unconditional: Denoiser |
     another denoiser, and for an unconditional one of another schedule, shape or range.
     """
     check_denoiser("denoise", denoise)
+    checks.shape("scale", scale, ())  # one for each row would go along the entries of a datum
     if unconditional is None:
         if denoise.null_condition is None:
             raise ValueError(

@@ -73,6 +73,7 @@ def make_denoiser(
         )
     if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
         raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
+    checks.shape("scale", scale, ())
     checks.positive("scale", scale)
     if prediction is None:
         prediction = EDM(scale)

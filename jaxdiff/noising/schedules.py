@@ -99,6 +99,7 @@ class VarianceExploding:
         return _one_inside(self, t)
 
     def sigma(self, t: Time) -> Array:
+        _scalars(self, "sigma_min", "sigma_max")
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
         return self.sigma_min * jnp.exp(_inside(self, t) * log_ratio)
 
@@ -148,6 +149,7 @@ class Cosine:
         return sin / jnp.hypot(cos, sin)
 
     def _parts(self, t: Time) -> tuple[Array, Array]:
+        _scalars(self, "shift")
         t = _inside(self, t)
         # 1 - t is exact in floating point near t = 1, so alpha is a sine of it rather than a cosine of t.
         return self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
@@ -276,11 +278,18 @@ def _inside(schedule: Schedule, t: Time) -> Array:
     return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
 
 
+def _scalars(schedule: Schedule, *names: str) -> None:
+    """Raise ValueError for fields of several values, which are mapped over by vmap and never broadcast."""
+    for name in names:
+        checks.shape(name, getattr(schedule, name), ())
+
+
 def _one_inside(schedule: Schedule, t: Time) -> Array:
     t = _inside(schedule, t)
     return jnp.where(jnp.isnan(t), t, jnp.ones_like(t))
 
 
 def _linear_rate_integral(schedule: VariancePreserving | SubVariancePreserving, t: Time) -> Array:
+    _scalars(schedule, "beta_min", "beta_max")
     t = _inside(schedule, t)
     return schedule.beta_min * t + 0.5 * (schedule.beta_max - schedule.beta_min) * t * t

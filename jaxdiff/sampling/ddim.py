@@ -36,6 +36,7 @@ class DDIM:
         return State(x)
 
     def step(self, key: Key, denoise: Denoiser, state: State, t: Array, s: Array) -> State:
+        checks.shape("eta", self.eta, ())  # several are mapped over, not broadcast
         schedule = denoise.schedule
         estimate = denoise(state.x, t)
         sigma = schedule.sigma(s)

@@ -22,6 +22,7 @@ from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
+_FEW = 64  # numbers, of which a root mean square says little
 NUM_STEPS = 32
 """Of the default grid: denoiser calls, with a sampler that makes one a step."""
 
@@ -55,6 +56,7 @@ def sample(
     checks.integer("n", n, 1)
     sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
     if times is None:
+        _check_clean_enough(denoise)
         times = default_times(denoise, NUM_STEPS if num_steps is None else num_steps)
     elif num_steps is not None:
         raise ValueError("num_steps and times were both given; a grid has its own number of steps.")
@@ -69,7 +71,7 @@ def sample(
     if start is None:
         x = jnp.where(no_data_left(denoise, denoise.scale, first), x, jnp.nan)
     else:
-        check_start_scale(denoise, x, first)
+        check_start_scale(denoise, x, first, fewest=4)
     return _integrate(key, denoise, sampler, x, times)
 
 
@@ -155,7 +157,12 @@ def _steps(denoise: Denoiser, x: Array, times: Array) -> tuple[Array, Array, Arr
     # end where the denoiser knows nothing and noise is left. Times before the end are asked of the denoiser.
     least = denoise.t_min - 1e-5 * abs(denoise.t_min)
     end_is_known = (times[-1] >= least) | (times[-1] <= denoise.schedule.t_min)
-    times = jnp.where(jnp.all(times[:-1] > times[1:]) & end_is_known, times, jnp.nan)
+    good = jnp.all(times[:-1] > times[1:]) & end_is_known
+    if not jax.export.is_symbolic_dim(x.size) and x.size >= _FEW:  # and a start without its noise
+        good &= jnp.mean(jnp.square(x.astype(times.dtype))) >= jnp.square(
+            0.5 * denoise.schedule.sigma(times[0])
+        )
+    times = jnp.where(good, times, jnp.nan)
     return jnp.arange(len(times) - 1), times[:-1], times[1:]
 
 
@@ -184,24 +191,39 @@ def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
             )
 
 
-def check_start_scale(denoise: Denoiser, x: Array, t: Time) -> None:
+def _check_clean_enough(denoise: Denoiser) -> None:
+    """Raise ValueError where the default grid would end in noise that hides the data."""
+    t_min = checks.known(denoise.working_range[0])
+    if t_min is None:
+        return
+    scales = checks.known(_scales(denoise.schedule, denoise.scale, float(t_min)))
+    if scales is not None and scales[0] ** 2 > 0.2 * scales[1] ** 2:
+        raise ValueError(
+            f"t_min = {float(t_min):g} of {denoise.schedule} has noise of standard deviation "
+            f"{scales[0]:.3g}, and "
+            f"with the data {scales[1]:.3g}: samples would end in the mean of what it hides. Take a "
+            "denoiser that "
+            "knows cleaner times, a schedule in the data's unit, or say by times that this is meant."
+        )
+
+
+def check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = _FEW) -> None:
     """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds noise."""
     values, t_known = checks.known(x), checks.known(t)
-    if values is None or t_known is None or values.size < 64:
+    if values is None or t_known is None or values.size < fewest:
         return
     wanted = checks.known(_scales(denoise.schedule, denoise.scale, t))
     if wanted is None:
         return
     got = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
     sigma, total = map(float, wanted)
-    # Of 64 standard normal numbers or more the root mean square is above 1/2 but once in 10^12 draws.
-    if not sigma / 2 <= got <= 30 * total:
+    # The root mean square of 64 standard normal numbers is below 1/2 once in 10^12 draws, and of four numbers
+    # below 1/50 once in 10^6.
+    if not sigma / (2 if values.size >= _FEW else 50) <= got <= 30 * total:
         raise ValueError(
             f"x has the root mean square {got:.3g} at t = {float(t_known):g} of {denoise.schedule}, where "
-            "noise "
-            f"alone has {sigma:.3g} and noise and data about {total:.3g}; draw it by initial_noise(key, "
-            "denoise, "
-            "n, t), or from a law fitted at that time."
+            f"noise alone has {sigma:.3g} and noise and data about {total:.3g}; draw it by "
+            "initial_noise(key, denoise, n, t), or from a law fitted at that time."
         )
 
 

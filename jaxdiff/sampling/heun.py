@@ -52,6 +52,8 @@ class Heun:
         return ChurnState(x, jnp.asarray(-jnp.inf, jnp.promote_types(x.dtype, jnp.float32)))
 
     def step(self, key: Key, denoise: Denoiser, state: ChurnState, t: Array, s: Array) -> ChurnState:
+        for name in ("churn", "churn_noise"):
+            checks.shape(name, getattr(self, name), ())
         schedule = denoise.schedule
         state = ChurnState(state.x, jnp.maximum(state.t_max, t))
         x, t = (state.x, t) if number(self.churn) == 0 else self._noise_up(key, denoise, state, t)
@@ -74,4 +76,4 @@ class Heun:
         # Without a rise the transition is 0 / 0: a place-holder that is a step.
         scale, std = transition(denoise.schedule, jnp.where(up, t, 0.5 * t), jnp.where(up, raised, t))
         noised = scale * state.x + self.churn_noise * std * noise_like(key, state.x)
-        return jnp.where(up, noised, state.x).astype(state.x.dtype), raised
+        return jnp.where(up, noised, state.x).astype(state.x.dtype), jnp.where(up, raised, t)

@@ -10,6 +10,7 @@ from oracles import CASES, NAMES, gaussian_denoiser, gaussian_flow, log_snr_time
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.noising import schedules
@@ -446,5 +447,22 @@ def test_mismatches_are_refused_or_not_a_number():
     assert np.isnan(
         jax.jit(lambda scale: sample(key, dataclasses.replace(network, scale=scale), 4))(100.0)
     ).all()
+    with pytest.raises(ValueError, match="root mean square"):
+        sample(key, karras, 4, start=law)
+    assert np.isnan(jax.jit(lambda key: sample(key, karras, 640, start=law))(key)).all()
+    # Noise that hides the data to the end, and settings of several values, which would go along the wrong axis.
+    small = dataclasses.replace(network, scale=1e-3)
+    with pytest.raises(
+        ValueError, match=r"t_min = 0.002 .* has noise of standard deviation 0.002, and with the data"
+    ):
+        sample(key, small, 4)
+    with pytest.raises(ValueError, match=r"eta must have shape \(\), got \(2,\)"):
+        sample(key, karras, 4, sampler=DDIM(jnp.asarray([0.0, 1.0])))
+    with pytest.raises(ValueError, match=r"beta_max must have shape \(\), got \(2,\)"):
+        schedules.VariancePreserving(0.1, jnp.asarray([5.0, 20.0])).alpha(0.5)
+    with pytest.raises(ValueError, match=r"scale must have shape \(\), got \(2,\)"):
+        make_denoiser(lambda params, x, t: 0 * x, None, Karras(), shape=(2,), scale=jnp.ones(2))
+    with pytest.raises(ValueError, match=r"scale must have shape \(\), got \(2,\)"):
+        guided(network, jnp.ones(2), unconditional=network)
     # Times that do not decrease, where only the device knows.
     assert np.isnan(jax.jit(run)(karras, jnp.asarray([2.0, 80.0, 1.0]))).any()
