@@ -475,7 +475,7 @@ BAD = {
     "data left": (
         {"denoise": within(gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), t_max=0.9)},
         ValueError,
-        r"log-SNR at t_max = 0.9 is -2.2 .* wanted less than -4",
+        r"log-SNR at t_max = 0.9 of LinearVariance.* is -2.2 .* wanted less than -4",
     ),
     "masses": ({"time_density": TimeDensity(1.0, (1.0, 0.0))}, ValueError, "masses must be positive"),
     "scale": ({"time_density": TimeDensity(0.0)}, ValueError, "scale must be positive"),
