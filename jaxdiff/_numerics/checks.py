@@ -18,6 +18,9 @@ from jax.core import Tracer
 
 from jaxdiff.typing import Schedule, StartLaw
 
+FEW = 64
+"""Numbers, of fewer than which a root mean square says little."""
+
 
 def known(x: Any) -> np.ndarray | None:
     """The values of x in NumPy, or None where they are not known (a tracer, or not an array at all)."""
@@ -146,11 +149,17 @@ def batch(name: str, x: Any, t: Any = 0.0) -> None:
 
 def law(name: str, law: StartLaw, x: Any) -> None:
     """Raise ValueError unless a law is one of rows like x, and its log-density has one number for each."""
-    if tuple(law.shape) != np.shape(x)[1:]:
-        raise ValueError(
-            f"{name} must be a law of points of shape {np.shape(x)[1:]}, got one of {law.shape}."
-        )
+    law_shape(name, law, np.shape(x)[1:])
     shape(f"{name}.log_prob(x)", jax.eval_shape(law.log_prob, x), np.shape(x)[:1])
+
+
+def law_shape(name: str, law: StartLaw, wanted: tuple[int, ...]) -> None:
+    """Raise ValueError unless a law is one of points of the wanted shape."""
+    if tuple(law.shape) != wanted:
+        raise ValueError(
+            f"{name} must be a law of points of shape {shown_shape(wanted)}, got one of "
+            f"{shown_shape(law.shape)}; a law of vectors becomes one of images by Shaped(law, shape)."
+        )
 
 
 def schedule(value: Any) -> None:
@@ -176,8 +185,7 @@ def key(value: Any) -> None:
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key must be a key such as jax.random.key(0), got {dtype or type(value).__name__}: the key is "
-            "the "
-            "first argument of whatever is random."
+            "the first argument of whatever is random."
         )
     shape("key", value, ())
 
@@ -216,14 +224,28 @@ def between(name: str, t: Any, low: float, high: float, what: str) -> None:
     values = known(t)
     if values is None:
         return
-    slack = 1e-5
-    outside = ~((values >= low - slack * abs(low)) & (values <= high + slack * abs(high)))
+    least, most = rounded_out(low, high)
+    outside = ~((values >= least) & (values <= most))
     if outside.any():
         at = tuple(int(i) for i in np.argwhere(np.atleast_1d(outside))[0])
         where = f"{name}[{', '.join(map(str, at))}]" if np.ndim(values) else name
         raise ValueError(
             f"{where} = {np.atleast_1d(values)[at]:g} is outside of {what}, from {low:g} to {high:g}."
         )
+
+
+def rounded_out(low: float, high: float) -> tuple[float, float]:
+    """The ends of a range of times, as far out as float32 may round them."""
+    slack = 1e-5
+    return low - slack * abs(low), high + slack * abs(high)
+
+
+def root_mean_square(x: Any, *, fewest: int = FEW) -> float | None:
+    """Of known x of at least so many numbers; None for any other."""
+    values = known(x)
+    if values is None or values.size < fewest:
+        return None
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
 
 
 def shown_shape(shape: Iterable[Any]) -> str:

@@ -17,18 +17,15 @@ from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction as prediction_types
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.prediction import PredictionType
 from jaxdiff.noising.process import working_range
 from jaxdiff.typing import Array, Condition, Denoised, Schedule, StartLaw, Time
-
-_LEAST_FOR_SCALE = 64  # numbers, of which a root mean square says something
-_SLACK = 1e-5  # relative, on the ends of a range: what float32 makes of a Python number
 
 
 @pytree
@@ -63,10 +60,9 @@ class Denoiser:
     def __call__(self, x: Array, t: Time) -> Denoised:
         checks.batch("x", x, t)
         self.check_shape("x", x)
-        t = jnp.asarray(t)
-        t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
-        low, high = self.t_min - _SLACK * abs(self.t_min), self.t_max + _SLACK * abs(self.t_max)
+        t = single(t)
         if checks.known(t) is None:
+            low, high = checks.rounded_out(self.t_min, self.t_max)
             t = jnp.where((t >= low) & (t <= high), t, jnp.nan)
         else:
             self.check_times("t", t)
@@ -74,8 +70,7 @@ class Denoiser:
         if not isinstance(answer, Denoised):
             raise TypeError(
                 f"a denoiser must answer a Denoised(data, noise), got {type(answer).__name__}; a network, "
-                "which "
-                "answers an array, becomes a denoiser by make_denoiser."
+                "which answers an array, becomes a denoiser by make_denoiser."
             )
         for name, part in answer._asdict().items():
             checks.shape(f"the denoiser's {name}", part, x.shape)
@@ -136,16 +131,14 @@ class Denoiser:
 
     def check_scale(self, name: str, data: Array) -> None:
         """Raise ValueError where known data, (batch, *shape), are of quite another scale than is said."""
-        values, scale = checks.known(data), checks.known(self.scale)
-        if values is None or scale is None or values.size < _LEAST_FOR_SCALE:
+        got, scale = checks.root_mean_square(data), checks.known(self.scale)
+        if got is None or scale is None:
             return
-        got = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
         if got > 20 * scale or got < scale / 100:
             raise ValueError(
                 f"{name} have the root mean square {got:.3g}, which is far from the denoiser's scale, "
                 f"{float(scale):.3g}; divide them by their standard deviation (pixels in 0..255 are scaled "
-                "to "
-                "[-1, 1], say), or make the denoiser with their scale."
+                "to [-1, 1], say), or make the denoiser with their scale."
             )
 
     def check_times(self, name: str, t: Any) -> None:
@@ -189,16 +182,16 @@ def as_denoiser(
     t_min: float | None = None,
     t_max: float | None = None,
 ) -> Denoiser:
-    """The denoiser of a function (x, t) -> Denoised, or (x, t, condition) -> Denoised, and of what it does
-    not say.
+    """The denoiser of a function and of what it does not say.
 
+    function: (x, t) -> Denoised, or (x, t, condition) -> Denoised if the denoiser is bound to a condition.
     shape, scale, t_min and t_max are those of `make_denoiser`, and so are the errors.
     """
     if hasattr(function, "apply") or not callable(function):
         raise TypeError(
             "function must be a function of (x, t) that answers a Denoised, got "
-            f"{type(function).__name__}; a "
-            "network becomes a denoiser by make_denoiser(network.apply, params, schedule, shape=...)."
+            f"{type(function).__name__}; a network becomes a denoiser by make_denoiser(network.apply, "
+            "params, schedule, shape=...)."
         )
     return from_estimate(_Function(function), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max)
 

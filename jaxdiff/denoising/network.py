@@ -1,7 +1,7 @@
 """From a network to a `Denoiser`.
 
-With the row (a, b) of its prediction type (`jaxdiff.denoising.prediction`), det = alpha b -
-sigma a and output p,
+With the row (a, b) of its prediction type (`jaxdiff.denoising.prediction`), det =
+alpha b - sigma a and output p,
 
     data = skip.data - (sigma / det) p,      noise = skip.noise + (alpha / det) p.                      (1)
 
@@ -68,25 +68,18 @@ def make_denoiser(
     if hasattr(predict, "apply") or not callable(predict):
         raise TypeError(
             f"predict must be a function of (params, x, t), got {type(predict).__name__}; give a Flax "
-            "network's "
-            "apply: make_denoiser(network.apply, params, ...)."
+            "network's apply: make_denoiser(network.apply, params, ...)."
         )
     if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
         raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
-    checks.shape("scale", scale, ())
-    checks.positive("scale", scale)
-    if prediction is None:
-        prediction = EDM(scale)
-    _check_prediction(prediction)
-    if reference is not None and reference.shape != tuple(shape):
-        raise ValueError(
-            f"reference must be a law of points of shape {tuple(shape)}, got one of {reference.shape}; a "
-            "law of "
-            "vectors becomes one of images by Shaped(law, shape)."
-        )
+    if reference is not None:
+        checks.law_shape("reference", reference, tuple(shape))
     denoiser = from_estimate(
         _Network(predict, params, reference), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max
     )
+    if prediction is None:
+        prediction = EDM(scale)
+    _check_prediction(prediction)
     if not isinstance(prediction, EDM):
         _check_determinant(prediction, schedule, denoiser.t_max)
     return dataclasses.replace(
@@ -103,11 +96,8 @@ class _Network:
     params: Params
     reference: Distribution | None
 
+    @compiled
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        return _answer(self, denoiser, x, t)
-
-    def answer(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        """Eq. (1), operation by operation."""
         schedule, prediction = denoiser.schedule, denoiser.prediction
         times = jnp.broadcast_to(t, x.shape[:1])
         shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
@@ -142,11 +132,6 @@ class _Network:
         return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
 
 
-@compiled
-def _answer(network: _Network, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-    return network.answer(denoiser, x, t)
-
-
 def _check_prediction(prediction: Any) -> None:
     names = "prediction.data, noise, score, v, flow or EDM(std)"
     if inspect.isclass(prediction):
@@ -168,6 +153,6 @@ def _check_determinant(prediction: PredictionType, schedule: Schedule, t_max: fl
     if det == 0 or not math.isfinite(det):
         raise ValueError(
             f"{prediction} says nothing of the data at t_max = {t_max:g} of {schedule}, where alpha = "
-            f"{alpha:g} and det = {det:g}; "
-            "give a smaller t_max, the last time trained on, or let the network predict v, flow or EDM()."
+            f"{alpha:g} and det = {det:g}; give a smaller t_max, the last time trained on, or let the "
+            "network predict v, flow or EDM()."
         )

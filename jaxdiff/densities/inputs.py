@@ -1,4 +1,4 @@
-"""What every density asks of its data and answers, and the end of pure noise that most of them share."""
+"""What every density asks of its data and its times, and what it answers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.precision import single
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.denoising.pure_noise import check_no_data_left
@@ -37,8 +38,7 @@ def check_data(key: Key, denoise: Denoiser, x: Array) -> Array:
     denoise.check_shape("x", x)
     checks.finite("x", x)
     _check_conditions(denoise, len(x))
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return single(x)
 
 
 def check_times(

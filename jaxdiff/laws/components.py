@@ -27,6 +27,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, Estimate, time_axis
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
@@ -139,7 +140,7 @@ def in_chunks(one: Callable[[Array, Time], Any], x: Array, t: Array, entries: in
     leading axis of components under softmax weights, shape (8, 16, 4096) for one, are wrong under `jit` by
     more than the numbers' own size: XLA:CPU in jax 0.10.2.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = single(x)
     rows = max(1, chunk // max(1, entries))
     # A number of rows that jax.export leaves open cannot be cut.
     if jax.export.is_symbolic_dim(x.shape[0]) or x.shape[0] <= rows:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser
@@ -100,7 +101,7 @@ def _linear_means(mean: Array, covariance: Spectrum, schedule: Schedule, x: Arra
     eps |x| in the noise: where sigma^2 > alpha^2 max Lambda that is of the order of eps |x| / sigma along
     all, as after the subtraction. Else it is one of the order of eps |x| / alpha in the data along the first.
     """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = single(x)
     alpha, sigma = (
         jnp.broadcast_to(jax.vmap(scale)(jnp.atleast_1d(t)), x.shape[:1])[:, None]
         for scale in (schedule.alpha, schedule.sigma)

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
 from jaxdiff.typing import Array, Params
 
 EmaDecay: TypeAlias = float | Callable[[Array], Array]
@@ -116,7 +117,7 @@ def combine(weights: Sequence[float] | np.ndarray, averages: Iterable[Params]) -
 
 
 def _add(total: Params | None, average: Params, weight: float) -> Params:
-    own = jax.tree.map(lambda p: weight * p.astype(jnp.promote_types(p.dtype, jnp.float32)), average)
+    own = jax.tree.map(lambda p: weight * single(p), average)
     return own if total is None else jax.tree.map(jnp.add, total, own)
 
 

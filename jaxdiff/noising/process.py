@@ -16,10 +16,10 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike, DTypeLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled, folded, number
+from jaxdiff._numerics.precision import single
 from jaxdiff.typing import Array, Schedule, Time
 
 
@@ -64,8 +64,7 @@ def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
 @compiled
 def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """((alpha, sigma), (alpha', sigma')) at a scalar time."""
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = single(t)
     return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
 
 
@@ -73,21 +72,6 @@ def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], t
 def log_snr(schedule: Schedule, t: Time) -> Array:
     """lambda = log(alpha^2 / sigma^2); infinite where sigma or alpha vanishes."""
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
-
-
-def log_snr_of_grid(
-    schedule: Schedule, times: ArrayLike, *, increasing: bool, dtype: DTypeLike = float
-) -> tuple[Array, Array]:
-    """times, a grid of shape (n,), and their log-SNRs, in dtype, after all checks.
-
-    Raises ValueError for times that do not increase (or decrease) strictly, are out of range or without noise
-    or signal, where the log-SNR is infinite.
-    """
-    checks.times(schedule, times, increasing=increasing)
-    times = jnp.asarray(times, dtype)
-    levels = jax.vmap(lambda t: log_snr(schedule, t))(times).astype(dtype)
-    checks.finite("the log-SNR at times", levels)
-    return times, levels
 
 
 @jax.jit

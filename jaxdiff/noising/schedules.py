@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.typing import Array, Schedule, Time
 
@@ -273,8 +274,7 @@ def from_betas(betas: Array) -> DiscreteVariancePreserving:
 
 def _inside(schedule: Schedule, t: Time) -> Array:
     """t as an array, NaN beyond the schedule's range: no formula goes on to plausible numbers there."""
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = single(t)
     return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
 
 

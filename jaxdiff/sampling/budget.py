@@ -41,6 +41,7 @@ from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like, signs_like
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, check_denoiser
 from jaxdiff.laws.metrics import Estimate
@@ -99,7 +100,7 @@ def kl_budget(
     check_denoiser("denoise", denoise)
     checks.integer("num_samples", num_samples, 2)
     for name, law in (("distribution", distribution), ("start", start)):
-        check_shape(name, law, denoise)
+        checks.law_shape(name, law, denoise.shape)
     denoise.check_times("times", times)
     levels = _levels(denoise.schedule, times)
     return _kl_budget(key, denoise, distribution, start, jnp.asarray(times, float), levels, num_samples)
@@ -117,7 +118,7 @@ def _kl_budget(
 ) -> KLBudget:
     schedule, levels = denoise.schedule, _decreasing(levels)
     data_key, noise_key, sign_key = jax.random.split(key, 3)
-    data = _single(distribution.sample(data_key, num_samples))
+    data = single(distribution.sample(data_key, num_samples))
     checks.law("start", start, data)
     noise, exact = noise_like(noise_key, data), distribution.denoiser(schedule)
 
@@ -193,7 +194,7 @@ def initialization_error(
     """
     checks.key(key)
     data = check_data(denoise, data)
-    check_shape("start", start, denoise)
+    checks.law_shape("start", start, denoise.shape)
     checks.shape("t_max", t_max, ())
     denoise.check_times("t_max", t_max)
     t_end = last_time(denoise)
@@ -296,15 +297,6 @@ def _last_time(schedule: Schedule, scale: Array | float, t_min: Time, t_max: Tim
     return jnp.where(log_snr(schedule, t_max) < least, sooner, jnp.asarray(t_max, float))
 
 
-def check_shape(name: str, law: StartLaw, denoise: Denoiser) -> None:
-    """Raise ValueError unless a law is one of points of the denoiser's shape."""
-    if tuple(law.shape) != denoise.shape:
-        raise ValueError(
-            f"{name} must be a law of points of shape {checks.shown_shape(denoise.shape)}, the data's of the "
-            f"denoiser, got one of {checks.shown_shape(law.shape)}."
-        )
-
-
 def check_data(denoise: Denoiser, data: Array) -> Array:
     """The data in single precision or better: half of it would be noise in differences of near denoisers.
 
@@ -318,11 +310,7 @@ def check_data(denoise: Denoiser, data: Array) -> Array:
     if len(data) < 2:
         raise ValueError(f"data must hold at least 2 rows, got {len(data)}.")
     checks.finite("data", data)
-    return _single(data)
-
-
-def _single(x: Array) -> Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return single(data)
 
 
 def _curvature(denoise: Denoiser, data: Array, noise: Array, signs: Array, t: Array) -> Array:

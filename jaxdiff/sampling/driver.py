@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
@@ -22,7 +21,6 @@ from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
-_FEW = 64  # numbers, of which a root mean square says little
 NUM_STEPS = 32
 """Of the default grid: denoiser calls, with a sampler that makes one a step."""
 
@@ -37,9 +35,9 @@ def sample(
     times: Array | None = None,
     start: StartLaw | None = None,
 ) -> Array:
-    """n samples of the data, shape (n, *denoise.shape), by the reverse process from noise; point i from (key,
-    i).
+    """n samples of the data, shape (n, *denoise.shape), by the reverse process from noise.
 
+    Point i depends on (key, i) only.
     sampler: by default `DPMSolverPP`, one denoiser call a step.
     num_steps: of the default grid, `times.noise_grid` over the denoiser's working range with a last step to
         its estimate of the data; 32 if nothing is said.
@@ -60,30 +58,29 @@ def sample(
         times = default_times(denoise, NUM_STEPS if num_steps is None else num_steps)
     elif num_steps is not None:
         raise ValueError("num_steps and times were both given; a grid has its own number of steps.")
-    check_grid(denoise, sampler, times)
+    _check_grid(denoise, sampler, times)
     first = _first(times)
     if start is None:
         check_no_data_left(denoise, denoise.scale, first)
-    elif tuple(start.shape) != denoise.shape:
-        raise ValueError(f"start must be a law of points of shape {denoise.shape}, got one of {start.shape}.")
+    else:
+        checks.law_shape("start", start, denoise.shape)
     start_key, key = jax.random.split(key)
     x = _draw(start_key, denoise, start, first, n)
     if start is None:
         x = jnp.where(no_data_left(denoise, denoise.scale, first), x, jnp.nan)
     else:
-        check_start_scale(denoise, x, first, fewest=4)
+        _check_start_scale(denoise, x, first, fewest=4)
     return _integrate(key, denoise, sampler, x, times)
 
 
 def integrate(
     key: Key, denoise: Denoiser, x: Array, times: Array, *, sampler: Sampler | None = None
 ) -> Array:
-    """Integrate x, shape (batch, *denoise.shape), from times[0] down to times[-1]; memory constant in the
-    steps.
+    """Integrate x, shape (batch, *denoise.shape), from times[0] down to times[-1].
 
-    x is a draw from the law at times[0]: `initial_noise`, or any start law's. Its dtype is kept; times and
-    all that follows from them are in float32 or better. Raises as `sample`, TypeError for integer x and
-    ValueError for NaN.
+    Memory is constant in the steps. x is a draw from the law at times[0]: `initial_noise`, or any start
+    law's. Its dtype is kept; times and all that follows from them are in float32 or better. Raises as
+    `sample`, TypeError for integer x and ValueError for NaN.
     """
     sampler = _check(key, denoise, x, times, sampler)
     return _integrate(key, denoise, sampler, x, times)
@@ -155,13 +152,12 @@ def _steps(denoise: Denoiser, x: Array, times: Array) -> tuple[Array, Array, Arr
     times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
     # What is refused where it is known answers NaN where it is traced: times that do not decrease, or that
     # end where the denoiser knows nothing and noise is left. Times before the end are asked of the denoiser.
-    least = denoise.t_min - 1e-5 * abs(denoise.t_min)
+    least, _ = checks.rounded_out(denoise.t_min, denoise.t_max)
     end_is_known = (times[-1] >= least) | (times[-1] <= denoise.schedule.t_min)
     good = jnp.all(times[:-1] > times[1:]) & end_is_known
-    if not jax.export.is_symbolic_dim(x.size) and x.size >= _FEW:  # and a start without its noise
-        good &= jnp.mean(jnp.square(x.astype(times.dtype))) >= jnp.square(
-            0.5 * denoise.schedule.sigma(times[0])
-        )
+    if not jax.export.is_symbolic_dim(x.size) and x.size >= checks.FEW:  # and a start without noise
+        got = jnp.sqrt(jnp.mean(jnp.square(x.astype(times.dtype))))
+        good &= got >= 0.5 * denoise.schedule.sigma(times[0])
     times = jnp.where(good, times, jnp.nan)
     return jnp.arange(len(times) - 1), times[:-1], times[1:]
 
@@ -172,7 +168,7 @@ def _first(times: Array) -> Time:
     return jnp.asarray(times)[0] if known is None else float(known[0])
 
 
-def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
+def _check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
     """Raise ValueError unless times decrease and the denoiser knows them, but for a last one of no noise."""
     checks.times(denoise.schedule, times, increasing=False)
     known = checks.known(times)
@@ -186,8 +182,7 @@ def check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
         if alpha is not None and alpha == 0:
             raise ValueError(
                 f"{type(sampler).__name__} cannot start at times[0] = {known[0]:g} of {denoise.schedule}, "
-                "where "
-                "alpha = 0 and the drift is infinite; start a little later, or take another sampler."
+                "where alpha = 0 and the drift is infinite; start a little later, or take another sampler."
             )
 
 
@@ -200,28 +195,26 @@ def _check_clean_enough(denoise: Denoiser) -> None:
     if scales is not None and scales[0] ** 2 > 0.2 * scales[1] ** 2:
         raise ValueError(
             f"t_min = {float(t_min):g} of {denoise.schedule} has noise of standard deviation "
-            f"{scales[0]:.3g}, and "
-            f"with the data {scales[1]:.3g}: samples would end in the mean of what it hides. Take a "
-            "denoiser that "
-            "knows cleaner times, a schedule in the data's unit, or say by times that this is meant."
+            f"{scales[0]:.3g}, and with the data {scales[1]:.3g}: samples would end in the mean of what it "
+            "hides. Take a denoiser that knows cleaner times, a schedule in the data's unit, or say by times "
+            "that this is meant."
         )
 
 
-def check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = _FEW) -> None:
+def _check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = checks.FEW) -> None:
     """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds noise."""
-    values, t_known = checks.known(x), checks.known(t)
-    if values is None or t_known is None or values.size < fewest:
+    got, known_t = checks.root_mean_square(x, fewest=fewest), checks.known(t)
+    if got is None or known_t is None:
         return
     wanted = checks.known(_scales(denoise.schedule, denoise.scale, t))
     if wanted is None:
         return
-    got = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
     sigma, total = map(float, wanted)
     # The root mean square of 64 standard normal numbers is below 1/2 once in 10^12 draws, and of four numbers
     # below 1/50 once in 10^6.
-    if not sigma / (2 if values.size >= _FEW else 50) <= got <= 30 * total:
+    if not sigma / (2 if x.size >= checks.FEW else 50) <= got <= 30 * total:
         raise ValueError(
-            f"x has the root mean square {got:.3g} at t = {float(t_known):g} of {denoise.schedule}, where "
+            f"x has the root mean square {got:.3g} at t = {float(known_t):g} of {denoise.schedule}, where "
             f"noise alone has {sigma:.3g} and noise and data about {total:.3g}; draw it by "
             "initial_noise(key, denoise, n, t), or from a law fitted at that time."
         )
@@ -234,8 +227,8 @@ def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler
     checks.batch("x", x)
     denoise.check_shape("x", x)
     checks.finite("x", x)
-    check_grid(denoise, sampler, times)
-    check_start_scale(denoise, x, _first(times))
+    _check_grid(denoise, sampler, times)
+    _check_start_scale(denoise, x, _first(times))
     return sampler
 
 

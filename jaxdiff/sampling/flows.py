@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like, per_row
 from jaxdiff.laws.fitting import NOISES, fit_gaussian
 from jaxdiff.laws.gaussian import Gaussian
@@ -170,7 +171,7 @@ def fit_flow(
     checks.key(key)
     data = jnp.asarray(data)
     checks.floating("data", data)
-    data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    data = single(data)
     checks.option("noise", noise, NOISES)
     checks.integer("num_steps", num_steps, 1)
     checks.integer("batch_size", batch_size, 1)

@@ -35,6 +35,7 @@ from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
@@ -98,7 +99,7 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
             "bring it to 1 nat, and so would a smaller family.",
             stacklevel=3,
         )
-    return data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    return single(data)
 
 
 def sampling_error(family: Family[Any], data: Array) -> float:
