@@ -7,12 +7,12 @@ every sampler, in one run: rounds of one sampling run and of as many single call
 of the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most
 1.0, and less where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
 
-MEASURED (two busy cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
+MEASURED (two quiet cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
 
-    DDIM                    .84 [.77, .88]      ancestral             .70 [.66, .85]
-    Heun                    .80 [.74, .90]      EulerMaruyama         .79 [.68, .99]
-    DPMSolverPP, order 2    .75 [.73, .81]      PredictorCorrector    .85 [.78, 1.01]
-    DPMSolverPP, order 3    .82 [.74, .87]
+    DDIM                    .78 [.74, .81]      ancestral             .76 [.74, .77]
+    Heun                    .73 [.71, .77]      EulerMaruyama         .80 [.78, .81]
+    DPMSolverPP, order 2    .73 [.73, .75]      PredictorCorrector    .76 [.74, .77]
+    DPMSolverPP, order 3    .80 [.75, .83]
 """
 
 import argparse
