@@ -49,8 +49,8 @@ from jaxdiff.densities.levels import (
     default_reference,
     level_integrand,
 )
-from jaxdiff.noising.process import log_snr, perturb
-from jaxdiff.typing import Array, Key, Schedule, Time
+from jaxdiff.noising.process import log_snr, marginals, perturb
+from jaxdiff.typing import Array, Key, Time
 
 _CURVE_CELLS = 8  # at each level of a curve
 
@@ -106,7 +106,8 @@ def density_formula(
         one another, in a derivative too, so that memory is bounded.
 
     Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x, with an unbiased
-    estimate of the score, and in what the denoiser holds. Raises TypeError for integer x and ValueError for
+    estimate of the score, and in the parameters of the denoiser, but not in those of its schedule, of which
+    times are found by bisection (`inverse_log_snr`). Raises TypeError for integer x and ValueError for
     NaN, num_evaluations below 20, data left at t_max, or a law of points of another shape; where data are
     left and the denoiser is traced the answer is NaN.
     """
@@ -307,7 +308,7 @@ def noise_level_curve(
     denoise.check_times("times", times)
     checks.integer("num_evaluations", num_evaluations, 2 * _CURVE_CELLS * len(times))
     times = jnp.asarray(times, float)
-    checks.positive("sigma at each of times", _sigmas(denoise.schedule, times))
+    checks.positive("sigma at each of times", marginals(denoise.schedule, times)[1])
     pairs = num_evaluations // (2 * _CURVE_CELLS * len(times))
     return _curve(key, denoise, x, times, pairs=pairs, rows_per_call=rows_per_call)
 
@@ -317,7 +318,7 @@ def _curve(
     key: Key, denoise: Denoiser, x: Array, times: Array, *, pairs: int, rows_per_call: int
 ) -> NoiseLevelCurve:
     schedule = denoise.schedule
-    times = jnp.where(_sigmas(schedule, times) > 0, times, jnp.nan)
+    times = jnp.where(marginals(schedule, times)[1] > 0, times, jnp.nan)
 
     def squared_error(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         t = times[stratum]
@@ -343,12 +344,6 @@ def _curve(
 
 def _squares(x: Array) -> Array:
     return jnp.sum(x.reshape(x.shape[0], -1) ** 2, axis=1)
-
-
-@folded
-@jax.jit
-def _sigmas(schedule: Schedule, times: Array) -> Array:
-    return jax.vmap(schedule.sigma)(times)
 
 
 def _check(

@@ -16,6 +16,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled, folded, number
@@ -68,6 +69,14 @@ def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], t
     return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
 
 
+@folded
+@jax.jit
+def marginals(schedule: Schedule, times: ArrayLike) -> tuple[Array, Array]:
+    """alpha and sigma at times of any shape, each of that shape; known where times are, inside jit too."""
+    times = single(times)
+    return jnp.vectorize(schedule.alpha)(times), jnp.vectorize(schedule.sigma)(times)
+
+
 @compiled
 def log_snr(schedule: Schedule, t: Time) -> Array:
     """lambda = log(alpha^2 / sigma^2); infinite where sigma or alpha vanishes."""
@@ -78,7 +87,8 @@ def log_snr(schedule: Schedule, t: Time) -> Array:
 def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
     """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
 
-    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls with t;
+    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. It has no derivative:
+    one through it, in value or in the schedule's parameters, is zero. Log-SNR falls with t;
     the halvings reach the spacing of floats at every t > 1e-12 t_max in float32, 1e-14 t_max in float64.
     """
     t_min, t_max = jnp.asarray(t_min, float), jnp.asarray(t_max, float)

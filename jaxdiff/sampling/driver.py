@@ -6,6 +6,7 @@ Noise at step k of sample i is a function of (key, k, i): a sample does not depe
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
 from jaxdiff.noising import times as grids
+from jaxdiff.noising.process import marginals
 from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.sampler import Sampler, check_sampler
-from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
+from jaxdiff.typing import Array, Key, StartLaw, Time
 
 NUM_STEPS = 32
 """Of the default grid: denoiser calls, with a sampler that makes one a step."""
@@ -178,7 +180,7 @@ def _check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
     clean = known[-1] <= denoise.schedule.t_min
     denoise.check_times("times", known[:-1] if clean else known)
     if getattr(sampler, "needs_signal", False):
-        alpha = checks.known(_alpha(denoise.schedule, float(known[0])))
+        alpha = checks.known(marginals(denoise.schedule, known[0])[0])
         if alpha is not None and alpha == 0:
             raise ValueError(
                 f"{type(sampler).__name__} cannot start at times[0] = {known[0]:g} of {denoise.schedule}, "
@@ -191,7 +193,7 @@ def _check_clean_enough(denoise: Denoiser) -> None:
     t_min = checks.known(denoise.working_range[0])
     if t_min is None:
         return
-    scales = checks.known(_scales(denoise.schedule, denoise.scale, float(t_min)))
+    scales = _known_scales(denoise, float(t_min))
     if scales is not None and scales[0] ** 2 > 0.2 * scales[1] ** 2:
         raise ValueError(
             f"t_min = {float(t_min):g} of {denoise.schedule} has noise of standard deviation "
@@ -206,10 +208,10 @@ def _check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = ch
     got, known_t = checks.root_mean_square(x, fewest=fewest), checks.known(t)
     if got is None or known_t is None:
         return
-    wanted = checks.known(_scales(denoise.schedule, denoise.scale, t))
+    wanted = _known_scales(denoise, float(known_t))
     if wanted is None:
         return
-    sigma, total = map(float, wanted)
+    sigma, total = wanted
     # The root mean square of 64 standard normal numbers is below 1/2 once in 10^12 draws, and of four numbers
     # below 1/50 once in 10^6.
     if not sigma / (2 if x.size >= checks.FEW else 50) <= got <= 30 * total:
@@ -232,15 +234,10 @@ def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler
     return sampler
 
 
-@folded
-@jax.jit
-def _alpha(schedule: Schedule, t: Time) -> Array:
-    return schedule.alpha(t)
-
-
-@folded
-@jax.jit
-def _scales(schedule: Schedule, scale: Array | float, t: Time) -> Array:
-    """Root mean squares of the noise, and of noise and data."""
-    sigma = schedule.sigma(t)
-    return jnp.stack([sigma, jnp.hypot(schedule.alpha(t) * scale, sigma)])
+def _known_scales(denoise: Denoiser, t: float) -> tuple[float, float] | None:
+    """Standard deviations of the noise and of noise and data at a known time; None where one is traced."""
+    alpha, sigma = map(checks.known, marginals(denoise.schedule, t))
+    scale = checks.known(denoise.scale)
+    if alpha is None or sigma is None or scale is None:
+        return None
+    return float(sigma), math.hypot(alpha * scale, sigma)

@@ -34,14 +34,13 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
-from jaxdiff.noising.process import perturb, transition
+from jaxdiff.noising.process import marginals, perturb, transition
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
@@ -90,7 +89,7 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
         raise ValueError(f"data must hold at least 2 rows, got {len(data)}.")
     checks.schedule(schedule)
     checks.in_range("t_max", schedule, times)
-    checks.positive("sigma at t_max, without which there may be no density,", _sigmas(schedule, times))
+    checks.positive("sigma at t_max, without which there may be no density,", marginals(schedule, times)[1])
     error = sampling_error(family, data)
     if error > 1:
         warnings.warn(
@@ -268,12 +267,6 @@ def _affine(law: Distribution, step: tuple[Array | float, Array]) -> Distributio
 @jax.jit
 def _transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
     return transition(schedule, s, t)
-
-
-@folded
-@jax.jit
-def _sigmas(schedule: Schedule, times: ArrayLike) -> Array:
-    return jnp.vectorize(schedule.sigma)(jnp.asarray(times, float))
 
 
 def _of_covariance(d: int) -> int:
