@@ -15,13 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import re
-import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from types import FrameType
+from concurrent.futures import Future, wait
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -29,18 +27,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
-from jax.experimental import multihost_utils
 
 from jaxdiff._numerics import checks, shards
 from jaxdiff.learning import ema
 from jaxdiff.learning.ema import EmaDecay
+from jaxdiff.learning.signals import EXIT_INTERRUPTED as EXIT_INTERRUPTED
+from jaxdiff.learning.signals import interruption as interruption
 from jaxdiff.typing import Array, Key, Params
-
-EXIT_INTERRUPTED = 75
-"""The exit status for a command that stopped on a signal with its state saved: run it again to go on.
-
-It is EX_TEMPFAIL of sysexits.h, which job schedulers can be told to restart on.
-"""
 
 LossFn: TypeAlias = Callable[[Params, Key, Any], Array]
 """``loss_fn(params, key, batch)``, a scalar."""
@@ -191,7 +184,8 @@ def train(
     ``jax.tree_util.Partial(draw, data)`` (or any callable pytree), which passes it as an argument instead.
     Data that the device cannot hold come by a feed: the batch is then batch_fn(key, rows), where the rows of
     step k are slice k - first of ``feed(first, last)``, which a thread calls while the device is at the
-    dispatch before. steps_per_dispatch batches are then in memory at once, twice.
+    dispatch before. steps_per_dispatch batches are then in memory at once, twice. A feed that fails or ends
+    ends the run, what was done before being saved; one that hangs can be stopped, in a run of one process.
 
     The device runs steps_per_dispatch steps at a time, up to the next multiple of that number: one program
     for whole dispatches and one for a remainder, compiled once for the same two functions. The host asks for
@@ -200,12 +194,13 @@ def train(
     report(step, metrics, steps_per_second): after each dispatch, in order; metrics of shape (steps,), NumPy.
     save(state, metrics): at the end of the first dispatch that reaches a multiple of save_every, at the end,
         and on a stop. metrics holds the means over that dispatch. The state may be donated after it returns.
-    stop(step): asked once per dispatch, with the steps done by its end; `interruption` makes one of signals.
+    stop(step): asked at the start and after each dispatch, with the steps done by then, and while the feed is
+        waited for; `interruption` makes one of signals.
 
     Raises FloatingPointError, naming the step, when a loss, a gradient or the parameters are no longer
     finite; nothing is saved before it has been looked at, so the last checkpoint is a good one. Raises
-    ConnectionError when another process of the run is gone, ValueError for a state that was given away, and
-    as the step does.
+    ConnectionError when another process of the run is gone, ValueError for a state that was given away or is
+    past num_steps and for a feed that ends by StopIteration, and as the feed and the step do.
     """
     checks.key(key)
     _check_state(state)
@@ -217,14 +212,22 @@ def train(
             raise ValueError(f"save_every={save_every} needs save, a function of (state, metrics); got None.")
     step_fn, batch_fn = _as_pytree(step_fn), _as_pytree(batch_fn)
 
-    start = step = int(state.step)
+    start = step = saved = int(state.step)
+    if start > num_steps:
+        raise ValueError(
+            f"num_steps={num_steps} counts from the run's beginning, and {start} steps are done; ask for as "
+            "many at least, or begin another run."
+        )
     queued: tuple[int, int, Metrics, Array] | None = None
     settled_at = 0.0
     means: dict[str, float] = {}
 
-    def settle(first: int, last: int, metrics: Metrics, finite: Array) -> None:
-        nonlocal settled_at, means
-        metrics, finite = jax.device_get((metrics, finite))
+    def settle() -> None:
+        nonlocal queued, settled_at, means
+        if queued is None:
+            return
+        (first, last, *answers), queued = queued, None
+        metrics, finite = jax.device_get(answers)
         _check_finite(first, last, metrics, finite)
         now = time.perf_counter()
         rate, settled_at = (last - first) / max(now - settled_at, 1e-9), now
@@ -232,35 +235,76 @@ def train(
         if report is not None:
             report(last, metrics, rate)
 
+    def keep() -> None:
+        nonlocal saved
+        settle()
+        if save is not None and step > saved:
+            save(state, means)
+        saved = step
+
+    def asked() -> bool:
+        return stop is not None and stop(step)
+
     def end_of_dispatch(first: int) -> int:
         return min(num_steps, first + steps_per_dispatch - first % steps_per_dispatch)
 
-    with _lost_peers(), ThreadPoolExecutor(1, "feed") as thread:
+    def fetch(first: int) -> Future[Any] | None:
+        return _begin(feed, first, end_of_dispatch(first)) if feed and first < num_steps else None
 
-        def fetch(first: int) -> Future[Any] | None:
-            return thread.submit(feed, first, end_of_dispatch(first)) if feed and first < num_steps else None
-
-        coming = fetch(step)
-        while step < num_steps:
-            first, step = step, end_of_dispatch(step)
-            rows, coming = coming and coming.result(), fetch(step)
-            state, metrics, finite = _dispatch(key, step_fn, batch_fn, state, rows, length=step - first)
-            if first == start:
-                settled_at = time.perf_counter()  # the first dispatch returns once it is compiled
-            if queued is not None:
-                settle(*queued)
-            queued = first, step, metrics, finite
-            stopped = stop is not None and stop(step)
-            last = stopped or step == num_steps
-            due = save_every is not None and step // save_every > first // save_every
-            if last or due:
-                settle(*queued)
-                queued = None
-                if save is not None:
-                    save(state, means)
-            if stopped:
-                break
+    with _lost_peers():
+        stopped = asked()
+        coming = None if stopped else fetch(step)
+        try:
+            while step < num_steps and not stopped and (coming is None or _comes(coming, asked)):
+                if coming and coming.exception():
+                    keep()  # before it is raised
+                rows = coming and coming.result()
+                first, step = step, end_of_dispatch(step)
+                coming = fetch(step)
+                state, metrics, finite = _dispatch(key, step_fn, batch_fn, state, rows, length=step - first)
+                if first == start:
+                    settled_at = time.perf_counter()  # the first dispatch returns once it is compiled
+                settle()
+                queued = first, step, metrics, finite
+                stopped = asked()
+                if save_every is not None and step // save_every > first // save_every:
+                    keep()
+            keep()
+        finally:
+            if coming:
+                wait([coming], timeout=2)  # a thread that the interpreter's end cuts off may crash it
     return state
+
+
+def _begin(feed: DeviceFeed, first: int, last: int) -> Future[Any]:
+    """The rows, from a thread of their own that nobody has to wait for: it may hang."""
+    rows: Future[Any] = Future()
+
+    def fetch() -> None:
+        try:
+            rows.set_result(feed(first, last))
+        except StopIteration as error:
+            ended = ValueError(
+                f"The feed has ended: it has no rows of steps {first} to {last - 1}. Repeat its data, or "
+                "train for fewer steps."
+            )
+            ended.__cause__ = error
+            rows.set_exception(ended)
+        except BaseException as error:
+            error.add_note(f"while the feed was asked for the rows of steps {first} to {last - 1}")
+            rows.set_exception(error)
+
+    threading.Thread(target=fetch, name="feed", daemon=True).start()
+    return rows
+
+
+def _comes(rows: Future[Any], asked: Callable[[], bool]) -> bool:
+    """Wait for rows, or for the feed to fail; False where a stop is asked for before."""
+    while not wait([rows], timeout=0.2).done:
+        # Several processes could not ask at the same steps: the others are at the next one.
+        if jax.process_count() == 1 and asked():
+            return False
+    return True
 
 
 @functools.partial(jax.jit, static_argnames="length", donate_argnames="state")
@@ -354,47 +398,3 @@ def _lost_peers() -> Iterator[None]:
             "cannot be reached; see its log. Start all of them again: they go on from the last checkpoint. "
             f"({str(error).splitlines()[0][:200]})"
         ) from error
-
-
-@contextlib.contextmanager
-def interruption() -> Iterator[Callable[[int], bool]]:
-    """Turn SIGTERM and SIGINT into a question: ``with interruption() as stop: train(..., stop=stop)``.
-
-    On a first signal stop(step) becomes true; train then ends its dispatch, saves and returns. A second
-    SIGINT (Ctrl-C) interrupts at once. The handlers found are put back at exit; a command that was stopped
-    should exit with `EXIT_INTERRUPTED`. Python allows signal handlers in the main thread only.
-
-    In a run of several processes (`jax.distributed.initialize`) all must ask at the same steps. A signal to
-    any of them then stops all at one step, which JAX's preemption service settles.
-    """
-    several = jax.distributed.is_initialized()
-    received: list[int] = []
-    asked = -1
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(number)
-        signal.signal(signal.SIGINT, previous[signal.SIGINT])
-        if several:
-            os.kill(os.getpid(), signal.SIGTERM)  # which the service listens to
-
-    def stop(step: int) -> bool:
-        nonlocal asked
-        if not several:
-            return bool(received)
-        # The service settles on the first number after the last that any process has asked with, Orbax's
-        # saves being among those who ask: so each number has its turn.
-        numbers = range(step if asked < 0 else asked + 1, step + 1)
-        asked = step
-        answers = [multihost_utils.reached_preemption_sync_point(number) for number in numbers]
-        return any(answers)
-
-    # SIGTERM is the service's own where there is one.
-    numbers = [signal.SIGINT] if several else [signal.SIGTERM, signal.SIGINT]
-    previous = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number in previous:
-            signal.signal(number, note)
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -353,7 +354,7 @@ def test_parameters_that_overflow_in_the_last_step_are_not_saved():
 
 
 def test_stop_ends_the_dispatch_saves_and_returns(uninterrupted):
-    answers = iter([False, True])
+    answers = iter([False, False, True])
     saved = []
     state = train(
         KEY, start(), STEP, draw, num_steps=100, steps_per_dispatch=10, stop=lambda step: next(answers),
@@ -383,14 +384,58 @@ def test_rows_of_a_feed_reach_their_steps_and_are_read_ahead(uninterrupted):
     assert asked == [(0, 30), (30, 45), (45, 60), (60, 90), (90, 100)]
 
 
-def test_an_error_of_a_feed_ends_the_run():
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (OSError("the disk is gone"), OSError, "the disk is gone"),
+        (
+            StopIteration(),
+            ValueError,
+            "The feed has ended: it has no rows of steps 20 to 24. Repeat its data",
+        ),
+    ],
+)
+def test_a_feed_that_fails_ends_the_run_and_what_was_done_is_saved(error, raised, message):
     def feed(first, last):
-        if first:
-            raise OSError("the disk is gone")
-        return jnp.stack([draw(KEY)] * last)
+        if first == 20:
+            raise error
+        return jnp.stack([draw(KEY)] * (last - first))
 
-    with pytest.raises(OSError, match="the disk is gone"):
-        train(KEY, start(), STEP, lambda key, rows: rows, feed=feed, num_steps=20, steps_per_dispatch=10)
+    saved = []
+    with pytest.raises(raised, match=message):
+        train(
+            KEY, start(), STEP, lambda key, rows: rows, feed=feed, num_steps=25, steps_per_dispatch=10,
+            save=lambda state, means: saved.append(int(state.step)),
+        )  # fmt: skip
+    assert saved == [20]
+
+
+@pytest.mark.parametrize("hangs_at", [0, 20])
+def test_a_feed_that_hangs_does_not_hold_a_stop(hangs_at):
+    asked, saved = [], []
+
+    def feed(first, last):
+        if first == hangs_at:
+            time.sleep(600)
+        return jnp.stack([draw(KEY)] * (last - first))
+
+    def stop(step):
+        asked.append(step)
+        return asked.count(hangs_at) == 3  # the first is asked in any case
+
+    state = train(
+        KEY, start(), STEP, lambda key, rows: rows, feed=feed, num_steps=25, steps_per_dispatch=10,
+        save=lambda state, means: saved.append(int(state.step)), stop=stop,
+    )  # fmt: skip
+    assert int(state.step) == hangs_at
+    assert saved == [20] * (hangs_at > 0)
+
+
+def test_a_run_does_not_go_back():
+    state = start()._replace(step=jnp.int32(7))
+    with pytest.raises(ValueError, match="num_steps=6 counts from the run's beginning, and 7 steps are done"):
+        train(KEY, state, STEP, draw, num_steps=6)
+    assert int(train(KEY, state, STEP, draw, num_steps=7, save=lambda *_: pytest.fail("saved")).step) == 7
 
 
 @pytest.fixture
@@ -408,8 +453,12 @@ def test_a_signal_becomes_a_question_and_handlers_return(number, interruptible):
         assert not stop(0)
         os.kill(os.getpid(), number)
         assert stop(1)
+        os.kill(os.getpid(), signal.SIGTERM)  # which waits for the save, as often as it comes
+        if number == signal.SIGTERM:
+            os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+    assert stop(2)
     assert signal.getsignal(number) is before
 
 
