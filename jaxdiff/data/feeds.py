@@ -19,8 +19,9 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -99,10 +100,8 @@ def from_records(
             )
         return record
 
-    threads = ThreadPoolExecutor(num_threads, thread_name_prefix="jaxdiff-feed")
-
     def feed(step: int) -> Any:
-        records = threads.map(read, rows(step).tolist())
+        records = _in_threads(read, rows(step).tolist(), num_threads)
         return jax.tree.map(lambda *leaves: np.stack(leaves), *records)
 
     return feed
@@ -210,6 +209,28 @@ def _read(source: RecordSource, index: int) -> Any:
     except Exception as error:
         error.add_note(f"while reading record {index} of {type(source).__name__}")
         raise
+
+
+def _in_threads(read: Callable[[int], Any], numbers: list[int], num_threads: int) -> list[Any]:
+    """What read answers to each; by daemons: for others, which may hang, the interpreter waits."""
+    answers: list[Future[Any]] = [Future() for _ in numbers]
+    todo = deque(zip(answers, numbers, strict=True))
+
+    def work() -> None:
+        while todo:
+            try:
+                answer, number = todo.popleft()
+            except IndexError:  # another thread was quicker
+                return
+            try:
+                answer.set_result(read(number))
+            except BaseException as error:
+                todo.clear()
+                answer.set_exception(error)
+
+    for _ in range(min(num_threads, len(numbers))):
+        threading.Thread(target=work, name="jaxdiff-feed", daemon=True).start()
+    return [answer.result() for answer in answers]
 
 
 def _kind(record: Any) -> str:
