@@ -7,6 +7,7 @@ takes with 256 levels once it is on the device; labels are int32.
 from __future__ import annotations
 
 import gzip
+import math
 import pathlib
 import pickle
 import struct
@@ -25,6 +26,10 @@ PHOTOGRAPHS = ("china", "flower", "astronaut", "chelsea", "coffee", "rocket", "m
 """The labels of `natural_patches`, in order."""
 
 _BAND = 64  # columns; one band in five is held out
+_MOST_PIXELS = 2**26
+"""Of an image that is decoded, 8,192 x 8,192; more may be a small file that asks for all memory."""
+_MOST_BYTES = 2**30
+"""Of a file of MNIST's kind; the largest published, EMNIST's, has half as many."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def image_folder(directory: str | PathLike[str], *, size: int, channels: int = 3
 
     Colours become RGB for 3 channels or luma (ITU-R BT.601) for 1; transparency is dropped, and the camera's
     rotation (EXIF) is applied. The resizing is Lanczos's, which averages where it shrinks; a square image of
-    that size keeps its very pixels. More than 8 bits per channel are refused.
+    that size keeps its very pixels. More than 8 bits per channel and more than 2^26 pixels are refused before
+    any is decoded.
 
     Raises FileNotFoundError where no image is found, ValueError for an empty class or images beside classes,
     ImportError without Pillow, and on reading ValueError naming a file that cannot be decoded.
@@ -192,11 +198,18 @@ def _images_under(directory: pathlib.Path) -> list[pathlib.Path]:
 def _read_image(path: pathlib.Path, size: int, channels: int) -> np.ndarray:
     pillow, operations = checks.extra("PIL.Image", "experiments"), checks.extra("PIL.ImageOps", "experiments")
     try:
-        with pillow.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"it is of mode {image.mode}, wanted 8 bits per channel")
-            upright = operations.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        with path.open("rb") as file:
+            head = file.read(25)
+            with pillow.open(file, formats=["PNG", "JPEG"]) as image:
+                if image.width * image.height > _MOST_PIXELS:
+                    raise ValueError(
+                        f"it has {image.width} x {image.height} pixels, wanted {_MOST_PIXELS} at most"
+                    )
+                # Of 16 bits Pillow takes the upper 8 without a word.
+                if image.format == "PNG" and head[24] == 16:
+                    raise ValueError("it has 16 bits per channel, wanted 8")
+                upright = operations.exif_transpose(image).convert("L" if channels == 1 else "RGB")
+    except Exception as error:  # a damaged file raises nearly anything
         raise ValueError(f"The image {path} cannot be decoded: {error}.") from error
     side = min(upright.size)
     left, top = (upright.width - side) // 2, (upright.height - side) // 2
@@ -222,26 +235,38 @@ def _find(
 
 
 def _idx(path: pathlib.Path, item: tuple[int, ...]) -> np.ndarray:
-    """Bytes (n, *item) of an IDX file: 0, 0, 8 (for bytes), the number of axes, their lengths, the data."""
+    """Bytes (n, *item) of an IDX file: 0, 0, 8 (for bytes), the number of axes, their lengths, the data.
+
+    No more is decompressed than the lengths say.
+    """
+    head, magic = 4 * (2 + len(item)), bytes([0, 0, 8, 1 + len(item)])
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
+        with gzip.open(path) if path.suffix else path.open("rb") as file:
+            start = file.read(head)
+            if start[:4] != magic or len(start) < head:
+                raise ValueError(
+                    f"{path} begins with {start.hex(' ') or 'nothing'}, wanted {magic.hex(' ')} of an IDX "
+                    f"file and {head - 4} bytes of lengths."
+                )
+            lengths = struct.unpack(f">{1 + len(item)}I", start[4:])
+            if lengths[1:] != item or not lengths[0]:
+                raise ValueError(
+                    f"{path} says that it has shape {lengths}, wanted {checks.shown_shape(('n', *item))} "
+                    "with n of at least 1."
+                )
+            size = math.prod(lengths)
+            if size > _MOST_BYTES:
+                raise ValueError(f"{path} says that it holds {size} bytes, wanted at most {_MOST_BYTES}.")
+            content = file.read(size + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be decompressed: {error}.") from error
-    head = 4 * (2 + len(item))
-    magic = bytes([0, 0, 8, 1 + len(item)])
-    if content[:4] != magic or len(content) < head:
+    if len(content) != size:
+        got = f"more than {size}" if len(content) > size else len(content)
         raise ValueError(
-            f"{path} begins with {content[:4].hex(' ')}, wanted {magic.hex(' ')} of an IDX file."
+            f"{path} holds {got} bytes of data where its head says shape {lengths}; it is cut off or "
+            "damaged, so copy it again."
         )
-    lengths = struct.unpack(f">{1 + len(item)}I", content[4:head])
-    if lengths[1:] != item:
-        raise ValueError(f"{path} says that it has shape {lengths}, wanted (n, *{item}).")
-    if len(content) - head != np.prod(lengths):
-        raise ValueError(
-            f"{path} holds {len(content) - head} bytes of data where its head says shape {lengths}; it is "
-            "cut off or damaged, so copy it again."
-        )
-    return np.frombuffer(content, np.uint8, offset=head).reshape(lengths)
+    return np.frombuffer(content, np.uint8).reshape(lengths)
 
 
 def _cifar_binary(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +292,7 @@ def _cifar_pickle(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
         checks.shape("data", pixels, (None, 3072))
         labels = np.array(content["labels"])
         checks.integers("labels", labels)
-        checks.shape("labels", labels, (len(pixels),))
+        checks.shape("labels", labels, (checks.num_rows(pixels),))
     except Exception as error:  # a damaged pickle raises nearly anything
         raise ValueError(f"{path} is not a batch of CIFAR-10's Python version: {error!r}.") from error
     return pixels, labels
@@ -284,8 +309,11 @@ class _Placeholder:
         self.state = state
 
 
-class _Unpickler(pickle.Unpickler):
-    """Built-in values and placeholders; a pickle may name any function, and have it called."""
+class _Unpickler(pickle._Unpickler):
+    """Built-in values and placeholders; a pickle may name any function, and have it called.
+
+    In Python: the one in C takes as much memory as the largest number of a name in the file says.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         arrays = {("numpy", "ndarray"), ("numpy", "dtype")}

@@ -10,7 +10,8 @@
 The file is a zip archive of three things: header.json, which says what it is; program, the sampler as
 StableHLO by `jax.export`, for any number of samples and for each of its platforms; and leaves/0, 1, ..., the
 raw bytes of the arrays that it takes. So it can be looked into by any tool, and its parts are checked against
-their sums when read. JAX runs such a program for at least six months of its own releases, and 21 days before.
+their sums when read. Nothing in it is compressed, so what is read is no larger than the file. JAX runs such a
+program for at least six months of its own releases, and 21 days before.
 
 To load it, this module needs jax alone: copied beside the file, it serves where jaxdiff is not installed.
 """
@@ -21,6 +22,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import tempfile
@@ -114,23 +116,26 @@ def load_sampler(path: str | os.PathLike[str]) -> ExportedSampler:
     It answers as ``jax.jit(draw, static_argnums=1)`` does on the same device, up to the order in which the
     compiler takes the same operations: bit for bit for small networks, to rounding for large ones.
 
+    Load only what you would also run: the program is handed to XLA, which trusts it. It may ask for any
+    memory and time and, by custom calls, for native functions of this process, and XLA's reader of it is not
+    made for hostile bytes. All else in the file is data, and read as such: only the parts that the header
+    lists are read, none is compressed, and all together are no larger than the file.
+
     Raises FileNotFoundError, ImportError without flatbuffers, and ValueError if the file is something else,
     cut short or damaged, or if this jax cannot read its program.
     """
     _need_flatbuffers()
-    parts = _read(pathlib.Path(path))
-    header = json.loads(parts["header.json"])
+    header, program, arrays = _read(pathlib.Path(path))
     try:
-        exported = jax.export.deserialize(bytearray(parts["program"]))
+        exported = jax.export.deserialize(bytearray(program))
+        taken = [(a.shape, a.dtype) for a in exported.in_avals[:-2]]
     except Exception as error:  # what jax raises for a program of another version differs between versions
         raise ValueError(
             f"jax {jax.__version__} cannot read the program in {path}, which jax {header['jax']} wrote "
             f"({error}); use that version, or export the sampler anew."
         ) from error
-    arrays = [
-        np.frombuffer(parts[f"leaves/{i}"], jnp.dtype(leaf["dtype"])).reshape(leaf["shape"])
-        for i, leaf in enumerate(header["leaves"])
-    ]
+    if taken != [(a.shape, a.dtype) for a in arrays]:
+        raise ValueError(f"the program in {path} takes other arrays than are beside it; export it anew.")
     run = jax.jit(exported.call)
     on_device = jax.device_put(arrays)
     return ExportedSampler(header, lambda key, rows: run(on_device, key, rows))
@@ -173,19 +178,59 @@ def _write(path: pathlib.Path, parts: Mapping[str, bytes]) -> None:
             raise
 
 
-def _read(path: pathlib.Path) -> dict[str, bytes]:
-    """The parts of a file, with their sums checked and none missing."""
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], bytes, list[np.ndarray]]:
+    """Header, program and arrays of a file, with their sums checked and none missing."""
+    with path.open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                # Parts of a hostile archive may lie inside of each other, and so be read many times.
+                if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("its parts are larger than the file")
+                header = _header(json.loads(_part(archive, "header.json")))
+                arrays = [_array(archive, f"leaves/{i}", leaf) for i, leaf in enumerate(header["leaves"])]
+                return header, _part(archive, "program"), arrays
+        except Exception as error:  # zipfile and json raise nearly anything for hostile bytes
+            raise ValueError(
+                f"{path} is not a sampler of export_sampler, or was cut short or damaged ({error}); export "
+                "or copy it anew."
+            ) from error
+
+
+def _part(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
-        with zipfile.ZipFile(path) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{path} is not a sampler, or was cut short or damaged ({error}); export or copy it anew."
-        ) from None
-    header = json.loads(parts["header.json"]) if "header.json" in parts else {}
-    if header.get("format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not a sampler of export_sampler: wanted an archive of format {_FORMAT!r}, got "
-            f"{header.get('format')!r}."
-        )
-    return parts
+        info = archive.getinfo(name)
+    except KeyError:
+        raise ValueError(f"it has no {name}") from None
+    if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+        raise ValueError(f"its {name} is compressed, which export_sampler never does")
+    return archive.read(info)
+
+
+def _header(header: Any) -> dict[str, Any]:
+    """The header; ValueError unless it has all that is asked of it later."""
+    got = header.get("format") if isinstance(header, dict) else None
+    if got != _FORMAT:
+        raise ValueError(f"wanted an archive of format {_FORMAT!r}, got {got!r}")
+    for name, kind in (("jax", str), ("key", str), ("platforms", list), ("samples", list), ("leaves", list)):
+        if not isinstance(header.get(name), kind):
+            raise ValueError(f"its header has no {name} of type {kind.__name__}")
+    return header
+
+
+def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> np.ndarray:
+    """An array of the shape and dtype that the header lists."""
+    match leaf:
+        case {"shape": [*shape], "dtype": str(dtype)} if all(type(n) is int and n >= 0 for n in shape):
+            pass
+        case _:
+            raise ValueError(f"its header lists {name} without a shape and a dtype")
+    try:
+        kind = jnp.dtype(dtype)
+    except TypeError:
+        kind = np.dtype(object)
+    if not any(jnp.issubdtype(kind, wanted) for wanted in (jnp.number, np.bool_)):
+        raise ValueError(f"its header lists {name} as of {dtype!r}, which is no dtype of numbers")
+    data = _part(archive, name)
+    if len(data) != math.prod(shape) * kind.itemsize:
+        raise ValueError(f"its {name} has {len(data)} bytes, and its header lists shape {shape} of {dtype}")
+    return np.frombuffer(data, kind).reshape(shape)

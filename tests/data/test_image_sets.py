@@ -1,10 +1,13 @@
 """Images on disk against files written byte by byte, or by Pillow, and patches against their coordinates."""
 
+import contextlib
 import gzip
 import os
 import pickle
 import struct
 import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -12,6 +15,17 @@ import pytest
 from jaxdiff.data import feeds, image_sets
 
 RNG = np.random.default_rng(0)
+
+
+@contextlib.contextmanager
+def small_memory():
+    """Less than 8 MB more at any time, whatever a file says."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < 2**23
+    finally:
+        tracemalloc.stop()
 
 
 # --- folders ---
@@ -105,10 +119,51 @@ def test_a_file_that_cannot_be_decoded_is_named(pillow, tmp_path, kind):
             image_sets.image_folder(tmp_path, size=8)[0]
 
 
-def test_more_than_eight_bits_are_refused(pillow, tmp_path):
-    save(pillow, tmp_path / "deep.png", np.full((4, 4), 1000, np.uint16))
-    with pytest.raises(ValueError, match=r"deep.png .* wanted 8 bits per channel"):
-        image_sets.image_folder(tmp_path, size=4)[0]
+def png(width, height, depth, colour, rows):
+    """The bytes of a PNG; colour 0 is gray, 2 RGB, and 4 more with transparency."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_more_than_eight_bits_are_refused(pillow, tmp_path, colour, channels):
+    """Of colours Pillow would take the upper eight without a word."""
+    for depth in (8, 16):
+        row = b"\0" + bytes(range(2 * channels * depth // 8))
+        (tmp_path / "a.png").write_bytes(png(2, 2, depth, colour, 2 * row))
+        folder = image_sets.image_folder(tmp_path, size=2)
+        if depth == 8:
+            assert folder[0]["image"].shape == (2, 2, 3)
+    with pytest.raises(ValueError, match=r"a.png cannot be decoded: it has 16 bits per channel, wanted 8"):
+        folder[0]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "words"),
+    [
+        (2**13 + 1, 2**13, "it has 8193 x 8192 pixels, wanted 67108864 at most"),
+        (2**26 + 1, 1, "it has 67108865 x 1 pixels, wanted"),
+        (12_000, 12_000, "decompression bomb"),  # by Pillow, where its warnings are errors
+        (30_000, 30_000, "decompression bomb"),
+        (2**13, 2**13, "image file is truncated"),  # as many as are decoded
+    ],
+)
+def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(pillow, tmp_path, width, height, words):
+    (tmp_path / "a.png").write_bytes(png(width, height, 1, 0, b""))
+    with pytest.raises(ValueError, match=f"a.png cannot be decoded: .*{words}"):
+        image_sets.image_folder(tmp_path, size=2)[0]
+
+
+def test_other_formats_are_not_tried(pillow, tmp_path):
+    """Some of Pillow's hand the file to another program."""
+    pillow.fromarray(np.zeros((2, 2, 3), np.uint8)).save(tmp_path / "a.png", format="GIF")
+    with pytest.raises(ValueError, match=r"a.png cannot be decoded: cannot identify image file"):
+        image_sets.image_folder(tmp_path, size=2)[0]
 
 
 @pytest.mark.parametrize(
@@ -166,9 +221,13 @@ def test_mnist_is_read_back(mnist):
     ("name", "damage", "words"),
     [
         (f"train-{IMAGES}", lambda content: content[:-1], "holds 3919 bytes .* shape .5, 28, 28"),
-        (f"train-{IMAGES}", lambda content: content + b"0", "holds 3921 bytes"),
-        (f"train-{IMAGES}", lambda content: content[:11], "wanted 00 00 08 03"),
-        (f"train-{IMAGES}", lambda content: b"", "begins with , wanted"),
+        (f"train-{IMAGES}", lambda content: content + b"0", "holds more than 3920 bytes"),
+        (f"train-{IMAGES}", lambda content: content[:11], "wanted 00 00 08 03 .* and 12 bytes of lengths"),
+        (f"train-{IMAGES}", lambda content: idx(np.zeros((0, 28, 28), np.uint8)), "shape .0, 28, 28., wanted"),
+        (f"train-{LABELS}", lambda content: idx(np.zeros(0, np.uint8)), "shape .0,., wanted .n,. with n of at"),
+        (f"train-{LABELS}", lambda content: content[:4] + b"\x40\0\0\1", "says .* 1073741825 bytes, wanted at most"),
+        (f"train-{LABELS}", lambda content: content[:4] + b"\x40\0\0\0", "holds 0 bytes of data where"),
+        (f"train-{IMAGES}", lambda content: b"", "begins with nothing, wanted 00 00 08 03"),
         (f"train-{IMAGES}", lambda content: gzip.compress(content), "begins with 1f 8b .*, wanted 00 00 08 03"),
         (f"train-{IMAGES}", lambda content: idx(np.zeros((5, 28), np.uint8)), "begins with 00 00 08 02"),
         (f"train-{IMAGES}", lambda content: idx(np.zeros((5, 28, 27), np.uint8)), "shape .5, 28, 27., wanted"),
@@ -182,6 +241,14 @@ def test_a_damaged_file_of_mnist_is_refused(mnist, name, damage, words):
     path = mnist[0] / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=words):
+        image_sets.mnist(mnist[0])
+
+
+def test_no_more_is_decompressed_than_the_head_says(mnist):
+    path = mnist[0] / f"t10k-{IMAGES}.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**26)))
+    assert path.stat().st_size < 2**17
+    with small_memory(), pytest.raises(ValueError, match="holds more than 2352 bytes"):
         image_sets.mnist(mnist[0])
 
 
@@ -290,6 +357,7 @@ def test_a_damaged_batch_of_cifar_is_refused(tmp_path, cifar):
             {"labels": [10, 0, 0], "data": rows},
             {"labels": ["0", "0", "0"], "data": rows},
             {"labels": labels, "data": rows.tolist()},
+            {"labels": np.zeros(0, int).tolist(), "data": rows[:0]},
             [labels, rows],
         )
     ]
@@ -297,6 +365,15 @@ def test_a_damaged_batch_of_cifar_is_refused(tmp_path, cifar):
         (tmp_path / "test_batch").write_bytes(content)
         with pytest.raises(ValueError, match="test_batch"):
             image_sets.cifar10(tmp_path)
+
+
+def test_a_pickle_cannot_ask_for_memory(tmp_path, cifar):
+    for name, batch in cifar.items():
+        (tmp_path / name).write_bytes(python_2_pickle(*batch))
+    name_in_memo = b"r" + struct.pack("<I", 2**24)
+    (tmp_path / "data_batch_1").write_bytes(b"\x80\x02}" + name_in_memo + b".")
+    with small_memory(), pytest.raises(ValueError, match="data_batch_1 is not a batch"):
+        image_sets.cifar10(tmp_path)
 
 
 @pytest.mark.parametrize(

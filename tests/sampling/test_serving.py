@@ -1,10 +1,13 @@
 """Samplers that went through a file, against the same draw compiled here."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import pathlib
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 
 import jax
@@ -180,6 +183,83 @@ def test_arrays_of_any_kind_reach_the_program(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a"]  # and nothing half-written
 
 
+def rewritten(exported, path, parts=(), **header):
+    """The file with other parts (None for one less), each as (bytes, compression), and another header."""
+    with zipfile.ZipFile(exported) as old:
+        whole = {name: (old.read(name), zipfile.ZIP_STORED) for name in old.namelist()}
+    known = json.loads(whole["header.json"][0]) | header
+    whole["header.json"] = json.dumps(known).encode(), zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w") as new:
+        for name, part in (whole | dict(parts)).items():
+            if part is not None:
+                new.writestr(name, part[0], compress_type=part[1])
+    return path
+
+
+def leaf(exported, **changes):
+    """A header's list of leaves, the first of them changed."""
+    with zipfile.ZipFile(exported) as archive:
+        first, *rest = json.loads(archive.read("header.json"))["leaves"]
+    return [{name: value for name, value in (first | changes).items() if value is not None}, *rest]
+
+
+def stored(data):
+    return data, zipfile.ZIP_STORED
+
+
+ZEROS = bytes(2**24), zipfile.ZIP_DEFLATED
+
+# What was done to the file, and what is said of it.
+SPOILT = {
+    "cut": (lambda e, p: p.write_bytes(e.read_bytes()[:-100]), "File is not a zip file"),
+    "cut early": (lambda e, p: p.write_bytes(e.read_bytes()[:1000]), "File is not a zip file"),
+    "empty": (lambda e, p: p.write_bytes(b""), "File is not a zip file"),
+    "text": (lambda e, p: p.write_text("a sampler"), "File is not a zip file"),
+    "a byte of the parameters": (lambda e, p: p.write_bytes(damaged(e)), "Bad CRC-32"),
+    "no header": (lambda e, p: rewritten(e, p, {"header.json": None}), "it has no header.json"),
+    "no program": (lambda e, p: rewritten(e, p, {"program": None}), "it has no program"),
+    "no leaf": (lambda e, p: rewritten(e, p, {"leaves/0": None}), "it has no leaves/0"),
+    "a header of text": (lambda e, p: rewritten(e, p, {"header.json": stored(b"x")}), "Expecting value"),
+    "a header of bytes": (lambda e, p: rewritten(e, p, {"header.json": stored(b"\xff\xff")}), "decode"),
+    "a header that nests": (lambda e, p: rewritten(e, p, {"header.json": stored(b"[" * 10**5)}), "recursion"),
+    "a list for a header": (lambda e, p: rewritten(e, p, {"header.json": stored(b"[1]")}), "got None"),
+    "another format": (lambda e, p: rewritten(e, p, format="jaxdiff sampler 2"), "got 'jaxdiff sampler 2'"),
+    "no jax": (lambda e, p: rewritten(e, p, jax=None), "its header has no jax of type str"),
+    "a key of numbers": (lambda e, p: rewritten(e, p, key=3), "its header has no key of type str"),
+    "platforms": (lambda e, p: rewritten(e, p, platforms="cpu"), "no platforms of type list"),
+    "samples": (lambda e, p: rewritten(e, p, samples={}), "no samples of type list"),
+    "leaves": (lambda e, p: rewritten(e, p, leaves=None), "no leaves of type list"),
+    "a leaf of text": (lambda e, p: rewritten(e, p, leaves=["x"]), "lists leaves/0 without a shape"),
+    "no dtype": (lambda e, p: rewritten(e, p, leaves=leaf(e, dtype=None)), "lists leaves/0 without a shape"),
+    "no shape": (lambda e, p: rewritten(e, p, leaves=leaf(e, shape=None)), "lists leaves/0 without a shape"),
+    "a negative shape": (lambda e, p: rewritten(e, p, leaves=leaf(e, shape=[-1])), "without a shape"),
+    "a shape of floats": (lambda e, p: rewritten(e, p, leaves=leaf(e, shape=[1.0])), "without a shape"),
+    "a huge shape": (lambda e, p: rewritten(e, p, leaves=leaf(e, shape=[2**40, 2**40])), "leaves/0 has .* bytes"),
+    "objects": (lambda e, p: rewritten(e, p, leaves=leaf(e, dtype="object")), "no dtype of numbers"),
+    "a record": (lambda e, p: rewritten(e, p, leaves=leaf(e, dtype="f4,f4")), "no dtype of numbers"),
+    "no dtype at all": (lambda e, p: rewritten(e, p, leaves=leaf(e, dtype="float99")), "no dtype of numbers"),
+    "another dtype": (lambda e, p: rewritten(e, p, leaves=leaf(e, dtype="int32")), "takes other arrays"),
+    "fewer leaves": (lambda e, p: rewritten(e, p, leaves=leaf(e)[:1]), "takes other arrays"),
+    "a compressed leaf": (lambda e, p: rewritten(e, p, {"leaves/0": ZEROS}), "parts are larger than the file"),
+    "a small compressed leaf": (
+        lambda e, p: rewritten(e, p, {"leaves/0": (b"a", zipfile.ZIP_DEFLATED)}),
+        "its leaves/0 is compressed",
+    ),
+    "a compressed header": (lambda e, p: rewritten(e, p, {"header.json": ZEROS}), "larger than the file"),
+    "a bomb nobody asks for": (lambda e, p: rewritten(e, p, {"more": ZEROS}), "larger than the file"),
+    "an array": (lambda e, p: rewritten_by_numpy(p), "it has no header.json"),
+    "another program": (
+        lambda e, p: rewritten(e, p, {"program": stored(b"another format")}),
+        r"cannot read the program in .*, which jax .* wrote",
+    ),
+}  # fmt: skip
+
+
+def rewritten_by_numpy(path):
+    with path.open("wb") as file:
+        np.savez(file, x=np.zeros(3))
+
+
 def damaged(whole):
     """The last byte of the parameters, which are stored as they are, is another."""
     with zipfile.ZipFile(whole) as archive:
@@ -189,31 +269,54 @@ def damaged(whole):
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda whole: whole.read_bytes()[:-100], "not a sampler, or was cut short or damaged"),
-        (lambda whole: whole.read_bytes()[:1000], "not a sampler, or was cut short or damaged"),
-        (lambda whole: b"", "not a sampler, or was cut short or damaged"),
-        (damaged, "cut short or damaged .*Bad CRC-32"),
-    ],
-)
-def test_a_spoilt_file_is_refused(exported, tmp_path, spoil, says):
-    (tmp_path / "a").write_bytes(spoil(exported))
-    with pytest.raises(ValueError, match=says):
+@pytest.mark.parametrize(("spoil", "says"), SPOILT.values(), ids=SPOILT)
+def test_a_spoilt_file_is_refused_without_being_expanded(exported, tmp_path, spoil, says):
+    spoil(exported, tmp_path / "a")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=says):
+            load_sampler(tmp_path / "a")
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
+
+
+def test_parts_that_lie_inside_of_each_other_are_refused(tmp_path):
+    """Each of 40 entries points at what holds all that follow it: together far more than the file."""
+    inner, infos = b"", []
+    for i in reversed(range(10, 50)):
+        with zipfile.ZipFile(io.BytesIO(), "w") as one:
+            one.writestr(f"leaves/{i}", inner + bytes(1000))
+            infos += one.infolist()
+            one.fp.seek(0)
+            inner = one.fp.read(one.start_dir)
+    with zipfile.ZipFile(tmp_path / "a", "w") as archive:
+        archive.fp.write(inner)
+        archive.start_dir, archive._didModify = len(inner), True
+        for i, info in enumerate(reversed(infos)):
+            info.header_offset = 39 * i  # the length of a local header
+            archive.filelist.append(info)
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        assert len(archive.read("leaves/30")) > 20_000
+    with pytest.raises(ValueError, match="its parts are larger than the file"):
         load_sampler(tmp_path / "a")
 
 
-def test_another_archive_and_a_program_of_another_version_are_refused(exported, tmp_path):
-    np.savez(tmp_path / "a.npz", x=np.zeros(3))
-    with pytest.raises(ValueError, match="wanted an archive of format 'jaxdiff sampler 1', got None"):
-        load_sampler(tmp_path / "a.npz")
-    with zipfile.ZipFile(exported) as old, zipfile.ZipFile(tmp_path / "b", "w") as new:
-        for name in old.namelist():
-            new.writestr(name, b"another format" if name == "program" else old.read(name))
-    with pytest.raises(ValueError, match=r"cannot read the program in .*, which jax .* wrote"):
-        load_sampler(tmp_path / "b")
-    with pytest.raises(FileNotFoundError):
+def test_any_changed_bit_is_refused_or_changes_nothing(exported, tmp_path):
+    """Anywhere in the file, and in the directory of the archive at its end."""
+    whole, rng = exported.read_bytes(), np.random.default_rng(0)
+    want = load_sampler(exported).header
+    for least in (0, len(whole) - 800):
+        for at in rng.integers(least, len(whole), 200):
+            changed = bytearray(whole)
+            changed[at] ^= 1 << rng.integers(8)
+            (tmp_path / "a").write_bytes(changed)
+            with contextlib.suppress(ValueError):
+                assert load_sampler(tmp_path / "a").header == want
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing"):
         load_sampler(tmp_path / "nothing")
 
 
