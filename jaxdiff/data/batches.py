@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.typing import Array, Key
 
@@ -42,8 +43,7 @@ def batch(key: Key, data: Any, size: int) -> Any:
     """
     n = checks.num_rows(data)
     checks.integer("size", size, 1)
-    rows = per_row(key, size, lambda k: jax.random.randint(k, (), 0, n))
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+    return _rows(data, _drawn(key, n, size))
 
 
 def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
@@ -62,8 +62,18 @@ def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
     if size > n:
         raise ValueError(f"size must be at most the {n} rows of data, got {size}; use batch for larger ones.")
     checks.within("step", step, 0, 2**31 - 1)
-    rows = _rows_of_walk(key, step, n=n, size=size)
+    return _rows(data, _rows_of_walk(key, step, n=n, size=size))
+
+
+@compiled
+def _rows(data: Any, rows: Array) -> Any:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], data)
+
+
+@compiled(static=("n", "size"))
+def _drawn(key: Key, n: int, size: int) -> Array:
+    """Rows drawn uniformly, (size,)."""
+    return per_row(key, size, lambda k: jax.random.randint(k, (), 0, n))
 
 
 @functools.partial(jax.jit, static_argnames=("n", "size"))
@@ -88,6 +98,11 @@ def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:
     if not np.ndim(pixels):
         raise ValueError("pixels must have shape (n, ...), got a scalar.")
     checks.within("pixels", pixels, 0, levels - 1)
+    return _dequantize(key, pixels, levels)
+
+
+@compiled(static="levels")
+def _dequantize(key: Key, pixels: Array, levels: int) -> Array:
     pixels = jnp.asarray(pixels, float)
     margin = 2 * levels * jnp.finfo(pixels.dtype).eps
     u = per_row(key, len(pixels), lambda k: jax.random.uniform(k, pixels.shape[1:], pixels.dtype))
@@ -95,9 +110,16 @@ def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:
 
 
 def quantize(x: Array, *, levels: int) -> Array:
-    """The integers floor(levels x), of x's shape; the nearest level for an x, say a sample, out of [0, 1)."""
+    """The integers floor(levels x), of x's shape; the nearest level for an x, say a sample, out of [0, 1).
+
+    Raises ValueError for NaN and infinities, whose pixels a judge would take for good ones; where x is traced
+    they become -1, which is no pixel.
+    """
     checks.integer("levels", levels, 1)
-    return jnp.clip(jnp.floor(jnp.asarray(x) * levels), 0, levels - 1).astype(jnp.int32)
+    checks.finite("x", x)
+    x = jnp.asarray(x)
+    pixels = jnp.clip(jnp.floor(x * levels), 0, levels - 1)
+    return jnp.where(jnp.isfinite(x), pixels, -1).astype(jnp.int32)
 
 
 def bits_per_dimension(nats: Array | float, num_dimensions: int, *, levels: int) -> Array:
@@ -111,6 +133,7 @@ def bits_per_dimension(nats: Array | float, num_dimensions: int, *, levels: int)
     return -jnp.asarray(nats, float) / (num_dimensions * math.log(2)) + math.log2(levels)
 
 
+@compiled(static="n")
 def two_moons(key: Key, n: int, *, noise: float = 0.05) -> Array:
     """Two interleaved half circles of radius 1 plus N(0, noise^2 I), shape (n, 2).
 
@@ -129,6 +152,7 @@ def two_moons(key: Key, n: int, *, noise: float = 0.05) -> Array:
     return per_row(key, n, draw)
 
 
+@compiled(static="n")
 def checkerboard(key: Key, n: int) -> Array:
     """Uniform on 8 of the 16 squares of side 2 that tile [-4, 4)^2, the lower left one among them; (n, 2).
 
@@ -145,6 +169,7 @@ def checkerboard(key: Key, n: int) -> Array:
     return per_row(key, n, draw)
 
 
+@compiled(static="n")
 def eight_gaussians(key: Key, n: int, *, std: float = 0.3) -> Array:
     """Eight Gaussians N(c, std^2 I) of equal weight, c at angles k pi / 4 on a circle of radius 4; (n, 2).
 

@@ -85,6 +85,17 @@ def test_quantize_clips_samples():
     )
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_no_pixel(bad):
+    x = jnp.array([[0.1, bad], [0.9, 0.5]])
+    with pytest.raises(ValueError, match=r"x has 1 non-finite of 4 values, the first at index \(0, 1\)"):
+        data.quantize(x, levels=4)
+    traced = jax.jit(lambda x: data.quantize(x, levels=4))(x)
+    np.testing.assert_array_equal(traced, [[0, -1], [3, 2]])
+    with pytest.raises(ValueError, match="pixels must lie in"):
+        data.dequantize(KEY, traced, levels=4)
+
+
 def test_dequantized_pixels_are_uniform_in_their_cells():
     pixels = np.random.default_rng(0).integers(0, 17, (400, 25))
     u = np.asarray(data.dequantize(KEY, pixels, levels=17), float) * 17 - pixels
