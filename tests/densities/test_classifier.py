@@ -96,6 +96,15 @@ def test_logits_are_log_posteriors_by_quadrature(monkeypatch, float64):
     assert (wanted.argmax(1) == np.array([0, 1, 2, 1])).all()  # or it would say little
 
 
+def test_nothing_tells_equal_classes_apart():
+    """All see one noise at one level: of two classes of one law the difference is zero point by point."""
+    means, variances = LAWS.means[[0, 1, 0]], LAWS.variances[[0, 1, 0]]
+    denoise = labelled(means, variances).denoiser(SCHEDULE)
+    got = class_logits(jax.random.key(0), denoise, float32(means[:, 0]), num_classes=3, num_evaluations=40)
+    np.testing.assert_allclose(got.value[:, 0], got.value[:, 2], atol=1e-5)
+    assert np.abs(got.value[:, 1] - got.value[:, 0]).max() > 0.3
+
+
 @pytest.fixture(scope="module")
 def repeated():
     """Logits of 24 rows under 16 keys, (16, 24, CLASSES), plain and by elimination; and what the latter cost."""

@@ -146,6 +146,18 @@ def test_the_default_grid_and_start(name):
         np.testing.assert_allclose(got.value, wanted, atol=0.02)
 
 
+def test_data_enter_scaled_by_alpha(float64):
+    """At a first time with noise, log p(x) is the noised law's at alpha x, in the volume of x."""
+    schedule, law = CASES["vp"].schedule, laws(2)["mixture"][0]
+    x, times = law.sample(jax.random.key(0), 5), jnp.linspace(0.3, 0.9, 61)
+    alpha = float(schedule.alpha(0.3))
+    assert alpha < 0.7
+    start = law.perturbed(schedule, 0.9)
+    got = probability_flow(jax.random.key(1), law.denoiser(schedule), x, times, start=start)
+    wanted = law.perturbed(schedule, 0.3).log_prob(alpha * x) + 2 * np.log(alpha)
+    np.testing.assert_allclose(got.value, wanted, atol=1e-4)
+
+
 def test_the_default_grid_stops_where_there_is_neither_signal_nor_noise():
     """Log-SNRs of RectifiedFlow, infinite at both ends of [0, 1]: cut to 16 and -12 at the data's scale."""
     law = Gaussian(jnp.zeros(2), 0.09)
@@ -219,6 +231,23 @@ def test_images_go_through_as_they_are(float64):
     np.testing.assert_allclose(got.value, wanted, atol=5e-3)
 
 
+def test_the_sketch_is_independent_of_the_probes():
+    """Of two dimensions one sketched direction leaves a bias where the probe is the sketch itself."""
+    schedule = CASES["vp"].schedule
+    law = Gaussian(jnp.zeros(2), jnp.asarray([[1.0, 0.6], [0.6, 0.4]]))
+    x, times = jnp.zeros((1, 2)), jnp.asarray(grid("vp", 4), jnp.float32)
+    exact = probability_flow(jax.random.key(0), law.denoiser(schedule), x, times).value[0]
+
+    @jax.jit
+    @jax.vmap
+    def estimate(key):
+        return probability_flow(key, law.denoiser(schedule), x, times, num_probes=1, sketch_size=1).value[0]
+
+    off = np.asarray(estimate(jax.random.split(jax.random.key(1), 4000)) - exact, np.float64)
+    assert abs(off.mean()) < 4 * off.std() / np.sqrt(4000)
+    assert off.std() < 1
+
+
 # --- adaptive steps ----------------------------------------------------------------------------------------
 
 
@@ -268,6 +297,13 @@ def test_the_derivative_is_the_score(float64):
     x = law.sample(jax.random.key(0), 4)
     gradient = jax.grad(lambda x: adaptive("vp", x, law, tolerance=1e-7, max_steps=200).value.sum())(x)
     np.testing.assert_allclose(gradient, jax.vmap(jax.grad(law.log_prob))(x), rtol=1e-3, atol=1e-3)
+
+
+def test_steps_are_short_where_only_the_density_is_hard(float64):
+    """At the mean of a Gaussian nothing moves, while each direction's volume changes at a time of its own."""
+    law = Gaussian(jnp.zeros(2), jnp.asarray([1e-3, 1.0]))
+    got = adaptive("vp", jnp.zeros((1, 2)), law, tolerance=1e-6)
+    np.testing.assert_allclose(got.value, law.log_prob(jnp.zeros((1, 2))), atol=1e-3)
 
 
 def test_a_sketch_needs_probes_and_room():

@@ -108,6 +108,35 @@ def test_duplicated_points_stay_finite(covariance):
     np.testing.assert_allclose(float(fit.weights.sum()), 1, rtol=1e-5)
 
 
+def test_the_likeliest_restart_is_returned():
+    """Of nine clusters, which no restart finds all of every time."""
+    rng = np.random.default_rng(3)
+    centers = 2.0 * np.stack(np.meshgrid(np.arange(3), np.arange(3)), -1).reshape(9, 2)
+    data = np.float32(centers[np.arange(90) % 9] + 0.2 * rng.standard_normal((90, 2)))
+
+    def likelihood(num_restarts):
+        fit = lambda key: fit_mixture(  # noqa: E731
+            key, data, 9, covariance="isotropic", num_restarts=num_restarts, num_iterations=8
+        )
+        return np.mean([fit(jax.random.key(seed)).log_prob(data).mean() for seed in range(6)])
+
+    assert likelihood(8) > likelihood(1) + 0.1
+
+
+def test_the_last_quarter_of_a_student_fit_is_averaged(monkeypatch):
+    """Statistics that are noise: what is fitted is the mean of ten of forty."""
+
+    def noise(key, law, x):
+        normal, one = jax.random.normal(key, (1, 1)), jnp.ones(1)
+        return fitting._Student(one, one, normal, jnp.full((1, 1, 1), 100.0), 0.35 * one)
+
+    monkeypatch.setattr(fitting, "_student_statistics", noise)
+    data = jnp.linspace(-1, 1, 23)[:, None]
+    fit = lambda key: fit_student_mixture(key, data, 1, num_restarts=1, num_iterations=40)  # noqa: E731
+    means = jax.vmap(fit)(jax.random.split(jax.random.key(0), 500)).means
+    assert np.std(means) == pytest.approx(10**-0.5, rel=0.1)
+
+
 FITS = {
     "gaussian": fit_gaussian,
     "mixture": lambda data: fit_mixture(jax.random.key(0), data, 2, num_iterations=5),

@@ -15,6 +15,7 @@ from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.noising import schedules
+from jaxdiff.noising.process import transition
 
 
 def every_schedule():
@@ -129,6 +130,29 @@ def test_denoiser_is_the_score_of_the_noised_law(name, float64):
     np.testing.assert_allclose(
         alpha * denoised.data + sigma * denoised.noise, X[None] + 0 * alpha, rtol=1e-11
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["gaussian-full", "mixture-diagonal", "mixture-full", "student-full", "empirical"]
+)
+def test_the_scale_is_the_root_of_the_mean_variance(name, float64):
+    """Over all entries, about the mean of each: from the covariances, and what the means are apart."""
+    if name == "student-full":  # nu / (nu - 2) S + v, with 3 for the degrees of freedom below
+        weights, means = WEIGHTS, MEANS
+        covariances = [n / (n - 2) * c + 0.25 * np.eye(D) for n, c in zip((3.0, 6.0), MATRICES, strict=True)]
+    else:
+        weights, means, covariances = dense_mixture(name)
+    second = sum(w * (np.trace(c) + m @ m) for w, m, c in zip(weights, means, covariances, strict=True))
+    mean = weights @ means
+    np.testing.assert_allclose(LAWS[name]().scale, np.sqrt((second - mean @ mean) / D), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gaussian-full", "mixture-full", "student-full"])
+def test_noising_twice_is_noising_once(name, float64):
+    schedule, law = schedules.VariancePreserving(), LAWS[name]()
+    step = transition(schedule, 0.2, 0.5)
+    twice = law.perturbed(schedule, 0.2).affine(*step).log_prob(X)
+    np.testing.assert_allclose(twice, law.perturbed(schedule, 0.5).log_prob(X), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["gaussian-full", "mixture-full", "student-full"])

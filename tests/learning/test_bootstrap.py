@@ -426,6 +426,22 @@ def test_nothing_is_differentiated_through_the_teacher():
     assert (np.abs(through_data) > 0).all()
 
 
+def test_nothing_is_differentiated_through_the_field():
+    schedule, data = CASES["vp"].schedule, MIXTURE.sample(jax.random.key(17), 4)
+    teacher = gaussian_denoiser(schedule, 0.1, 0.7, (2,))
+
+    def total(theta):
+        field = Partial(lambda theta, x, t: Denoised(theta * x, jnp.sin(theta * x)), theta)
+        _, y = bootstrapped_target(
+            jax.random.key(18), teacher, data, 0.2, 0.5, mix=0.5, field=denoiser_of(field, schedule)
+        )
+        return y.noise.sum() + y.data.sum()
+
+    value, slope = jax.jit(jax.value_and_grad(total))(1.3)
+    assert slope == 0
+    assert abs(value - total(1.4)) > 1e-2
+
+
 def test_an_end_of_the_schedule_gives_finite_targets():
     """Where alpha_t = 0, rho = 0: the data are mixed, the noise is x_t. Without mixing s may be t, there as well."""
     data = MIXTURE.sample(jax.random.key(19), 6)

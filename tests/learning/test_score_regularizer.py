@@ -105,6 +105,26 @@ def test_a_weight_is_the_error_in_its_row_and_rows_are_independent():
     assert abs(noise.mean() - 16) < 4 * (32 / 6) ** 0.5
 
 
+def test_around_a_mode_the_gradient_is_free_of_the_noise(float64):
+    """There N is linear: with a noise and its negative the gradient is that of the squared mean, whatever the key."""
+    case, t = CASES["vp"], 0.3
+    denoise, x = Gaussian(MEAN, VARIANCES).denoiser(case.schedule), jnp.asarray(X)[None]
+
+    def gradient(seed):
+        return jax.grad(
+            lambda x: score_regularizer(
+                jax.random.key(seed), denoise, x, t, weight=prediction.noise.row
+            ).sum()
+        )(x)[0]
+
+    alpha, sigma = case.alpha(t), case.sigma(t)
+    slope = sigma / (
+        alpha**2 * VARIANCES + sigma**2
+    )  # of N, whose mean over the noise is slope alpha (x - mean)
+    for seed in range(3):
+        np.testing.assert_allclose(gradient(seed), 2 * (slope * alpha) ** 2 * (X - MEAN), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("x", "t", "error", "match"),
     [

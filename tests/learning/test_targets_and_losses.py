@@ -327,6 +327,18 @@ def test_implicit_and_sliced_losses_have_the_denoising_loss_as_their_mean(weight
     assert abs(direct.mean()) > 100 * error or error == 0
 
 
+def test_more_probes_have_less_variance():
+    """Of n probes an n-th, where directions mix; along the axes signs are exact."""
+    denoise = Gaussian(jnp.zeros(2), jnp.asarray([[1.0, 0.6], [0.6, 0.5]])).denoiser(Karras())
+    x = jnp.ones((1, 2))
+
+    def spread(num_probes):
+        one = lambda key: losses.sliced_loss(key, denoise, x, 0.8, num_probes=num_probes)  # noqa: E731
+        return np.std(jax.vmap(one)(jax.random.split(jax.random.key(3), 1000)))
+
+    assert spread(16) / spread(1) == pytest.approx(1 / 4, rel=0.2)
+
+
 @functools.partial(jax.jit, static_argnames="loss")
 def fitted(loss):
     """The minimizer over (a, b) of the loss of the linear noise estimate a x + b, by Newton's method."""

@@ -13,6 +13,7 @@ from jaxdiff.laws.fitting import fit_gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.models import PatchFlow, SplineCoupling
 from jaxdiff.noising.schedules import Karras, VariancePreserving
+from jaxdiff.sampling import flows
 from jaxdiff.sampling.flows import Flow, fit_flow
 
 MODEL = SplineCoupling(num_layers=2, width=32, num_blocks=1, num_bins=6)
@@ -196,6 +197,48 @@ def test_the_best_evaluation_is_kept_and_the_fit_ends_in_time(data, noised):
     rest, _ = divergence(noised, lambda x: LOG_PROB(flow, x))
     assert rest < gaussian + 4 * error
     assert reported[-1] < 400
+
+
+@pytest.mark.parametrize("noise", ["dynamic", "fixed"])
+def test_rows_held_out_are_not_fitted(noise):
+    """The rows of a fit and those that judge it, next to no noise, are parts of the data without a common row."""
+    data = jnp.asarray(10 * RNG.standard_normal((40, 2)), jnp.float32)
+    gaussian, part, test = flows._prepare(jax.random.key(0), data, None, Karras(), 1e-4, 15, noise)
+
+    def numbers(u):
+        x = flows._stretch(gaussian, u, 0.5) + gaussian.mean[None]
+        return set(
+            np.argmin(((np.asarray(x)[:, None] - np.asarray(data)[None]) ** 2).sum(-1), axis=1).tolist()
+        )
+
+    fitted, judging = numbers(part.u), numbers(test.u)
+    assert (len(fitted), len(judging)) == (25, 15)
+    assert fitted | judging == set(range(40))
+    np.testing.assert_allclose(gaussian.mean, data[jnp.asarray(sorted(fitted))].mean(0), rtol=1e-3)
+
+
+def test_what_is_returned_is_the_best_of_what_was_judged(monkeypatch):
+    """The average over steps, not the parameters that go into it; and of these not the last, but the best."""
+    programs, judged = flows._programs, []
+
+    def watched(*arguments):
+        of_arguments = programs(*arguments)
+
+        def gain(params, rows):
+            judged.append((float(of_arguments.gain(params, rows)), jax.tree.map(jnp.copy, params)))
+            return judged[-1][0] if len(judged) != 3 else -1.0
+
+        return of_arguments._replace(gain=gain)
+
+    monkeypatch.setattr(flows, "_programs", watched)
+    small, data = MODEL.clone(num_layers=1, width=8, num_blocks=1), LAW.sample(jax.random.key(1), 300)
+    options = {"num_steps": 120, "batch_size": 64, "evaluate_every": 40, "learning_rate": 1e-2}
+    flow = fit_flow(jax.random.key(0), small, data, Karras(), T, **options)
+    gains = [gain for gain, _ in judged]
+    assert len(gains) == 3
+    assert 0 < gains[0] < gains[1]
+    for a, b in zip(jax.tree.leaves(flow.params), jax.tree.leaves(judged[1][1]), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_second_calls_compile_nothing(images):

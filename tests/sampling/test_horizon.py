@@ -11,7 +11,7 @@ from oracles import compilations
 import jaxdiff as jd
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.models import SplineCoupling
-from jaxdiff.sampling import starts
+from jaxdiff.sampling import horizon, starts
 
 KARRAS = jd.Karras()
 
@@ -148,6 +148,57 @@ def test_it_is_one_program_under_jit(name):
     np.testing.assert_allclose(jitted.start.log_prob(data), eager.start.log_prob(data), rtol=1e-2, atol=1e-2)
     others = data + 0.01
     assert compilations(lambda: choose(2, others)) == 0
+
+
+def test_rows_held_out_are_not_fitted(monkeypatch):
+    """At each horizon a law is fitted to the rows that do not judge it; that of the answer, to all."""
+    data, gaussian, seen, judged = LAW.sample(jax.random.key(0), 60), starts.gaussian(), [], []
+    costs = horizon._costs
+
+    def watched_fit(key, rows, schedule, t):
+        seen.append(np.asarray(rows))
+        return gaussian.fit(key, rows, schedule, t)
+
+    def watched_costs(key, denoise, data, held, *rest):
+        judged.append(np.asarray(data)[np.asarray(held)])
+        return costs(key, denoise, data, held, *rest)
+
+    monkeypatch.setattr(horizon, "_costs", watched_costs)
+    jd.choose_horizon(
+        jax.random.key(1),
+        gaussian._replace(fit=watched_fit),
+        LAW.denoiser(KARRAS),
+        data,
+        num_steps=4,
+        horizons=[0.5, 1.0],
+    )
+    everything, (held,) = {tuple(row) for row in np.asarray(data).tolist()}, judged
+    held = {tuple(row) for row in held.tolist()}
+    assert len(held) == 12
+    for rows in seen[:2]:
+        assert {tuple(row) for row in rows.tolist()} == everything - held
+    assert {tuple(row) for row in seen[2].tolist()} == everything
+
+
+def test_the_shortest_within_an_error_of_the_least_is_taken():
+    """Of near horizons and few rows, where the least total is often a longer one's by chance."""
+    horizons, longer = [0.5, 0.6, 0.7, 0.8, 0.9], 0
+    for seed in (0, 3):
+        data = LAW.sample(jax.random.key(seed), 60)
+        choice = jd.choose_horizon(
+            jax.random.key(seed),
+            starts.gaussian(),
+            LAW.denoiser(KARRAS),
+            data,
+            num_steps=10,
+            horizons=horizons,
+        )
+        total, error = np.asarray(choice.candidates.total), np.asarray(choice.candidates.standard_error)
+        least = np.argmin(total)
+        shortest = np.flatnonzero(total <= total[least] + error[least])[0]
+        assert float(choice.t_max) == pytest.approx(horizons[shortest])
+        longer += least > shortest
+    assert longer > 0
 
 
 def test_default_horizons_double_where_there_is_room():

@@ -23,6 +23,7 @@ from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sa
 from jaxdiff.sampling.euler_maruyama import EulerMaruyama
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
+from jaxdiff.typing import Denoised
 
 MEAN, VARIANCE = 0.4, 0.7
 ODE = {
@@ -207,6 +208,18 @@ def test_a_grid_to_zero_noise_ends_in_the_denoised_estimate(method):
     if method != "heun_churn":  # which first noises x up
         np.testing.assert_allclose(path[-1], denoise(path[-2], 0.2).data, rtol=1e-5, atol=1e-6)
     assert np.isfinite(path).all()
+
+
+def test_every_correction_draws_by_a_key_of_its_own():
+    """Where the score is zero k corrections are a walk of k steps: k times the variance of one, not k^2."""
+    nothing = as_denoiser(lambda x, t: jax.tree.map(jnp.zeros_like, Denoised(x, x)), Karras(), shape=(500,))
+    x, times = 2 * jnp.ones((40, 500)), jnp.asarray([2.0, 1.0])
+    variance = {}
+    for k in (1, 6):
+        sampler = PredictorCorrector(DDIM(), num_corrections=k)
+        variance[k] = np.var(integrate(jax.random.key(0), nothing, x, times, sampler=sampler))
+    assert variance[1] == pytest.approx(4 * 0.16**2, rel=0.05)
+    assert variance[6] / variance[1] == pytest.approx(6, rel=0.05)
 
 
 def test_path_begins_at_the_start_and_ends_at_the_sample():
