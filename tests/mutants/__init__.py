@@ -53,7 +53,7 @@ class Mutant:
         return text
 
     def check(self, root: pathlib.Path = ROOT) -> None:
-        """Raise StaleError where the patch does not apply, or names a test that is not there."""
+        """Raise StaleError where the patch does not apply, or where there is no such test."""
         self.patched(root)
         file, _, function = self.test.partition("::")
         path = root / "tests" / file

@@ -1,7 +1,7 @@
 """``python -m tests.mutants``: patch the library, one mistake at a time, and see whether a test notices.
 
-Each patch is made in a copy of the tree, in a temporary directory, so the tree may be edited meanwhile; its test is
-run there, first as things are, then under the patch. A mutant is
+Each patch is made in a copy of the tree, in a temporary directory, so that the tree may be edited meanwhile. All of
+the tests named are run there as things are, and then each under its patch. A mutant is
 
     killed    where its test fails
     survived  where its test passes all the same
@@ -23,63 +23,78 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 
 from . import ROOT, Mutant, StaleError, read
 
 SHARE = 0.95
-SECONDS = 600
-"""Longer than any test takes: what goes on after that has noticed nothing."""
+SECONDS = 1200
+"""Longer than any test takes, or all of them: what goes on after that has noticed nothing."""
 
 
 class Copy:
     """A tree of its own, with a compile cache of its own."""
 
-    def __init__(self, root: pathlib.Path) -> None:
+    def __init__(self, root: pathlib.Path, of: pathlib.Path = ROOT) -> None:
         self.root = root
-        ignored = shutil.ignore_patterns("__pycache__", ".cache")
+        ignored = shutil.ignore_patterns("__pycache__", *[".cache"] * (of == ROOT))
         for part in ("jaxdiff", "tests", "experiments", "benchmarks"):
-            shutil.copytree(ROOT / part, root / part, ignore=ignored)
+            shutil.copytree(of / part, root / part, ignore=ignored)
         for part in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / part, root)
+            shutil.copy(of / part, root)
         # Bytecode is known by the second of its source and by its length: a patch would be missed.
         self.environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment["PYTEST_XDIST_WORKER"] = "mutants"
         where = self._python("-c", "import jaxdiff; print(jaxdiff.__file__)").stdout.strip()
-        if pathlib.Path(where).parent != (root / "jaxdiff").resolve():
-            raise SystemExit(f"The tests would run {where}, not the copy in {root}.")
+        if pathlib.Path(where).parent != root / "jaxdiff":
+            raise SystemExit(f"The tests would run {where or 'nothing'}, not the copy in {root}.")
 
-    def status(self, test: str) -> int | None:
-        """pytest's exit status for a test; None where it does not end."""
-        try:
-            run = self._python(
-                "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers", f"tests/{test}"
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return None
-        if run.returncode > 1:  # not a test that failed, but none that ran
-            sys.stderr.write(run.stdout + run.stderr)
-        return run.returncode
+    def passing(self, mutants: Iterable[Mutant]) -> set[str]:
+        """The tests of the mutants that pass as things are, with all of their cases."""
+        tests = {mutant.test for mutant in mutants if not self.stale(mutant)}
+        run = self._pytest("-rpfE", "--continue-on-collection-errors", *sorted(tests))
+        if run.returncode > 1:
+            raise SystemExit(f"{run.stdout[-2000:]}{run.stderr[-2000:]}\nThe tests named could not be run.")
 
-    def judge(self, mutant: Mutant, passes: dict[str, bool]) -> tuple[str, str]:
-        """The verdict and, of a stale one, why; passes remembers what is known of tests without a patch."""
+        def named(status: str) -> set[str]:
+            lines = [line for line in run.stdout.splitlines() if line.startswith(f"{status} tests/")]
+            found = {line.removeprefix(f"{status} tests/").partition(" - ")[0] for line in lines}
+            return found | {test.partition("[")[0] for test in found}
+
+        return tests & named("PASSED") - named("FAILED") - named("ERROR")
+
+    def stale(self, mutant: Mutant) -> str:
+        """Why a patch does not apply, or nothing."""
         try:
             mutant.check(self.root)
         except StaleError as error:
-            return "stale", str(error)
-        if mutant.test not in passes:
-            passes[mutant.test] = self.status(mutant.test) == 0
-        if not passes[mutant.test]:
+            return str(error)
+        return ""
+
+    def judge(self, mutant: Mutant, passing: set[str]) -> tuple[str, str]:
+        """The verdict and, of a stale one, why."""
+        if why := self.stale(mutant):
+            return "stale", why
+        if mutant.test not in passing:
             return "stale", "its test does not pass without it"
         path = self.root / "jaxdiff" / mutant.file
         before = path.read_text()
         path.write_text(mutant.patched(self.root))
         try:
-            status = self.status(mutant.test)
+            status = self._pytest("-x", mutant.test).returncode
+        except subprocess.TimeoutExpired:
+            return "survived", f"no answer in {SECONDS} s"
         finally:
             path.write_text(before)
-        if status is not None and status > 1:
+        if status > 1:  # not a test that failed, but none that ran
             return "stale", f"pytest ended with status {status}: the patch breaks more than a test"
-        return ("killed" if status == 1 else "survived"), ""
+        return ("killed", "") if status else ("survived", mutant.breaks)
+
+    def _pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        tests = [f"tests/{argument}" if "::" in argument else argument for argument in arguments]
+        return self._python(
+            "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=--strict-markers", *tests
+        )  # fmt: skip
 
     def _python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -95,7 +110,9 @@ class Copy:
 
 def main() -> None:
     """The command."""
-    parser = argparse.ArgumentParser("python -m tests.mutants", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m tests.mutants", description="See whether tests notice mistakes."
+    )
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument(
         "--only", default="", metavar="NAME", help="those whose name, file or test holds this"
@@ -104,24 +121,28 @@ def main() -> None:
     mutants = [m for m in read() if any(options.only in part for part in (m.name, m.file, m.test))]
     if not mutants:
         parser.error(f"no mutant is called {options.only!r}")
-    began, trees, verdicts = time.monotonic(), queue.Queue[Copy](), collections.Counter[str]()
+    began, verdicts = time.monotonic(), collections.Counter[str]()
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
-        for number in range(options.jobs):
-            trees.put(Copy(pathlib.Path(directory).resolve() / str(number)))
-        passes: dict[str, bool] = {}
+        place = pathlib.Path(directory).resolve()
+        trees = queue.Queue[Copy]()
+        trees.put(first := Copy(place / "0"))
+        passing = first.passing(mutants)
+        for number in range(1, options.jobs):
+            trees.put(Copy(place / str(number), of=first.root))
 
         def judge(mutant: Mutant) -> tuple[str, str, float]:
             tree, began = trees.get(), time.monotonic()
             try:
-                return *tree.judge(mutant, passes), time.monotonic() - began
+                return *tree.judge(mutant, passing), time.monotonic() - began
             finally:
                 trees.put(tree)
 
         with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
             for mutant, (verdict, why, seconds) in zip(mutants, pool.map(judge, mutants), strict=True):
                 verdicts[verdict] += 1
-                note = f"  ({why})" if why else f"  {mutant.breaks}" if verdict == "survived" else ""
-                print(f"{verdict:9}{seconds:6.1f} s  {mutant.name:34}  {mutant.test}{note}", flush=True)
+                print(
+                    f"{verdict:9}{seconds:6.1f} s  {mutant.name:33} {mutant.test}  {why}".rstrip(), flush=True
+                )
     share = verdicts["killed"] / len(mutants)
     print(
         f"{share:.1%} of {len(mutants)} killed; {verdicts['survived']} survived, {verdicts['stale']} stale; "
