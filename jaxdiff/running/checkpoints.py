@@ -2,51 +2,44 @@
 
 A directory holds one run; ``directory/<step>`` holds a checkpoint, written under another name and renamed
 when it is complete, so that a kill at any moment leaves the earlier ones as they were. Beside the state lie
-the run's configuration and the version of the library.
-
-Orbax casts dtypes silently when it restores, and answers a wrong tree with pages of logs. So what is asked
-for is compared with the checkpoint's metadata first, and the differences are named before an array is read.
+the run's configuration and the version of the library, and sums of all files (`jaxdiff.running.sums`), by
+which a flipped bit is noticed. A checkpoint without sums, killed before they were written or of an older
+version, is read as it is: a file that is cut or gone is noticed there, but not every bit.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import pathlib
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from jaxdiff._numerics import checks
 from jaxdiff.learning.training import TrainState
-from jaxdiff.running.differences import check_config, check_tree
-from jaxdiff.running.quiet import no_unraisable, quiet
+from jaxdiff.running import sums
+from jaxdiff.running.differences import check_config
+from jaxdiff.running.directory import check_writable, local, locked
+from jaxdiff.running.quiet import quiet
+from jaxdiff.running.stored import DamagedError, Restored, first_line, read_about, restore_step, steps_in
+
+_FILE_SIZE = 2**27
+"""Bytes of a file of arrays, about: they are written, and summed, several at once."""
 
 Config = Mapping[str, Any]
 """Anything that JSON can hold, under string names; ``dataclasses.asdict(config)`` is one."""
-
-
-class Restored(NamedTuple):
-    """A checkpoint as it was read."""
-
-    state: Any
-    """The tree that was asked for."""
-    config: dict[str, Any]
-    metrics: dict[str, float]
-    """Empty if none were saved with it."""
-    version: str
-    """The version of jaxdiff that wrote it."""
 
 
 class Checkpoints:
@@ -58,10 +51,14 @@ class Checkpoints:
 
     In a run of several processes each opens the same directory, which all of them see.
 
-    Raises, before any work: NotADirectoryError or OSError if directory cannot be written, TypeError if config
-    is not JSON, ValueError if directory holds a run with another config (the fields are named; leave out of
-    config what may change, such as the number of steps). What goes wrong in writing, a full disk say, is an
-    OSError of the next save or of the end of the ``with``.
+    Once a save is complete its files are summed, in the background too; sums=False leaves that out, where
+    the cores are needed more (`benchmarks.checkpoint_sums` measures what it costs).
+
+    Raises, before any work: NotADirectoryError or OSError if directory cannot be written, BlockingIOError if
+    it is open for writing already (see `directory.locked`), TypeError if config is not JSON, ValueError if
+    directory holds a run with another config (the fields are named; leave out of config what may change, such
+    as the number of steps). What goes wrong in writing, a full disk say, is an OSError of the next save or of
+    the end of the ``with``.
     """
 
     def __init__(
@@ -73,14 +70,13 @@ class Checkpoints:
         keep_best: int = 1,
         keep_every: int | None = None,
         metric: str = "loss",
+        sums: bool = True,
     ):
         checks.integer("keep_latest", keep_latest, 1)
         checks.integer("keep_best", keep_best, 0)
-        self.directory = _local(directory)
+        self.directory = local(directory)
         self._config = _as_json(config)
         self._metric = metric
-        _check_writable(self.directory)
-        self._compare_with_existing()
         policies = ocp.checkpoint_managers
         best = policies.BestN(
             get_metric_fn=self._score, reverse=True, n=keep_best, keep_checkpoints_without_metrics=False
@@ -95,9 +91,15 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(kept),
             cleanup_tmp_directories=True,  # left by a kill in the middle of a save
         )
-        self._exit = contextlib.ExitStack()
-        self._exit.enter_context(quiet())
-        self._manager = self._exit.enter_context(ocp.CheckpointManager(self.directory, options=options))
+        check_writable(self.directory)
+        with contextlib.ExitStack() as exits:
+            exits.enter_context(locked(self.directory))
+            self._compare_with_existing()
+            exits.enter_context(quiet())
+            self._manager = exits.enter_context(ocp.CheckpointManager(self.directory, options=options))
+            self._summer = exits.enter_context(ThreadPoolExecutor(1)) if sums else None
+            self._summing: Future[None] | None = None
+            self._exit = exits.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -109,7 +111,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last save and let go of the directory."""
-        with self._writing():
+        try:
+            self._wait()
+        finally:
             self._exit.close()
 
     @property
@@ -120,7 +124,7 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """The step with the lowest metric, or None if none was saved with it."""
-        self._manager.wait_until_finished()
+        self._wait()
         return _best_step(self.directory, self._metric)
 
     def save(self, state: TrainState, metrics: Mapping[str, float] | None = None) -> None:
@@ -140,17 +144,21 @@ class Checkpoints:
             if not math.isfinite(metrics.get(self._metric, math.nan)):
                 raise ValueError(f"metrics must hold a finite {self._metric!r} to rank by, got {metrics}.")
         about = {"config": self._config, "version": _version()}
-        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), about=ocp.args.JsonSave(about))
+        arrays = ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_FILE_SIZE)
+        items = ocp.args.Composite(state=arrays, about=ocp.args.JsonSave(about))
+        self._wait()
         with self._writing():
             self._manager.save(step, args=items, metrics=metrics, force=True)
+        if self._summer is not None and jax.process_index() == 0:
+            self._summing = self._summer.submit(self._sum, step)
 
     def restore(self, like: Any) -> Restored | None:
         """The newest readable checkpoint, to go on from, or None in a new directory. See `restore`.
 
         A damaged one is renamed to ``<step>.damaged``, with a warning, if one before it can be read.
         """
-        self._manager.wait_until_finished()
-        if not _steps(self.directory):
+        self._wait()
+        if not steps_in(self.directory):
             return None
         restored, damaged = _restore_newest(self.directory, like, None, part=False)
         _set_aside(self.directory, damaged)
@@ -159,11 +167,11 @@ class Checkpoints:
 
     def _compare_with_existing(self) -> None:
         # Orbax would fail on unreadable metrics, for the whole directory.
-        steps, damaged = _steps(self.directory), []
+        steps, damaged = steps_in(self.directory), []
         for step in steps:
             try:
-                about = _read_about(self.directory, step)
-            except _DamagedError as error:
+                about = read_about(self.directory, step)
+            except DamagedError as error:
                 _warn(self.directory, step, error)
                 damaged.append(step)
             else:
@@ -172,6 +180,20 @@ class Checkpoints:
             raise _none_readable(self.directory, steps)
         _set_aside(self.directory, damaged)
 
+    def _sum(self, step: int) -> None:
+        with contextlib.suppress(Exception):  # raised to the one who saves next, or closes
+            self._manager.wait_until_finished()
+        if (path := self.directory / str(step)).is_dir():
+            sums.write(path)
+
+    def _wait(self) -> None:
+        """For the last save and its sums."""
+        summing, self._summing = self._summing, None
+        with self._writing():
+            self._manager.wait_until_finished()
+            if summing is not None:
+                summing.result()
+
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
@@ -179,12 +201,13 @@ class Checkpoints:
         except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
             if isinstance(error, ValueError) and "writing" not in str(error):
                 raise
-            steps = _steps(self.directory)
+            time.sleep(0.5)  # for the other writes, which end in threads, to complain where nobody listens
+            steps = steps_in(self.directory)
             whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
             raise OSError(
                 f"A checkpoint could not be written in {self.directory}: is the disk full? {whole}; make "
-                f"room, and go on. ({_first_line(error)})"
-            ) from error
+                f"room, and go on. ({_last_words(error)})"
+            ) from None
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         return metrics[self._metric]
@@ -216,20 +239,21 @@ def restore(
     like says what is wanted: a tree of arrays or of shapes and dtypes, such as
     ``jax.eval_shape(lambda: init_state(...))``. A leaf goes where its sharding says (`parallel.Layout.like`),
     else to the first device. With part=True like is a dictionary of some of the fields of the state, such as
-    ``{"ema_params": params}``, and nothing else is read. step is a number, "latest", or "best" for the lowest
-    metric. Where the latest is damaged, the one before it is read, with a warning.
+    ``{"ema_params": params}``, and nothing else is restored. step is a number, "latest", or "best" for the
+    lowest metric. All files are compared with their sums first, if there are any. Where the latest is
+    damaged, the one before it is read, with a warning that names the file.
 
     Raises, before an array is read: FileNotFoundError (no directory, no checkpoint, or not this step),
     NotADirectoryError, ValueError if the checkpoint is of another config (where one is given) or of another
     model: each field or leaf is named with what was got and what was wanted. Raises OSError if the checkpoint
     is damaged, and no earlier one may stand in for it.
     """
-    directory = _local(directory)
+    directory = local(directory)
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"{directory} is a file; wanted the directory of a run.")
     if not directory.exists():
         raise FileNotFoundError(f"There is no directory {directory} to restore from; check its name.")
-    steps = _steps(directory)
+    steps = steps_in(directory)
     if not steps:
         raise FileNotFoundError(
             f"{directory} holds no checkpoint: looked for subdirectories named by a step, such as "
@@ -248,13 +272,12 @@ def restore(
     if at not in steps:
         raise FileNotFoundError(f"{directory} holds no step {at}; it holds {', '.join(map(str, steps))}.")
     try:
-        return _restore_step(directory, at, like, wanted, part=part)
-    except _DamagedError as error:
-        raise OSError(f"Checkpoint {directory / str(at)} is damaged ({error}).") from None
-
-
-class _DamagedError(Exception):
-    """A checkpoint that cannot be read, in one line."""
+        return restore_step(directory, at, like, wanted, part=part)
+    except DamagedError as error:
+        raise OSError(
+            f"Checkpoint {directory / str(at)} is damaged ({error}); restore the latest, or "
+            f"another of the steps {', '.join(map(str, steps))}."
+        ) from None
 
 
 def _restore_newest(
@@ -262,10 +285,10 @@ def _restore_newest(
 ) -> tuple[Restored, list[int]]:
     """The newest checkpoint that can be read, and the steps of those after it, which cannot."""
     damaged = []
-    for step in reversed(_steps(directory)):
+    for step in reversed(steps_in(directory)):
         try:
-            return _restore_step(directory, step, like, config, part=part), damaged
-        except _DamagedError as error:
+            return restore_step(directory, step, like, config, part=part), damaged
+        except DamagedError as error:
             _warn(directory, step, error)
             damaged.append(step)
     raise _none_readable(directory, damaged)
@@ -278,95 +301,30 @@ def _none_readable(directory: pathlib.Path, steps: list[int]) -> OSError:
     )
 
 
-def _restore_step(
-    directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
-) -> Restored:
-    path = directory / str(step)
-    about = _read_about(directory, step)
-    if config is not None:
-        check_config(path, about.config, config)
-    target = jax.tree.map(_target, like)
-    arguments = ocp.args.PyTreeRestore(
-        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
-    )
-    damage = None
-    with quiet(), no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        try:
-            metadata = reader.metadata(path / "state").item_metadata.tree
-        except Exception as error:
-            raise _DamagedError(_first_line(error)) from None
-        got = {name: metadata[name] for name in target if name in metadata} if part else metadata
-        check_tree(path, got, target)
-        try:
-            return about._replace(state=reader.restore(path / "state", args=arguments))
-        except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
-            damage = _first_line(error)
-            time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
-    raise _DamagedError(damage)
-
-
-def _target(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=sharding)
-
-
-def _local(directory: str | os.PathLike[str]) -> pathlib.Path:
-    if "://" in os.fspath(directory):
-        raise ValueError(f"{directory!r} is an address; wanted a directory of this machine, mount it first.")
-    return pathlib.Path(directory).absolute()
-
-
-def _check_writable(directory: pathlib.Path) -> None:
-    for path in (directory, *directory.parents):
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError(f"{path} is a file; checkpoints want a directory at {directory}.")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as probe:
-            probe.write(b"checkpoints go here")
-    except OSError as error:
-        raise OSError(
-            f"Checkpoints cannot be written in {directory}: {error}. Choose another one."
-        ) from error
-
-
-def _steps(directory: pathlib.Path) -> list[int]:
-    """The complete checkpoints, which are those that have lost their temporary names."""
-    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
-
-
 def _best_step(directory: pathlib.Path, metric: str) -> int | None:
     scores = {}
-    for step in _steps(directory):
-        with contextlib.suppress(_DamagedError, KeyError):
-            scores[step] = _read_about(directory, step).metrics[metric]
+    for step in steps_in(directory):
+        try:
+            scores[step] = read_about(directory, step).metrics[metric]
+        except DamagedError as error:
+            _warn(directory, step, error, "it cannot be the best")
+        except KeyError:  # saved without
+            pass
     return min(scores, key=lambda step: (scores[step], -step), default=None)
 
 
-def _read_about(directory: pathlib.Path, step: int) -> Restored:
-    """All but the state."""
-    path = directory / str(step)
-    try:
-        about = json.loads((path / "about" / "metadata").read_text())
-        metrics_file = path / "metrics" / "metrics"
-        metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
-        return Restored(None, about["config"], metrics, about["version"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _DamagedError(_first_line(error)) from None
-
-
-def _warn(directory: pathlib.Path, step: int, error: _DamagedError) -> None:
-    warnings.warn(
-        f"Checkpoint {directory / str(step)} is damaged ({error}); looking at the one before it.",
-        stacklevel=5,
-    )
+def _warn(
+    directory: pathlib.Path, step: int, error: DamagedError, then: str = "looking at the one before it"
+) -> None:
+    warnings.warn(f"Checkpoint {directory / str(step)} is damaged ({error}); {then}.", stacklevel=5)
 
 
 def _set_aside(directory: pathlib.Path, damaged: list[int]) -> None:
     """Rename the damaged ones: as the newest they would keep the next ones from being saved."""
     if damaged and jax.process_index() == 0:
         for step in damaged:
-            (directory / str(step)).rename(directory / f"{step}.damaged")
+            names = (directory / f"{step}.damaged{number or ''}" for number in itertools.count())
+            (directory / str(step)).rename(next(name for name in names if not name.exists()))
     if damaged and jax.process_count() > 1:
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
@@ -389,6 +347,6 @@ def _version() -> str:
         return "unknown"
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
+def _last_words(error: BaseException) -> str:
+    """The reason, which TensorStore gives last, after the names of what it was doing."""
+    return first_line(error) if isinstance(error, OSError) else str(error).strip().rsplit(": ", 1)[-1]

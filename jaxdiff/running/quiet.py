@@ -8,20 +8,30 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Orbax's own log off the screen; what goes wrong is raised as an error."""
-    logger = logging.getLogger("absl")
+    """Keep Orbax's own log off the screen; what goes wrong is raised as an error.
+
+    With it those of its reads and writes that it drops when one of them fails, and that go on in threads.
+    """
+    logger, hook = logging.getLogger("absl"), sys.unraisablehook
 
     def wanted(record: logging.LogRecord) -> bool:
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
+    def unless_dropped(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
     logger.addFilter(wanted)
+    sys.unraisablehook = unless_dropped
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         logger.removeFilter(wanted)
 
 

@@ -1,0 +1,120 @@
+"""One checkpoint as it lies on the disk: compared with its sums and with what is asked for, then read.
+
+Orbax casts dtypes silently when it restores, and answers a wrong tree with pages of logs. So what is asked
+for is compared with the checkpoint's metadata first, and the differences are named before an array is read.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from jaxdiff.running import sums
+from jaxdiff.running.differences import check_config, check_tree
+from jaxdiff.running.quiet import no_unraisable, quiet
+
+
+class Restored(NamedTuple):
+    """A checkpoint as it was read."""
+
+    state: Any
+    """The tree that was asked for."""
+    config: dict[str, Any]
+    metrics: dict[str, float]
+    """Empty if none were saved with it."""
+    version: str
+    """The version of jaxdiff that wrote it."""
+
+
+class DamagedError(Exception):
+    """A checkpoint that cannot be read, in one line."""
+
+
+def steps_in(directory: pathlib.Path) -> list[int]:
+    """The complete checkpoints, which are those that have lost their temporary names."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
+
+
+def read_about(directory: pathlib.Path, step: int) -> Restored:
+    """All but the state. Raises DamagedError, as `restore_step` does, of which it is the first part."""
+    path = directory / str(step)
+    _verify(path, state=False)
+    try:
+        about = json.loads((path / "about" / "metadata").read_text())
+        metrics_file = path / "metrics" / "metrics"
+        metrics = json.loads(metrics_file.read_text()) if metrics_file.exists() else {}
+        return Restored(None, about["config"], metrics, about["version"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(first_line(error)) from None
+
+
+def restore_step(
+    directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
+) -> Restored:
+    """A checkpoint, once its sums are right, its config is the one given and its arrays are those of like.
+
+    Raises DamagedError if it is damaged, and ValueError if it is another config's or another model's.
+    """
+    path = directory / str(step)
+    about = read_about(directory, step)
+    if config is not None:
+        check_config(path, about.config, config)
+    _verify(path, state=True)
+    target = jax.tree.map(_target, like)
+    arguments = ocp.args.PyTreeRestore(
+        target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
+    )
+    damage = None
+    with quiet(), no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        try:
+            metadata = reader.metadata(path / "state").item_metadata.tree
+        except Exception as error:
+            raise DamagedError(first_line(error)) from None
+        got = {name: metadata[name] for name in target if name in metadata} if part else metadata
+        check_tree(path, got, target)
+        try:
+            return about._replace(state=reader.restore(path / "state", args=arguments))
+        except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
+            damage = first_line(error)
+            time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
+    raise DamagedError(damage)
+
+
+def _verify(path: pathlib.Path, *, state: bool) -> None:
+    """Compare the files of the state, which processes share, or those beside it, with their sums."""
+    try:
+        known = sums.read(path)
+    except ValueError as error:
+        known = {}
+        if state:
+            warnings.warn(
+                f"The sums of checkpoint {path} are damaged ({error}); it is read unverified.", stacklevel=5
+            )
+    names = [name for name in known if name.startswith("state/") == state]
+    if state:
+        names = names[jax.process_index() :: jax.process_count()]
+    damage = sums.damage(path, {name: known[name] for name in names})
+    if state and jax.process_count() > 1:
+        found = multihost_utils.process_allgather(np.asarray(damage is not None))
+        damage = damage or ("another process says which file" if found.any() else None)
+    if damage is not None:
+        raise DamagedError(damage)
+
+
+def _target(leaf: Any) -> jax.ShapeDtypeStruct:
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf), sharding=sharding)
+
+
+def first_line(error: BaseException) -> str:
+    """An error in a line."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
