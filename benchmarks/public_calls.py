@@ -65,7 +65,7 @@ SMOKE = Size(rows=64, dimension=2, width=8, steps=4, evaluations=20)
 
 
 class Inputs(NamedTuple):
-    """All that a call is given beside its key, new every time."""
+    """All that a call is given beside its key, new every time, as it is given: a call does no more."""
 
     x: Array
     """Data, (rows, dimension), and y others."""
@@ -81,6 +81,29 @@ class Inputs(NamedTuple):
     last: Array
     grid: Array
     """Increasing times, (steps + 1,)."""
+    falling: Array
+    """The same, decreasing, and `whole_steps` a thousand times it."""
+    whole_steps: Array
+    betas: Array
+    step: Array
+    """A time of theirs."""
+    few: Array
+    """A few rows of x, and `pair` two of a path."""
+    pair: Array
+    images: Array
+    """Half of x and y, (rows / 2, 2, dimension)."""
+    mean: Array
+    variances: Array
+    """Of each entry of one point, (dimension,), and covariances of every component."""
+    covariances: Array
+    line: Array
+    """One entry of x, (rows,), and other_line of y."""
+    other_line: Array
+    matrix: Array
+    start: jd.Gaussian
+    """A law at falling[0], and one of images."""
+    shaped: Shaped
+    labelled: Labelled
     params: Params
     class_params: Params
     features: random_features.RandomFeatures
@@ -114,6 +137,8 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         covariances = jitter * 0.5 * jnp.broadcast_to(eye, (COMPONENTS, d, d))
         mixture = jd.GaussianMixture(weights, means, covariances)
         grid = 0.9 * jitter * jnp.linspace(0.02, 1.0, steps + 1)
+        gaussian = jd.Gaussian(means[0], covariances[0])
+        path = theory.forward_path(next(keys), SCHEDULE, x, grid)
         return Inputs(
             x=x,
             y=y,
@@ -125,14 +150,30 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             first=0.1 * jitter,
             last=0.9 * jitter,
             grid=grid,
+            falling=grid[::-1],
+            whole_steps=1000 * grid[::-1],
+            betas=0.02 * grid,
+            step=2 * jitter,
+            few=x[:32],
+            pair=path[:2],
+            images=x.reshape(n // 2, 2, d),
+            mean=x[0],
+            variances=jnp.exp(y[0]),
+            covariances=jnp.exp(y[:COMPONENTS]),
+            line=x[:, 0],
+            other_line=y[:, 0],
+            matrix=0.9 * jitter * eye,
+            start=gaussian.perturbed(SCHEDULE, grid[-1]),
+            labelled=Labelled([gaussian] * CLASSES),
+            shaped=Shaped(jd.Gaussian(jnp.zeros(2 * d), jitter), (2, d)),
             params=plain.init(next(keys), x[:1], low[:1]),
             class_params=with_classes.init(next(keys), x[:1], low[:1], jnp.zeros(1, int)),
             features=random_features.init(next(keys), d, 2 * d, bandwidth=2.0),
-            gaussian=jd.Gaussian(means[0], covariances[0]),
+            gaussian=gaussian,
             mixture=mixture,
             student=jd.StudentTMixture(weights, means, covariances, jnp.full(COMPONENTS, 5.0)),
             curvature=jd.score_curvature(next(keys), mixture.denoiser(SCHEDULE), x),
-            path=theory.forward_path(next(keys), SCHEDULE, x, grid),
+            path=path,
         )
 
     def model(i: Inputs) -> jd.Denoiser:
@@ -156,14 +197,14 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         return lambda key, i: jd.fit_start(key, family, i.x, SCHEDULE, i.last)
 
     equal = jnp.full(steps + 1, 1.0)
-    square = (n // 2, 2, d)  # rows of images
+    sizes = jnp.asarray([n])
     calls: dict[str, Call] = {
         # Denoisers
         "make_denoiser": lambda key, i: model(i)(i.x, i.t),
         "make_denoiser, one time": lambda key, i: model(i)(i.x, i.last),
         "make_denoiser, guided": lambda key, i: jd.guided(classes(i), 2.0).given(i.labels)(i.x, i.t),
-        "ddpm_denoiser": lambda key, i: jd.ddpm_denoiser(applied(plain), i.params, 0.02 * i.grid, shape=(d,))(
-            i.x, 2 * i.last
+        "ddpm_denoiser": lambda key, i: jd.ddpm_denoiser(applied(plain), i.params, i.betas, shape=(d,))(
+            i.x, i.step
         ),
         "drop_condition": lambda key, i: jd.drop_condition(key, i.labels, CLASSES, 0.1),
         "convert": lambda key, i: jd.convert(
@@ -180,7 +221,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "sde": lambda key, i: jd.sde(SCHEDULE, i.last),
         "log_snr": lambda key, i: jd.log_snr(SCHEDULE, i.last),
         "inverse_log_snr": lambda key, i: jd.inverse_log_snr(SCHEDULE, i.first, t_min=0.1, t_max=i.last),
-        "from_betas": lambda key, i: jd.from_betas(0.02 * i.grid).sigma(i.first),
+        "from_betas": lambda key, i: jd.from_betas(i.betas),
         "times.stratified": lambda key, i: times.stratified(key, n),
         "times.uniform": lambda key, i: times.uniform(i.t, t_min=i.first, t_max=i.last),
         "times.log_normal": lambda key, i: times.log_normal(i.t, SCHEDULE, t_min=i.first, t_max=i.last),
@@ -191,10 +232,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "times.noise_grid": lambda key, i: times.noise_grid(SCHEDULE, steps, t_min=i.first, t_max=i.last),
         "times.log_snr_grid": lambda key, i: times.log_snr_grid(SCHEDULE, steps, t_min=i.first, t_max=i.last),
         "times.gaussian_grid": lambda key, i: times.gaussian_grid(
-            SCHEDULE, steps, variance=i.t[0], t_min=i.first, t_max=i.last
+            SCHEDULE, steps, variance=i.first, t_min=i.first, t_max=i.last
         ),
-        "times.to_clean": lambda key, i: times.to_clean(SCHEDULE, i.grid[::-1]),
-        "times.whole": lambda key, i: times.whole(1000 * i.grid[::-1]),
+        "times.to_clean": lambda key, i: times.to_clean(SCHEDULE, i.falling),
+        "times.whole": lambda key, i: times.whole(i.whole_steps),
         # Sampling
         "sample": sampling(jd.DPMSolverPP()),
         "sample, Heun": sampling(jd.Heun()),
@@ -205,23 +246,23 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             exact(i),
             n,
             sampler=jd.EulerMaruyama(),
-            times=i.grid[::-1],
-            start=i.gaussian.perturbed(SCHEDULE, i.grid[-1]),
+            times=i.falling,
+            start=i.start,
         ),
         "sample, guided": lambda key, i: jd.sample(
             key, jd.guided(classes(i), 2.0).given(i.labels), n, num_steps=steps
         ),
-        "integrate": lambda key, i: jd.integrate(key, model(i), i.x, i.grid[::-1]),
-        "integrate_path": lambda key, i: jd.integrate_path(key, model(i), i.x, i.grid[::-1]),
+        "integrate": lambda key, i: jd.integrate(key, model(i), i.x, i.falling),
+        "integrate_path": lambda key, i: jd.integrate_path(key, model(i), i.x, i.falling),
         "initial_noise": lambda key, i: jd.initial_noise(key, model(i), n),
         "kl_budget": lambda key, i: jd.kl_budget(
-            key, model(i), i.mixture, i.gaussian, i.grid[::-1], num_samples=n
+            key, model(i), i.mixture, i.gaussian, i.falling, num_samples=n
         ),
         "score_curvature": lambda key, i: jd.score_curvature(key, model(i), i.x),
         "initialization_error": lambda key, i: jd.initialization_error(
-            key, model(i), i.gaussian, i.x, 0.5 * i.last
+            key, model(i), i.gaussian, i.x, i.last
         ),
-        "discretization_error": lambda key, i: jd.discretization_error(i.curvature, i.grid[::-1]),
+        "discretization_error": lambda key, i: jd.discretization_error(i.curvature, i.falling),
         "optimal_grid": lambda key, i: jd.optimal_grid(i.curvature, steps, t_max=i.last, t_min=i.first),
         "choose_horizon": lambda key, i: jd.choose_horizon(
             key, starts.gaussian(), model(i), i.x, num_steps=steps
@@ -241,34 +282,30 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "log_density_increment": lambda key, i: jd.log_density_increment(
             key, model(i), i.x, i.first, i.last, num_evaluations=budget
         ),
-        "pilot_time_density": lambda key, i: jd.pilot_time_density(
-            key, model(i), i.x[:32], num_evaluations=64
-        ),
+        "pilot_time_density": lambda key, i: jd.pilot_time_density(key, model(i), i.few, num_evaluations=64),
         "noise_level_curve": lambda key, i: jd.noise_level_curve(
-            key, model(i), i.x[:32], i.grid, num_evaluations=16 * (steps + 1)
+            key, model(i), i.few, i.grid, num_evaluations=16 * (steps + 1)
         ),
         "probability_flow": lambda key, i: jd.probability_flow(key, model(i), i.x, num_probes=2),
         "probability_flow, on a grid": lambda key, i: jd.probability_flow(
             key, model(i), i.x, i.grid, start=i.gaussian
         ),
         "adaptive_probability_flow": lambda key, i: jd.adaptive_probability_flow(
-            key, model(i), i.x[:32], tolerance=1e-2, max_steps=64
+            key, model(i), i.few, tolerance=1e-2, max_steps=64
         ),
         "elbo": lambda key, i: jd.elbo(key, model(i), i.x, i.grid, num_paths=2),
         "discretized_formula": lambda key, i: jd.discretized_formula(
-            key, model(i), i.x[:32], i.grid, num_evaluations=12 * (steps + 1)
+            key, model(i), i.few, i.grid, num_evaluations=12 * (steps + 1)
         ),
         "class_logits": lambda key, i: jd.class_logits(
-            key, classes(i), i.x[:32], num_classes=CLASSES, num_evaluations=budget
+            key, classes(i), i.few, num_classes=CLASSES, num_evaluations=budget
         ),
         # Laws
-        "Gaussian": lambda key, i: jd.Gaussian(i.x[0], jnp.exp(i.y[0])),
+        "Gaussian": lambda key, i: jd.Gaussian(i.mean, i.variances),
         "GaussianMixture": lambda key, i: jd.GaussianMixture(
-            i.mixture.weights, i.x[:COMPONENTS], jnp.exp(i.y[:COMPONENTS])
+            i.mixture.weights, i.mixture.means, i.covariances
         ),
-        "Shaped.log_prob": lambda key, i: Shaped(jd.Gaussian(jnp.zeros(2 * d), i.last), (2, d)).log_prob(
-            i.x.reshape(square)
-        ),
+        "Shaped.log_prob": lambda key, i: i.shaped.log_prob(i.images),
         "fit_gaussian": lambda key, i: jd.fit_gaussian(i.x),
         "fit_mixture": lambda key, i: jd.fit_mixture(key, i.x, 2, num_iterations=10),
         "fit_student_mixture": lambda key, i: jd.fit_student_mixture(key, i.x, 2, num_iterations=10),
@@ -282,7 +319,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "bootstrap.earlier_time": lambda key, i: bootstrap.earlier_time(SCHEDULE, i.t, 0.5, t_min=i.first),
         "bootstrap.noise_correlation": lambda key, i: bootstrap.noise_correlation(SCHEDULE, i.first, i.last),
         "bootstrap.optimal_gate": lambda key, i: bootstrap.optimal_gate(i.first, i.last),
-        "bootstrap.matrix_gate": lambda key, i: bootstrap.matrix_gate(i.first, i.last * eye),
+        "bootstrap.matrix_gate": lambda key, i: bootstrap.matrix_gate(i.first, i.matrix),
         "bootstrap.optimal_mix": lambda key, i: bootstrap.optimal_mix(i.first, i.last, 1.0),
         "bootstrap.target_variance": lambda key, i: bootstrap.target_variance(
             i.first, i.last, 0.5, i.first, i.last
@@ -292,7 +329,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),
         "sliced_loss": lambda key, i: jd.sliced_loss(key, model(i), i.x, i.t),
         "score_regularizer": lambda key, i: jd.score_regularizer(key, model(i), i.x, i.t),
-        "regularized_generator": lambda key, i: jd.regularized_generator(i.x[:, 0], 0.1, i.last),
+        "regularized_generator": lambda key, i: jd.regularized_generator(i.line, 0.1, i.last),
         "random_features.init": lambda key, i: random_features.init(key, d, 2 * d, bandwidth=i.last),
         "random_features.features": lambda key, i: random_features.features(i.features.frequencies, i.x),
         "random_features.predict": lambda key, i: random_features.predict(i.features, i.x, i.t),
@@ -302,7 +339,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "random_features.ridge": lambda key, i: random_features.ridge(i.x, i.y, penalty=1e-3),
         "ema.updated": lambda key, i: ema.updated(i.params, i.params, 0.9),
         # Metrics
-        "metrics.wasserstein_1d": lambda key, i: metrics.wasserstein_1d(i.x[:, 0], i.y[:, 0]),
+        "metrics.wasserstein_1d": lambda key, i: metrics.wasserstein_1d(i.line, i.other_line),
         "metrics.sliced_wasserstein": lambda key, i: metrics.sliced_wasserstein(
             key, i.x, i.y, num_projections=64
         ),
@@ -317,7 +354,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         # Data
         "data.batch": lambda key, i: data.batch(key, i.x, 32),
-        "data.epoch_batch": lambda key, i: data.epoch_batch(key, i.x, 32, jnp.asarray(3)),
+        "data.epoch_batch": lambda key, i: data.epoch_batch(key, i.x, 32, 3),
         "data.dequantize": lambda key, i: data.dequantize(key, i.pixels, levels=LEVELS),
         "data.quantize": lambda key, i: data.quantize(i.x, levels=LEVELS),
         "data.two_moons": lambda key, i: data.two_moons(key, n),
@@ -338,12 +375,12 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             i.x,
             i.path,
             i.grid,
-            sizes=jnp.asarray([n]),
+            sizes=sizes,
             weights=equal,
         ),
         "theory.posterior_covariance": lambda key, i: theory.posterior_covariance(model(i), i.x, i.last),
         "theory.increment_covariance": lambda key, i: theory.increment_covariance(
-            model(i), i.path[:2], i.x, i.first, i.last
+            model(i), i.pair, i.x, i.first, i.last
         ),
         "theory.increment_constants": lambda key, i: theory.increment_constants(SCHEDULE, i.grid, i.first),
     }
@@ -359,7 +396,5 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         calls[f"{name}.perturbed"] = lambda key, i, law=law: law(i).perturbed(SCHEDULE, i.last)
         if name != "Empirical":
             calls[f"{name}.log_prob"] = lambda key, i, law=law: law(i).log_prob(i.x)
-    calls["Labelled.denoiser"] = lambda key, i: (
-        Labelled([i.gaussian] * CLASSES).denoiser(SCHEDULE).given(i.labels)(i.x, i.t)
-    )
+    calls["Labelled.denoiser"] = lambda key, i: i.labelled.denoiser(SCHEDULE).given(i.labels)(i.x, i.t)
     return fresh, calls

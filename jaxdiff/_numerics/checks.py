@@ -28,14 +28,22 @@ def known(x: Any) -> np.ndarray | None:
         return None  # or of other processes, too
     try:
         array = np.asarray(x)
-    except TypeError:
+    except (TypeError, ValueError):  # no array, or one of ragged rows
         return None
     return array if jnp.issubdtype(array.dtype, jnp.number) else None
 
 
+def numbers(name: str, x: Any) -> np.ndarray | None:
+    """The values of x, or None where they are not known; TypeError for what is neither numbers nor traced."""
+    values = known(x)
+    if values is None and not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x)):
+        raise TypeError(f"{name} must be a number or an array of numbers, got {described(x)}.")
+    return values
+
+
 def finite(name: str, x: Any) -> None:
     """Raise ValueError if a known x has a NaN or an infinity."""
-    values = known(x)
+    values = numbers(name, x)
     if values is not None and not np.isfinite(values).all():
         bad = np.argwhere(~np.isfinite(np.atleast_1d(values)))
         raise ValueError(
@@ -46,21 +54,27 @@ def finite(name: str, x: Any) -> None:
 
 def positive(name: str, x: Any) -> None:
     """Raise ValueError unless a known x is finite and above zero everywhere."""
-    values = known(x)
+    values = numbers(name, x)
     if values is not None and not (np.isfinite(values) & (values > 0)).all():
         raise ValueError(f"{name} must be positive and finite, got {_show(values)}.")
 
 
+def positive_number(name: str, x: Any) -> None:
+    """Raise ValueError unless x is one number and, where known, finite and above zero."""
+    positive(name, x)
+    shape(name, x, ())
+
+
 def within(name: str, x: Any, low: float, high: float) -> None:
     """Raise ValueError unless a known x lies in the closed interval [low, high]."""
-    values = known(x)
+    values = numbers(name, x)
     if values is not None and not ((values >= low) & (values <= high)).all():
         raise ValueError(f"{name} must lie in [{low:g}, {high:g}], got {_show(values)}.")
 
 
 def ordered(low_name: str, low: Any, high_name: str, high: Any) -> None:
     """Raise ValueError unless low < high, where both are known."""
-    below, above = known(low), known(high)
+    below, above = numbers(low_name, low), numbers(high_name, high)
     if below is not None and above is not None and not (below < above).all():
         raise ValueError(
             f"{low_name} must be below {high_name}, got {low_name} = {below} and {high_name} = {above}."
@@ -119,6 +133,16 @@ def shape(name: str, x: Any, wanted: tuple[int | None, ...]) -> None:
         raise ValueError(f"{name} must have shape {shown_shape(wanted)}, got {got}.")
 
 
+def data_shape(got: Any) -> tuple[int, ...]:
+    """The shape of one datum, as a tuple of Python integers; TypeError for anything else."""
+    if isinstance(got, tuple | list) and all(isinstance(n, int | np.integer) and n > 0 for n in got):
+        return tuple(map(int, got))
+    raise TypeError(
+        "shape must be a tuple of integers of at least 1, that of one datum such as (32, 32, 3); got "
+        f"{got if isinstance(got, tuple | list | int | float) else described(got)}."
+    )
+
+
 def floating(name: str, x: Any) -> None:
     """Raise TypeError unless x is an array of floating-point numbers."""
     dtype = getattr(x, "dtype", None)
@@ -139,12 +163,22 @@ def integers(name: str, x: Any) -> None:
 def batch(name: str, x: Any, t: Any = 0.0) -> None:
     """Raise TypeError unless x holds floats, ValueError unless in rows, with a scalar t or one t for each."""
     floating(name, x)
-    if not np.ndim(x):
-        raise ValueError(f"{name} must have shape (batch, ...), got a scalar.")
+    rows(name, x)
+    if not isinstance(t, jax.Array | float):
+        numbers("t", t)
     if np.shape(t) not in ((), x.shape[:1]):
         raise ValueError(
             f"t must be a scalar or have shape ({x.shape[0]},), one per row of {name}; got {np.shape(t)}."
         )
+
+
+def rows(name: str, x: Any) -> None:
+    """Raise ValueError unless an array is of at least one row."""
+    got = np.shape(x)
+    if not got:
+        raise ValueError(f"{name} must have shape (batch, ...), got a scalar.")
+    if got[0] == 0:
+        raise ValueError(f"{name} must have at least one row, got shape {got}.")
 
 
 def law(name: str, law: StartLaw, x: Any) -> None:
@@ -153,8 +187,16 @@ def law(name: str, law: StartLaw, x: Any) -> None:
     shape(f"{name}.log_prob(x)", jax.eval_shape(law.log_prob, x), np.shape(x)[:1])
 
 
-def law_shape(name: str, law: StartLaw, wanted: tuple[int, ...]) -> None:
-    """Raise ValueError unless a law is one of points of the wanted shape."""
+def law_shape(
+    name: str, law: Any, wanted: tuple[int, ...], needs: tuple[str, ...] = ("sample", "log_prob")
+) -> None:
+    """Raise TypeError unless law has what is needed of one, ValueError unless its points have a shape."""
+    missing = [need for need in ("shape", *needs) if not hasattr(law, need)]
+    if missing or inspect.isclass(law):
+        raise TypeError(
+            f"{name} must be a law such as Gaussian(mean, covariance), got {described(law)}"
+            f"{', which has no ' if missing else ''}{', '.join(missing)}."
+        )
     if tuple(law.shape) != wanted:
         raise ValueError(
             f"{name} must be a law of points of shape {shown_shape(wanted)}, got one of "
@@ -165,18 +207,30 @@ def law_shape(name: str, law: StartLaw, wanted: tuple[int, ...]) -> None:
 def schedule(value: Any) -> None:
     """Raise TypeError unless value is a schedule: alpha, sigma and the range that it states."""
     missing = [m for m in ("alpha", "sigma", "t_min", "t_max", "working_range") if not hasattr(value, m)]
-    if inspect.isclass(value):
-        raise TypeError(f"schedule must be a schedule, got the class {value.__name__}; call it.")
-    if missing:
+    if missing or inspect.isclass(value):
         raise TypeError(
-            f"schedule must be a schedule such as Karras(), got {type(value).__name__}, which has no "
-            f"{', '.join(missing)}."
+            f"schedule must be a schedule such as Karras(), got {described(value)}"
+            f"{', which has no ' if missing else ''}{', '.join(missing)}."
         )
+    registered("schedule", value)
+
+
+def registered(name: str, value: Any) -> None:
+    """Raise TypeError unless value is a pytree, as what somebody has written need not be."""
     if jax.tree_util.all_leaves([value]):
         raise TypeError(
-            f"schedule must be a pytree, so that compiled functions take it as an argument; make "
+            f"{name} must be a pytree, so that compiled functions take it as an argument; make "
             f"{type(value).__name__} a frozen dataclass under @jaxdiff.pytree."
         )
+
+
+def described(value: Any) -> str:
+    """What value is, in a message about the wrong thing in its place."""
+    if inspect.isclass(value):
+        return f"the class {value.__name__}; call it"
+    if inspect.isfunction(value):
+        return f"the function {value.__name__}"
+    return repr(value) if isinstance(value, str | None) else type(value).__name__
 
 
 def key(value: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, overload
 
 import jax
 from jax.core import Tracer
@@ -29,16 +29,24 @@ def folded(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return call
 
 
-def compiled(function: Callable[..., _R], *, static_argnames: Sequence[str] = ()) -> Callable[..., _R]:
+@overload
+def compiled(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
+@overload
+def compiled(*, static: str | Sequence[str]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+def compiled(function: Any = None, *, static: str | Sequence[str] = ()) -> Any:
     """The function, compiled once for eager calls, and taken as it is where it is being traced already.
 
-    For what runs inside of training steps: a network may close over traced dropout keys there, which a cache
-    of compiled functions would hold on to.
+    For arithmetic, dispatched operation by operation otherwise, and for what runs inside of training steps: a
+    network may close over traced dropout keys there, which a cache of compiled functions would hold on to.
+    static: names of arguments that are part of the program. All others are traced in an eager call, so checks
+    of values go before.
     """
-    jitted = jax.jit(function, static_argnames=static_argnames)
+    if function is None:
+        return functools.partial(compiled, static=static)
+    jitted = jax.jit(function, static_argnames=static)
 
     @functools.wraps(function)
-    def call(*args: Any, **kwargs: Any) -> _R:
+    def call(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
         return jitted(*args, **kwargs)

@@ -34,6 +34,7 @@ def pytree(cls: type[_Class]) -> type[_Class]:
         children = self.__dict__.get(_CHILDREN)
         if children is None:
             children = tuple(name for name in names if not is_static(getattr(self, name)))
+            set_fields(self, **{_CHILDREN: children})
         return children, tuple((name, getattr(self, name)) for name in names if name not in children)
 
     def flatten(self: Any) -> tuple[tuple[Any, ...], Any]:

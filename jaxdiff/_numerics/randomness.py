@@ -18,7 +18,11 @@ from jaxdiff.typing import Array, Key
 
 
 def per_row(key: Key, n: int, draw: Callable[[Key], Any]) -> Any:
-    """n draws stacked, row i made from (key, i). Raises ValueError unless n is an integer of at least 1."""
+    """n draws stacked, row i made from (key, i).
+
+    Raises TypeError for what is no key, and ValueError unless n is an integer of at least 1.
+    """
+    checks.key(key)
     checks.integer("n", n, 1)
     return jax.vmap(lambda i: draw(jax.random.fold_in(key, i)))(shards.row_numbers(n))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.typing import Array, Condition, Key
 
@@ -16,7 +17,13 @@ def drop_condition(key: Key, condition: Condition, null_condition: Condition, ra
     null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only.
     """
     checks.within("rate", rate, 0.0, 1.0)
-    n = checks.num_rows(condition)
+    return _drop_condition(key, condition, null_condition, rate, checks.num_rows(condition))
+
+
+@compiled(static="n")
+def _drop_condition(
+    key: Key, condition: Condition, null_condition: Condition, rate: float, n: int
+) -> Condition:
     dropped = per_row(key, n, lambda key: jax.random.bernoulli(key, rate))
 
     def drop(leaf: Array, null: Array) -> Array:

@@ -207,15 +207,14 @@ def from_estimate(
 ) -> Denoiser:
     """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
     checks.schedule(schedule)
-    checks.shape("scale", scale, ())
-    checks.positive("scale", scale)
+    checks.positive_number("scale", scale)
     low, high = schedule.working_range
-    t_min, t_max = float(low if t_min is None else t_min), float(high if t_max is None else t_max)
+    t_min, t_max = low if t_min is None else t_min, high if t_max is None else t_max
     checks.ordered("t_min", t_min, "t_max", t_max)
+    t_min, t_max = float(t_min), float(t_max)
     for name, t in (("t_min", t_min), ("t_max", t_max)):
         checks.in_range(name, schedule, t)
-    shape = tuple(int(size) for size in shape)
-    return Denoiser(estimate, schedule, shape, scale, t_min, t_max)
+    return Denoiser(estimate, schedule, checks.data_shape(shape), scale, t_min, t_max)
 
 
 @pytree

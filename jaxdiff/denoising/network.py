@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from jaxdiff._numerics import checks
@@ -73,7 +74,8 @@ def make_denoiser(
     if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
         raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
     if reference is not None:
-        checks.law_shape("reference", reference, tuple(shape))
+        needs = "sample", "log_prob", "perturbed", "denoiser"
+        checks.law_shape("reference", reference, checks.data_shape(shape), needs)
     denoiser = from_estimate(
         _Network(predict, params, reference), schedule, shape=shape, scale=scale, t_min=t_min, t_max=t_max
     )
@@ -108,10 +110,9 @@ class _Network:
             output = self.predict(self.params, *shown, **condition)
         else:
             output = self.predict(self.params, *shown, condition)
-        if jnp.shape(output) != x.shape:
-            raise ValueError(
-                f"predict must answer in the shape of x, {x.shape}, but answered {jnp.shape(output)}."
-            )
+        if not isinstance(output, jax.Array | np.ndarray) or output.shape != x.shape:
+            got = jnp.shape(output) if hasattr(output, "shape") else checks.described(output)
+            raise ValueError(f"predict must answer in the shape of x, {x.shape}, but answered {got}.")
         # A bfloat16 network inside mathematics in single precision or better.
         output = jnp.asarray(output).astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.reference is None:

@@ -37,6 +37,7 @@ from typing import Protocol, TypeAlias
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.noising.process import log_snr, with_derivative
 from jaxdiff.typing import Array, Denoised, Schedule, Time
@@ -172,6 +173,13 @@ def convert(
     """
     if jnp.shape(prediction) != jnp.shape(x):
         raise ValueError(f"prediction and x must have one shape, got {prediction.shape} and {x.shape}.")
+    return _convert(schedule, prediction, x, t, source, target)
+
+
+@compiled
+def _convert(
+    schedule: Schedule, prediction: Array, x: Array, t: Time, source: PredictionType, target: PredictionType
+) -> Array:
     (a, b), (c, d) = source.row(schedule, t), target.row(schedule, t)
     scale = error_scale(schedule, t, source=source.row, target=target.row)
     return ((c * b - d * a) / determinant(source.row, schedule, t) * x + scale * prediction).astype(x.dtype)

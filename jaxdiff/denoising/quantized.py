@@ -28,7 +28,7 @@ from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.data.batches import dequantize
 from jaxdiff.denoising.prediction import Reading, noise, noise_level
-from jaxdiff.noising.process import perturb
+from jaxdiff.noising.process import marginals, perturb
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
 
 LevelNetwork: TypeAlias = Callable[..., Any]
@@ -117,8 +117,8 @@ def quantized_target(
         raise ValueError(f"pixels must have shape (batch, ...), got {jnp.shape(pixels)}.")
     checks.shape("t", t, pixels.shape[:1])
     checks.in_range("t", schedule, t)
-    for name, scale in (("alpha", schedule.alpha), ("sigma", schedule.sigma)):
-        checks.positive(f"{name} at t", jax.vmap(scale)(jnp.asarray(t, float)))
+    for name, values in zip(("alpha", "sigma"), marginals(schedule, t), strict=True):
+        checks.positive(f"{name} at t", values)
     return _quantized_target(key, schedule, pixels, t, levels=levels)
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
+from jaxdiff.denoising.ends import check_no_data_left, no_data_left
 from jaxdiff.densities.inputs import check_data
 from jaxdiff.densities.levels import (
     KnownTimeDensity,

@@ -35,7 +35,7 @@ from jaxdiff._numerics import checks, divergence
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import signs_like
 from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.denoising.pure_noise import no_data_left
+from jaxdiff.denoising.ends import check_clean, is_clean, no_data_left
 from jaxdiff.densities.inputs import (
     LogDensity,
     check_data,
@@ -94,6 +94,8 @@ def probability_flow(
     times that are refused and data that are left make NaN.
     """
     x = _check(key, denoise, x, num_probes, sketch_size, start)
+    if times is None:
+        check_clean(denoise, denoise.scale)
     grid = default_times(denoise, NUM_STEPS) if times is None else times
     grid = check_times(denoise, grid, x.dtype, noise_at_the_end=start is None)
     return _flow(key, denoise, x, grid, start, num_probes=num_probes, sketch_size=sketch_size)
@@ -316,12 +318,15 @@ def default_times(denoise: Denoiser, num_steps: int) -> Array:
     shift = 2 * jnp.log(jnp.asarray(denoise.scale, float))
     high, low = (jnp.clip(log_snr(schedule, t) + shift, *_LEVELS) - shift for t in (t_min, t_max))
     levels = jnp.linspace(high, low, num_steps + 1)
-    return jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(levels)
+    times = jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(levels)
+    return times.at[0].set(jnp.where(is_clean(denoise, denoise.scale), times[0], jnp.nan))
 
 
 @folded
 def _ends(denoise: Denoiser, t_min: Time | None, t_max: Time | None) -> Array:
     """The two times, by default those of the default grid."""
+    if t_min is None:
+        check_clean(denoise, denoise.scale)
     low, high = default_times(denoise, 1)
     ends = (low if t_min is None else t_min), (high if t_max is None else t_max)
     return jnp.stack([jnp.asarray(t, float) for t in ends])

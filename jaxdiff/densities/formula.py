@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff._numerics.constants import folded
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
+from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
 from jaxdiff.densities.inputs import LogDensity, check_data
 from jaxdiff.densities.levels import (
     KnownTimeDensity,
@@ -106,16 +106,17 @@ def density_formula(
         one another, in a derivative too, so that memory is bounded.
 
     Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x, with an unbiased
-    estimate of the score, and in the parameters of the denoiser, but not in those of its schedule, of which
-    times are found by bisection (`inverse_log_snr`). Raises TypeError for integer x and ValueError for
-    NaN, num_evaluations below 20, data left at t_max, or a law of points of another shape; where data are
-    left and the denoiser is traced the answer is NaN.
+    estimate of the score, and in the parameters of the denoiser and of its schedule. Raises TypeError for
+    integer x and ValueError for NaN, num_evaluations below 20, data left at t_max or hidden at t_min, or a
+    law of points of another shape; where data are left and the denoiser is traced the answer is NaN.
     """
     x, known_density = _check(key, denoise, x, time_density)
     if start is None:
         check_no_data_left(denoise, known_density.scale)
     else:
         checks.law("start", start, x)
+    if extrapolate:
+        check_clean(denoise, known_density.scale)
     _check_reference(denoise, reference, x, 0 if extrapolate else 1)
     return _formula(
         key,
@@ -160,6 +161,7 @@ def _formula(
     value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
     if extrapolate:
         value += reference.log_prob(x)
+        value = jnp.where(is_clean(denoise, time_density.scale), value, jnp.nan)
     if start is None:
         value = jnp.where(no_data_left(denoise, time_density.scale, t_max), value, jnp.nan)
     return LogDensity(value, error)

@@ -14,7 +14,7 @@ from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.precision import single
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
-from jaxdiff.denoising.pure_noise import check_no_data_left
+from jaxdiff.denoising.ends import check_no_data_left
 from jaxdiff.noising.process import log_snr
 from jaxdiff.typing import Array, Key, Schedule
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.ends import check_clean
 from jaxdiff.densities.flow import NUM_STEPS, default_times, probability_flow
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.inputs import LogDensity, check_data
@@ -57,6 +58,7 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
     num_steps = NUM_STEPS if num_evaluations is None else num_evaluations // each // 2 * 2
     if d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
         return density_formula(key, denoise, x, num_evaluations=num_evaluations or _NUM_EVALUATIONS)
+    check_clean(denoise, denoise.scale)
     fine, coarse = (
         probability_flow(key, denoise, x, default_times(denoise, steps)).value
         for steps in (num_steps, num_steps // 2)

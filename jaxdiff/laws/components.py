@@ -27,6 +27,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, Estimate, time_axis
@@ -85,8 +86,7 @@ class Components(NamedTuple):
 
     def log_prob(self, x: Array) -> Array:
         """Log-density of x, shape (..., d) -> (...)."""
-        x = check_density(x, self.means.shape[-1], self.values)
-        return _log_prob(self, x.reshape(-1, x.shape[-1]), CHUNK).reshape(x.shape[:-1])
+        return _log_prob(self, check_density(x, self.means.shape[-1], self.values), CHUNK)
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
@@ -96,7 +96,8 @@ def _log_prob(components: Components, x: Array, chunk: int) -> Array:
         return jax.nn.logsumexp(components.log_joint(u, components.values))
 
     entries = max(components.means.size, components.log_weights.size)
-    return in_chunks(one, x, jnp.zeros(()), entries, chunk)
+    rows = x.reshape(-1, x.shape[-1])
+    return in_chunks(one, rows, jnp.zeros(()), entries, chunk).reshape(x.shape[:-1])
 
 
 @pytree
@@ -158,7 +159,7 @@ def known_everywhere(law: Distribution, estimate: Estimate, schedule: Schedule) 
 
 def check_density(x: ArrayLike, d: int, values: Array) -> Array:
     """x as an array of vectors of d numbers; ValueError for others, and where a variance is not positive."""
-    x = jnp.asarray(x)
+    x = x if isinstance(x, jax.Array) else jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] != d:
         raise ValueError(f"x must have shape (..., {d}), got {x.shape}.")
     checks.positive("every variance of a law with a density (noise a singular law first)", values)
@@ -184,11 +185,10 @@ def diagonalized(name: str, covariance: ArrayLike | Spectrum, shape: tuple[int, 
             f"(full) to go with means of shape {shape}, got {matrix.shape}."
         )
     checks.finite(name, matrix)
-    if matrix.shape != wanted[2]:
-        spectrum = Spectrum(matrix[..., None] if matrix.shape == wanted[0] else matrix)
-        slack = 0.0
-    else:
-        slack = float(np.sqrt(jnp.finfo(matrix.dtype).eps))
+    kind = wanted.index(matrix.shape)
+    slack = 0.0
+    if kind == 2:
+        slack = float(np.sqrt(np.finfo(matrix.dtype).eps))
         known = checks.known(matrix)
         if known is not None and known.size:
             skew = np.abs(known - np.swapaxes(known, -1, -2)).max()
@@ -197,11 +197,21 @@ def diagonalized(name: str, covariance: ArrayLike | Spectrum, shape: tuple[int, 
                     f"{name} must be symmetric, but entries differ from their mirror images by up to "
                     f"{skew:g}; pass (matrix + matrix.T) / 2 if that is what is meant."
                 )
-        spectrum = Spectrum(*jnp.linalg.eigh(matrix))
-    values = checks.known(spectrum.values)
+    spectrum, values = _spectrum(matrix, kind)
+    values = checks.known(values)
     if values is not None and (values < -slack * np.abs(values).max(initial=0)).any():
         raise ValueError(f"{name} must have no negative eigenvalue, got one of {values.min():g}.")
-    return spectrum._replace(values=jnp.maximum(spectrum.values, 0))  # what rounding left below zero
+    return spectrum
+
+
+@compiled(static="kind")
+def _spectrum(matrix: Array, kind: int) -> tuple[Spectrum, Array]:
+    """Of numbers, diagonals or matrices, for kind 0, 1 and 2; and the eigenvalues as they were found."""
+    if kind == 2:
+        values, basis = jnp.linalg.eigh(matrix)
+    else:
+        values, basis = (matrix if kind else matrix[..., None]), None
+    return Spectrum(jnp.maximum(values, 0), basis), values  # without what rounding left below zero
 
 
 def rescaled(spectrum: Spectrum, scale: Array | float, shift: Array | float) -> Spectrum:
@@ -233,7 +243,6 @@ def choose(key: Key, weights: Array) -> Array:
     return jax.random.choice(key, weights.shape[0], p=weights)
 
 
-@jax.jit
 def color(spectrum: Spectrum, k: Array, z: Array) -> Array:
     """Rows of z, shape (n, d), given the covariances of the components k, shape (n,)."""
     z = jnp.sqrt(spectrum.values)[k] * z
@@ -255,4 +264,5 @@ def floats(x: ArrayLike) -> Array:
     Less is not enough for a law's parameters, and integers become the default.
     """
     x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(jnp.result_type(x, float), jnp.float32))
+    dtype = jnp.promote_types(jnp.result_type(x, float), jnp.float32)
+    return x if x.dtype == dtype else x.astype(dtype)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser
@@ -41,6 +42,7 @@ class Empirical:
         checks.finite("points", points)
         set_fields(self, points=points)
 
+    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
         return self.points[per_row(key, n, lambda key: jax.random.randint(key, (), 0, self.points.shape[0]))]
 
@@ -56,15 +58,18 @@ class Empirical:
         return self.points.shape[1:]
 
     @property
+    @compiled
     def scale(self) -> Array:
         return jnp.sqrt(jnp.mean(self.points.var(0)))
 
+    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
         n = self.points.shape[0]
         weights = jnp.full((n,), 1 / n, self.points.dtype)
         variances = jnp.broadcast_to(jnp.asarray(std, self.points.dtype) ** 2, (n, 1))
         return GaussianMixture(weights, scale * self.points, Spectrum(variances))
 
+    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
@@ -47,35 +48,43 @@ class Gaussian:
         checks.finite("mean", mean)
         set_fields(self, mean=mean, covariance=diagonalized("covariance", covariance, mean.shape))
 
+    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
         z = per_row(key, n, lambda key: jax.random.normal(key, self.mean.shape, self.mean.dtype))
         z = jnp.sqrt(self.covariance.values)[None] * z
         return self.mean[None] + _turned(self.covariance, z, back=True)
 
     def log_prob(self, x: Array) -> Array:
-        values, d = self.covariance.values, self.mean.shape[0]
-        x = check_density(x, d, values)
-        u = _turned(self.covariance, x.reshape(-1, d) - self.mean[None])
-        log_det = (d // values.shape[0]) * jnp.sum(jnp.log(values))
-        squares = jnp.sum(u**2 / values[None], axis=1) + log_det
-        return -0.5 * (squares + d * math.log(2 * math.pi)).reshape(x.shape[:-1])
+        return _log_prob(self, check_density(x, self.mean.shape[0], self.covariance.values))
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.mean.shape
 
     @property
+    @compiled
     def scale(self) -> Array:
         return jnp.sqrt(jnp.mean(self.covariance.values))
 
+    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> Gaussian:
         return Gaussian(scale * self.mean, rescaled(self.covariance, scale**2, std**2))
 
+    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Linear(self.mean, self.covariance), schedule)
+
+
+@compiled
+def _log_prob(law: Gaussian, x: Array) -> Array:
+    values, d = law.covariance.values, x.shape[-1]
+    u = _turned(law.covariance, x.reshape(-1, d) - law.mean[None])
+    log_det = (d // values.shape[0]) * jnp.sum(jnp.log(values))
+    squares = jnp.sum(u**2 / values[None], axis=1) + log_det
+    return -0.5 * (squares + d * math.log(2 * math.pi)).reshape(x.shape[:-1])
 
 
 @pytree

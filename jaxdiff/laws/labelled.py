@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
@@ -50,6 +51,7 @@ class Labelled:
         return jax.tree.leaves(self.stacked)[0].shape[0]
 
     @property
+    @compiled
     def scale(self) -> Array:
         """Standard deviation of the data given their label: the root of the laws' mean variance."""
         scales = jax.vmap(lambda law: jnp.asarray(law.scale))(self.stacked)

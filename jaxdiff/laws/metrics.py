@@ -57,7 +57,7 @@ def wasserstein_1d(x: Array, y: Array, *, p: float = 2) -> Array:
         checks.shape(name, points, (None,))
     x, y = _samples(jnp.asarray(x)[:, None], jnp.asarray(y)[:, None], low=1)
     _check_order(p)
-    return _power_1d(x[:, 0], y[:, 0], p) ** (1 / p)
+    return _wasserstein_1d(x, y, p)
 
 
 def sliced_wasserstein(key: Key, x: Array, y: Array, *, num_projections: int, p: float = 2) -> Array:
@@ -196,6 +196,11 @@ def _power_1d(x: Array, y: Array, p: float) -> Array:
     weights = jnp.asarray(np.diff(levels, prepend=0) / (n * m), x.dtype)
     gaps = jnp.sort(x)[(levels - 1) // m] - jnp.sort(y)[(levels - 1) // n]
     return jnp.sum(weights * jnp.abs(gaps) ** p)
+
+
+@functools.partial(jax.jit, static_argnames="p")
+def _wasserstein_1d(x: Array, y: Array, p: float) -> Array:
+    return _power_1d(x[:, 0], y[:, 0], p) ** (1 / p)
 
 
 def _power_along(direction: Array, x: Array, y: Array, p: float) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser
@@ -52,6 +53,7 @@ class GaussianMixture:
             covariances=diagonalized("covariances", covariances, means.shape),
         )
 
+    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
         def draw(key: Key) -> tuple[Array, Array]:
             which, normal = jax.random.split(key)
@@ -71,18 +73,22 @@ class GaussianMixture:
         return self.means.shape[1:]
 
     @property
+    @compiled
     def scale(self) -> Array:
         return mixture_scale(self.weights, self.means, self.covariances.values.mean(-1))
 
+    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
         return GaussianMixture(self.weights, scale * self.means, rescaled(self.covariances, scale**2, std**2))
 
+    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, Posterior(self._components()), schedule)
 
+    @compiled
     def _components(self) -> Components:
         return Components(
             log_weights=jnp.log(self.weights)[:, None],

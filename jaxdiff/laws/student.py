@@ -21,6 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser
@@ -109,6 +110,7 @@ class StudentTMixture:
             noise_variance=noise_variance,
         )
 
+    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
         def draw(key: Key) -> tuple[Array, Array, Array]:
             which, scale, normal = jax.random.split(key, 3)
@@ -130,6 +132,7 @@ class StudentTMixture:
         return self.means.shape[1:]
 
     @property
+    @compiled
     def scale(self) -> Array:
         """Over all entries; components of fewer than 3 degrees of freedom count as if of 3."""
         nu = jnp.maximum(self.degrees_of_freedom, 3.0)
@@ -137,6 +140,7 @@ class StudentTMixture:
             self.weights, self.means, nu / (nu - 2) * self.scales.values.mean(-1) + self.noise_variance
         )
 
+    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> StudentTMixture:
         return StudentTMixture(
             self.weights,
@@ -146,6 +150,7 @@ class StudentTMixture:
             scale**2 * self.noise_variance + std**2,
         )
 
+    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
         return self.affine(schedule.alpha(t), schedule.sigma(t))
 
@@ -178,6 +183,7 @@ class StudentTMixture:
         rows = max(1, machinery.CHUNK // components.values.size)
         return jax.lax.map(one, (jnp.arange(len(x)), x), batch_size=rows)
 
+    @compiled
     def _components(self) -> Components:
         d = self.means.shape[-1]
         y, log_mass = jax.vmap(lambda nu: _log_scales(nu, d))(self.degrees_of_freedom)

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff.typing import Array, Params
 
@@ -64,6 +65,7 @@ def at(decay: EmaDecay, step: Array) -> Array | float:
     return decay(step) if callable(decay) else decay
 
 
+@compiled
 def updated(average: Params, params: Params, decay: Array | float) -> Params:
     """Eq. (1) for each leaf, in the average's precision."""
     return jax.tree.map(lambda e, p: e + jnp.asarray(1 - decay, e.dtype) * (p - e), average, params)

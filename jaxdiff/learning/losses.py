@@ -12,8 +12,6 @@ the data are in.
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -92,7 +90,7 @@ def regression_loss(
 
 
 @compiled
-def _regression_loss(denoise: Denoiser, x: Array, target: Denoised, t: Array, weight: Partial) -> Array:
+def _regression_loss(denoise: Denoiser, x: Array, target: Denoised, t: Time, weight: Partial) -> Array:
     def squared_error(error: Denoised, t: Array) -> Array:
         return jnp.sum(prediction.read(weight, denoise.schedule, error, t) ** 2)
 
@@ -113,7 +111,7 @@ def implicit_loss(denoise: Denoiser, x: Array, t: Time, *, weight: Row = predict
 
 
 @compiled
-def _implicit_loss(denoise: Denoiser, x: Array, t: Array, weight: Partial) -> Array:
+def _implicit_loss(denoise: Denoiser, x: Array, t: Time, weight: Partial) -> Array:
     noise, trace = divergence.exact(lambda x: denoise(x, t).noise, single(x))
     return _implicit(denoise.schedule, noise, trace, t, weight)
 
@@ -137,9 +135,9 @@ def sliced_loss(
     return _sliced_loss(key, denoise, x, t, weights.as_argument(weight), num_probes=num_probes)
 
 
-@functools.partial(compiled, static_argnames=("num_probes",))
+@compiled(static="num_probes")
 def _sliced_loss(
-    key: Key, denoise: Denoiser, x: Array, t: Array, weight: Partial, *, num_probes: int
+    key: Key, denoise: Denoiser, x: Array, t: Time, weight: Partial, *, num_probes: int
 ) -> Array:
     x = single(x)
     probes = signs_like(key, x, num_probes)
@@ -147,7 +145,7 @@ def _sliced_loss(
     return _implicit(denoise.schedule, noise, traces.mean(0), t, weight)
 
 
-def _implicit(schedule: Schedule, noise: Array, trace: Array, t: Array, weight: Partial) -> Array:
+def _implicit(schedule: Schedule, noise: Array, trace: Array, t: Time, weight: Partial) -> Array:
     def combine(noise: Array, trace: Array, t: Array) -> Array:
         scale = prediction.error_scale(schedule, t, source=prediction.noise.row, target=weight)
         return scale**2 * (jnp.sum(noise**2) - 2 * schedule.sigma(t) * trace + noise.size)

@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from jax.scipy.linalg import cho_factor, cho_solve
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
@@ -68,16 +69,23 @@ def init(key: Key, d: int, num_features: int, *, bandwidth: Array | float) -> Ra
         )
     checks.shape("bandwidth", bandwidth, ())
     checks.positive("bandwidth", bandwidth)
+    return _init(key, d, num_features, bandwidth)
+
+
+@compiled(static=("d", "num_features"))
+def _init(key: Key, d: int, num_features: int, bandwidth: Array | float) -> RandomFeatures:
     frequencies = jax.random.normal(key, (d, num_features // 2)) / bandwidth
     return RandomFeatures(frequencies, jnp.zeros((num_features, d)), jnp.zeros(d))
 
 
+@compiled
 def features(frequencies: Array, x: Array) -> Array:
     """phi of eq. (1) at each row of x, shape (batch, d) -> (batch, 2K)."""
     angles = jnp.matmul(x, frequencies, precision=_PRECISION)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1) / frequencies.shape[-1] ** 0.5
 
 
+@compiled
 def predict(model: RandomFeatures, x: Array, t: Array) -> Array:
     """c + B' phi(x), shape (batch, d): a `Predictor` that does not look at t."""
     sums = jnp.matmul(features(model.frequencies, x), model.coefficients, precision=_PRECISION)
@@ -116,13 +124,18 @@ def fit(
     checks.positive("penalty", penalty)
     _check_weights(weights, x)
     # Of the model that answers nothing, what it leaves is what there is to be learnt.
-    silent = model._replace(
-        coefficients=jnp.zeros_like(model.coefficients), intercept=jnp.zeros_like(model.intercept)
-    )
+    silent = _silent(model)
     denoise = family(silent)
     check_denoiser("family(model)", denoise)
     denoise.check_times("t", t)
     return _fit(silent, denoise, x, target, t, penalty, weights)
+
+
+@compiled
+def _silent(model: RandomFeatures) -> RandomFeatures:
+    return model._replace(
+        coefficients=jnp.zeros_like(model.coefficients), intercept=jnp.zeros_like(model.intercept)
+    )
 
 
 @jax.jit

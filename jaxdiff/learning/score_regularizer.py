@@ -54,7 +54,7 @@ def score_regularizer(
 
 
 @compiled
-def _score_regularizer(key: Key, denoise: Denoiser, x: Array, t: Array, weight: Partial) -> Array:
+def _score_regularizer(key: Key, denoise: Denoiser, x: Array, t: Time, weight: Partial) -> Array:
     x = single(x)
     schedule, noise, t, each = denoise.schedule, noise_like(key, x), jnp.asarray(t), time_axis(t)
 
@@ -95,7 +95,7 @@ def regularized_generator(log_prob: Array, volumes: Array | float, strength: Arr
 
 
 @compiled
-def _regularized_generator(log_prob: Array, volumes: Array, strength: Array) -> Array:
+def _regularized_generator(log_prob: Array, volumes: Array | float, strength: Array | float) -> Array:
     log_prob = log_prob - jax.nn.logsumexp(log_prob + jnp.log(volumes))
     tilt = strength * (log_prob - log_prob.max())
 

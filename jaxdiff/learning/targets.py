@@ -32,7 +32,7 @@ def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tupl
 
 
 @compiled
-def _denoising_target(key: Key, schedule: Schedule, data: Array, t: Array) -> tuple[Array, Denoised]:
+def _denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tuple[Array, Denoised]:
     noise = noise_like(key, data)
     x = jax.vmap(perturb, in_axes=(None, 0, 0, time_axis(t)))(schedule, data, noise, jnp.asarray(t))
     return x, Denoised(data, noise)
@@ -59,7 +59,7 @@ def stable_target(
 
 @compiled
 def _stable_target(
-    key: Key, schedule: Schedule, data: Array, t: Array, pool: Array | None
+    key: Key, schedule: Schedule, data: Array, t: Time, pool: Array | None
 ) -> tuple[Array, Denoised]:
     x, exact = _denoising_target(key, schedule, data, t)
     # In single precision or better from the draws on: x itself may be rounded to bfloat16.

@@ -13,6 +13,7 @@ Times are scalars and x has any shape; `jax.vmap` gives each example its own tim
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,11 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
     checks.shape("t", t, ())  # one of shape (d,) would broadcast along the wrong axis; vmap over examples
+    return _perturb(schedule, data, noise, t)
+
+
+@compiled
+def _perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     return (schedule.alpha(t) * data + schedule.sigma(t) * noise).astype(jnp.result_type(data))
 
 
@@ -87,12 +93,16 @@ def log_snr(schedule: Schedule, t: Time) -> Array:
 def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
     """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
 
-    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. It has no derivative:
-    one through it, in value or in the schedule's parameters, is zero. Log-SNR falls with t;
+    Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls with t;
     the halvings reach the spacing of floats at every t > 1e-12 t_max in float32, 1e-14 t_max in float64.
+    Differentiable in all that it is given, the schedule's parameters too, by the implicit function theorem.
     """
-    t_min, t_max = jnp.asarray(t_min, float), jnp.asarray(t_max, float)
+    value, t_min, t_max = (jnp.asarray(x, float) for x in (value, t_min, t_max))
+    return _bisected(schedule, value, t_min, t_max)
 
+
+@jax.custom_jvp
+def _bisected(schedule: Schedule, value: Array, t_min: Array, t_max: Array) -> Array:
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = 0.5 * (low + high)
@@ -102,6 +112,20 @@ def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_
     halvings = 64 if t_min.dtype == jnp.float32 else 100
     low, high = jax.lax.fori_loop(0, halvings, halve, (t_min, t_max))
     return 0.5 * (low + high)
+
+
+@_bisected.defjvp
+def _implicit_function(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+    """With lambda(schedule, t) = value, dt = (dvalue - dlambda/dschedule dschedule) / (dlambda/dt)."""
+    schedule, value, t_min, t_max = primals
+    schedule_dot, value_dot, t_min_dot, t_max_dot = tangents
+    t = _bisected(*primals)
+    before, after = value >= log_snr(schedule, t_min), value <= log_snr(schedule, t_max)
+    # At an end the answer is the end, and the log-SNR may be infinite.
+    inside = jnp.where(before | after, 0.5 * (t_min + t_max), t)
+    _, level_dot = jax.jvp(lambda schedule: log_snr(schedule, inside), (schedule,), (schedule_dot,))
+    t_dot = (value_dot - level_dot) / jax.grad(log_snr, argnums=1)(schedule, inside)
+    return t, jnp.where(before, t_min_dot, jnp.where(after, t_max_dot, t_dot))
 
 
 def working_range(schedule: Schedule, scale: Array | float = 1.0) -> tuple[Time, Time]:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.typing import Array, Schedule, Time
@@ -268,8 +269,14 @@ def from_betas(betas: Array) -> DiscreteVariancePreserving:
             f"betas must lie strictly between 0 and 1, but for a last one of 1; got {values.min():g} to "
             f"{values.max():g}."
         )
+    return DiscreteVariancePreserving(betas, _rate_integrals(betas))
+
+
+@compiled
+def _rate_integrals(betas: Array) -> Array:
+    """B before each step, shape (T,)."""
     integral = -jnp.cumsum(jnp.log1p(-betas[:-1]))
-    return DiscreteVariancePreserving(betas, jnp.concatenate([jnp.zeros_like(betas[:1]), integral]))
+    return jnp.concatenate([jnp.zeros_like(betas[:1]), integral])
 
 
 def _inside(schedule: Schedule, t: Time) -> Array:

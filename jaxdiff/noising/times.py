@@ -15,11 +15,11 @@ grid depends on is known it is computed at once, inside ``jit`` too, so that wha
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from jaxdiff._numerics import checks, shards
@@ -44,6 +44,11 @@ def stratified(key: Key, n: int) -> Array:
     independent points, `jax.random.uniform(key, (n,))`.
     """
     checks.integer("n", n, 1)
+    return _stratified(key, n)
+
+
+@compiled(static="n")
+def _stratified(key: Key, n: int) -> Array:
     rows, whole = shards.row_numbers(n), n * shards.count()
     return (rows + jax.random.uniform(key, (whole,))[rows]) / whole
 
@@ -127,6 +132,11 @@ def power_grid(num_steps: int, *, t_min: Time, t_max: Time, rho: Array | float =
     checks.ordered("t_min", t_min, "t_max", t_max)
     checks.within("t_min", t_min, 0.0, float("inf"))
     checks.finite("t_max", t_max)
+    return _power_grid(t_min, t_max, rho, num_steps)
+
+
+@compiled(static="num_steps")
+def _power_grid(t_min: Time, t_max: Time, rho: Array | float, num_steps: int) -> Array:
     high, low = jnp.asarray(t_max, float) ** (1 / rho), jnp.asarray(t_min, float) ** (1 / rho)
     grid = jnp.linspace(high, low, num_steps + 1) ** rho
     return grid.at[0].set(t_max).at[-1].set(t_min)  # roots and powers do not round back to the ends
@@ -152,21 +162,21 @@ def noise_grid(
     checks.integer("num_steps", num_steps, 1)
     checks.positive("rho", rho)
     t_min, t_max = _range(schedule, t_min, t_max)
-    grid = _noise_grid(schedule, t_min, t_max, scale, rho, num_steps)
-    checks.positive("sigma / alpha at t_min", jnp.exp(-0.5 * log_snr(schedule, t_min)))
+    grid, least = _noise_grid(schedule, t_min, t_max, scale, rho, num_steps)
+    checks.positive("sigma / alpha at t_min", least)
     return grid
 
 
-@functools.partial(jax.jit, static_argnums=5)
+@compiled(static="num_steps")
 def _noise_grid(
     schedule: Schedule, t_min: Time, t_max: Time, scale: Array | float, rho: Array | float, num_steps: int
-) -> Array:
+) -> tuple[Array, Array]:
+    """The grid, and sigma / alpha at its end."""
     low, high = (jnp.exp(-0.5 * log_snr(schedule, t)) for t in (t_min, t_max))
     high = jnp.minimum(high, jnp.maximum(_MOST_NOISE * scale, 2 * low))
     ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + 1) ** rho
     # The bisection ends below t_max wherever there is signal left.
-    grid = _to_times(schedule, -2 * jnp.log(ratios), t_min, t_max)
-    return grid.at[0].set(t_max).at[-1].set(t_min)
+    return _grid(schedule, -2 * jnp.log(ratios), t_min, t_max), low
 
 
 @folded
@@ -177,8 +187,10 @@ def to_clean(schedule: Schedule, times: Array) -> Array:
     Raises ValueError where times reach it already.
     """
     checks.shape("times", times, (None,))
-    checks.ordered("the schedule's first time", schedule.t_min, "times[-1]", times[-1])
-    return jnp.append(times, jnp.asarray(schedule.t_min, times.dtype))
+    times, known = jnp.asarray(times), checks.known(times)
+    if known is not None:
+        checks.ordered("the schedule's first time", schedule.t_min, "times[-1]", known[-1])
+    return _append(times, schedule.t_min)
 
 
 @folded
@@ -190,15 +202,16 @@ def whole(times: Array) -> Array:
     many.
     """
     checks.shape("times", times, (None,))
-    times = jnp.asarray(times)
-    n = len(times)
-    checks.within(
-        "the whole times between the ends, less the number of times,",
-        times[0] - times[-1] - n + 1,
-        0,
-        jnp.inf,
-    )
-    places = jnp.arange(n)
+    known = checks.known(times)
+    if known is not None:
+        room = known[0] - known[-1] - len(known) + 1
+        checks.within("the whole times between the ends, less the number of times,", room, 0, jnp.inf)
+    return _whole(jnp.asarray(times))
+
+
+@compiled
+def _whole(times: Array) -> Array:
+    places = jnp.arange(len(times))
     # A grid that falls by one at least is one that does not rise once that is taken off.
     lifted = jax.lax.cummax(jnp.round(times) + places, reverse=True) - places
     return jnp.minimum(lifted, jnp.round(times[0]) - places)
@@ -214,9 +227,14 @@ def log_snr_grid(
     """
     checks.integer("num_steps", num_steps, 1)
     t_min, t_max = _range(schedule, t_min, t_max)
-    high, low = _log_snr_ends(schedule, t_min, t_max)
-    grid = _to_times(schedule, jnp.linspace(low, high, num_steps + 1), t_min, t_max)
-    return grid.at[0].set(t_max).at[-1].set(t_min)
+    return _log_snr_grid(schedule, *_log_snr_ends(schedule, t_min, t_max), t_min, t_max, num_steps)
+
+
+@compiled(static="num_steps")
+def _log_snr_grid(
+    schedule: Schedule, high: Array, low: Array, t_min: Time, t_max: Time, num_steps: int
+) -> Array:
+    return _grid(schedule, jnp.linspace(low, high, num_steps + 1), t_min, t_max)
 
 
 @folded
@@ -238,13 +256,25 @@ def gaussian_grid(
     checks.integer("num_steps", num_steps, 1)
     checks.positive("variance", variance)
     t_min, t_max = _range(schedule, t_min, t_max)
-    ends = [jnp.exp(-level) for level in _log_snr_ends(schedule, t_min, t_max)]
+    return _gaussian_grid(schedule, *_log_snr_ends(schedule, t_min, t_max), variance, t_min, t_max, num_steps)
+
+
+@compiled(static="num_steps")
+def _gaussian_grid(
+    schedule: Schedule,
+    high: Array,
+    low: Array,
+    variance: Array | float,
+    t_min: Time,
+    t_max: Time,
+    num_steps: int,
+) -> Array:
+    ends = jnp.exp(-high), jnp.exp(-low)
     low, high = (jnp.log(variance + end) for end in ends)
     # v = e^l - variance, by expm1 from v at the clean end, where nearly all of e^l is the variance.
     rise = jnp.linspace(high - low, 0.0, num_steps + 1)
     v = ends[0] + (variance + ends[0]) * jnp.expm1(rise)
-    grid = _to_times(schedule, -jnp.log(v), t_min, t_max)
-    return grid.at[0].set(t_max).at[-1].set(t_min)
+    return _grid(schedule, -jnp.log(v), t_min, t_max)
 
 
 def truncate(times: Array, t_max: float) -> Array:
@@ -268,7 +298,16 @@ def truncate(times: Array, t_max: float) -> Array:
     return jnp.concatenate([jnp.full(1, t_max, below.dtype), below])
 
 
-@jax.jit
+def _grid(schedule: Schedule, levels: Array, t_min: Time, t_max: Time) -> Array:
+    """The times of rising log-SNRs, (n,), between ends that are exact."""
+    return _to_times(schedule, levels, t_min, t_max).at[0].set(t_max).at[-1].set(t_min)
+
+
+@compiled
+def _append(times: Array, last: Time) -> Array:
+    return jnp.append(times, jnp.asarray(last, times.dtype))
+
+
 def _to_times(schedule: Schedule, levels: Array, t_min: Time, t_max: Time) -> Array:
     """The times of log-SNRs, (n,)."""
     return jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(levels)
@@ -300,7 +339,7 @@ def _log_snr_ends(schedule: Schedule, t_min: Time, t_max: Time) -> tuple[Array, 
     ends = log_snr(schedule, t_min), log_snr(schedule, t_max)
     for name, t, value in (("t_min", t_min, ends[0]), ("t_max", t_max, ends[1])):
         known = checks.known(value)
-        if known is not None and not jnp.isfinite(known).all():
+        if known is not None and not np.isfinite(known).all():
             raise ValueError(
                 f"the log-SNR at {name} = {t} is {known}, wanted a finite one: take a {name} inside the "
                 f"range of {schedule}, where both alpha and sigma are above zero."

@@ -16,7 +16,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
-from jaxdiff.denoising.pure_noise import check_no_data_left, no_data_left
+from jaxdiff.denoising.ends import check_no_data_left, no_data_left
 from jaxdiff.noising import times as grids
 from jaxdiff.noising.process import marginals
 from jaxdiff.sampling.dpm_solver import DPMSolverPP
@@ -45,7 +45,9 @@ def sample(
         its estimate of the data; 32 if nothing is said.
     times: another grid, decreasing; it is taken as it is, so append the time of no noise (`times.to_clean`)
         for the denoised last step.
-    start: the law at the first time, by default N(0, sigma^2 I), for which noise must dominate there.
+    start: the law at the first time, by default N(0, sigma^2 I), for which noise must dominate there. That
+        knows nothing of the data's mean m: samples are off by about alpha |m| / sigma standard deviations
+        (.125 for a mean of 10 under `Karras`), so centre data that are far from 0, or give their start.
 
     Memory is constant in the steps. Raises TypeError for what is no key, denoiser or sampler, and ValueError
     for times that do not decrease or that the denoiser does not know, and for a start of another shape or

@@ -24,6 +24,7 @@ from jaxdiff.noising.schedules import (
     RectifiedFlow,
     VariancePreserving,
 )
+from jaxdiff.typing import Denoised
 
 SCHEDULE = LinearVariance()
 KEY = jax.random.key(0)
@@ -345,6 +346,23 @@ def test_better_references_and_time_densities_pay():
     assert scaled < gaussian / 2
 
 
+def test_the_pilot_starves_no_bin():
+    """Where denoiser and reference agree the integrand is zero, on the pilot's rows; it may not be on others."""
+    exact = Gaussian(jnp.zeros(2), 1.0).denoiser(Karras())
+
+    def wrong_in_the_middle(x, t):
+        answer = exact(x, t)
+        t = jnp.reshape(t, (-1, 1))
+        off = jnp.where((t > 0.5) & (t < 2), jnp.sin(3 * x), 0)
+        return Denoised(answer.data - t * off, answer.noise + off)
+
+    denoise = as_denoiser(wrong_in_the_middle, Karras(), shape=(2,))
+    x = exact(jax.random.normal(KEY, (8, 2)), 0.1).data
+    masses = formula.pilot_time_density(KEY, denoise, x, num_evaluations=200, num_bins=10).masses
+    np.testing.assert_allclose(masses.min(), masses.mean() / 11, rtol=1e-3)
+    assert masses.max() > 2 * masses.mean()
+
+
 def test_the_gradient_is_the_score():
     law = mixture(3)
     x = jnp.asarray(law.sample(12), jnp.float32)
@@ -477,6 +495,11 @@ BAD = {
         ValueError,
         r"log-SNR at t_max = 0.9 of LinearVariance.* is -2.2 .* wanted less than -4",
     ),
+    "data hidden": (
+        {"denoise": within(gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), t_min=0.05)},
+        ValueError,
+        r"log-SNR at t_min = 0.05 of LinearVariance.* is 2.94 .* wanted more than 4",
+    ),
     "masses": ({"time_density": TimeDensity(1.0, (1.0, 0.0))}, ValueError, "masses must be positive"),
     "scale": ({"time_density": TimeDensity(0.0)}, ValueError, "scale must be positive"),
     "rows": ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer of at least 1"),
@@ -489,6 +512,19 @@ def test_bad_input(case):
     options = {"key": KEY, "denoise": gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), **GOOD, **options}
     with pytest.raises(error, match=message):
         density_formula(options.pop("key"), options.pop("denoise"), options.pop("x"), **options)
+
+
+def test_what_noise_hides_is_nan_where_it_is_traced_and_no_matter_without_extrapolation():
+    def value(t_min, **options):
+        denoise = within(gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), t_min=t_min)
+        return density_formula(KEY, denoise, GOOD["x"], num_evaluations=1000, **options)
+
+    assert np.isnan(jax.jit(value)(0.05).value).all()
+    assert np.isfinite(jax.jit(value)(0.01).value).all()
+    # N(0, I) noised is N(0, I), and the mean of its log-density at noise of variance .05 around 0 is this.
+    at_t_min = value(0.05, extrapolate=False)
+    assert np.all(np.abs(at_t_min.value + np.log(2 * np.pi) + 0.05) < 4 * at_t_min.standard_error)
+    assert np.all(at_t_min.standard_error < 0.01)
 
 
 @pytest.mark.parametrize(

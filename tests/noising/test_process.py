@@ -77,6 +77,30 @@ def test_log_snr_and_its_inverse(name, float64):
     )
 
 
+def test_the_inverse_has_the_derivatives_of_the_implicit_function(name, float64):
+    case = CASES[name]
+
+    def inverse(level):
+        return process.inverse_log_snr(case.schedule, level, t_min=case.t_min, t_max=case.t_max)
+
+    t = interior(case)
+    levels = 2 * np.log(case.alpha(t) / case.sigma(t))
+    slopes = np.diff(
+        2 * np.log(case.alpha(t + [[-1e-6], [1e-6]]) / case.sigma(t + [[-1e-6], [1e-6]])), axis=0
+    )
+    found = jax.vmap(jax.grad(inverse))(levels)
+    np.testing.assert_allclose(found, 2e-6 / slopes[0], rtol=1e-4)
+
+
+def test_the_inverse_reaches_early_times_in_float32(name):
+    """Every halving counts: a billionth of the range is found, of which 24 halvings know nothing."""
+    schedule, t_max = CASES[name].schedule, CASES[name].t_max
+    for t in (1e-9 * t_max, 1e-5 * t_max):
+        level = process.log_snr(schedule, t)
+        found = process.inverse_log_snr(schedule, level, t_min=0.0, t_max=t_max)
+        np.testing.assert_allclose(process.log_snr(schedule, found), level, atol=1e-4)
+
+
 def test_any_object_with_alpha_and_sigma_serves(name, float64):
     """The library asks for nothing else: a bare object gives what the schedule gives."""
     case = CASES[name]

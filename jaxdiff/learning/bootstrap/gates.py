@@ -5,9 +5,11 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff.typing import Array
 
 
+@compiled
 def optimal_gate(correlation: Array | float, explained: Array | float, *, mix: Array | float = 1.0) -> Array:
     """g* of eq. (8), from rho and q_s: the gate of least variance, of their common shape; 0 where rho = 0."""
     square = jnp.asarray(correlation, float) ** 2
@@ -23,12 +25,18 @@ def matrix_gate(correlation: Array | float, jacobian: Array) -> Array:
     """
     checks.shape("correlation", correlation, ())
     checks.shape("jacobian", jacobian, (None, jnp.shape(jacobian)[-1]))
+    return _matrix_gate(correlation, jacobian)
+
+
+@compiled
+def _matrix_gate(correlation: Array | float, jacobian: Array) -> Array:
     square = jnp.asarray(correlation, jacobian.dtype) ** 2
     identity = jnp.eye(jacobian.shape[-1], dtype=jacobian.dtype)
     total = jnp.where(square == 0, identity, square * identity + (1 - square) * jacobian)
     return square * jnp.linalg.inv(total)
 
 
+@compiled
 def target_variance(
     correlation: Array, gate: Array, mix: Array | float, explained_s: Array, explained_t: Array
 ) -> Array:
@@ -37,6 +45,7 @@ def target_variance(
     return noise + gate**2 * _left(explained_s, mix) / correlation**2 - explained_t
 
 
+@compiled
 def optimal_mix(variance: Array | float, squared_bias: Array | float, freedom: Array | float) -> Array:
     """a* = f v / (f v + b^2): the mix that trades the teacher's bias against the variance of its target.
 

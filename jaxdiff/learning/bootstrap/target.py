@@ -73,10 +73,10 @@ def _bootstrapped_target(
     key: Key,
     teacher: Denoiser,
     data: Array,
-    s: Array,
-    t: Array,
-    mix: Array,
-    gate: Array | None,
+    s: Time,
+    t: Time,
+    mix: Array | float,
+    gate: Array | float | None,
     field: Denoiser | None,
 ) -> tuple[Array, Denoised]:
     schedule = teacher.schedule
@@ -158,7 +158,7 @@ def half_noise_target(
 
 
 @compiled
-def _damped(schedule: Schedule, s: Array, t: Array, mix: Array) -> Array:
+def _damped(schedule: Schedule, s: Array, t: Time, mix: Array | float) -> Array:
     """The mix times (1 - rho^2) / (3/4), at most 1, at s and t of one shape."""
     s, t = jnp.asarray(s, float), jnp.asarray(t, float)
     rest = jax.vmap(lambda s, t: correlation(schedule, s, t)[1])(jnp.ravel(s), jnp.ravel(t)).reshape(t.shape)

@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff.noising.process import inverse_log_snr, log_snr
 from jaxdiff.typing import Array, Schedule, Time
 
 
+@compiled
 def noise_correlation(schedule: Schedule, s: Time, t: Time) -> Array:
     """rho of eq. (2) for scalar times s <= t: the correlation of the noises of one path at s and t."""
     return correlation(schedule, s, t)[0]
