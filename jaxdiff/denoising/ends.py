@@ -41,8 +41,8 @@ def check_clean(denoise: Denoiser, scale: Array | float) -> None:
     if level is not None and known is not None and not level >= CLEAN:
         raise ValueError(
             f"the log-SNR at t_min = {float(known):g} of {denoise.schedule} is {float(level):.3g} at the "
-            f"data's scale, wanted more than {CLEAN}: noise hides there what a density of the data needs. Take "
-            "a denoiser that knows cleaner times, or the density of noised data, by times of your own "
+            f"data's scale, wanted more than {CLEAN}: noise hides there what a density of the data needs. "
+            "Take a denoiser that knows cleaner times, or the density of noised data, by times of your own "
             "(probability_flow) or without extrapolation (density_formula)."
         )
 
