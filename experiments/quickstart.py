@@ -3,7 +3,7 @@
     python -m experiments.quickstart                       # handwritten digits, a few minutes on two cores
     python -m experiments.quickstart --dataset patches     # 8 x 8 patches of photographs
     python -m experiments.quickstart --bootstrap 0.9       # targets that reuse the network's own average
-    python -m experiments.quickstart --resume              # go on after an interruption
+    python -m experiments.quickstart --resume              # go on after an interruption, or begin
 
 Digits are scikit-learn's 1,797 images of 8 x 8 pixels in 17 levels, dequantized as (pixel + u) / 17. The
 figure of merit is the held-out log-density by the probability flow, in nats of x in [0, 1]^64 (higher is
@@ -16,8 +16,13 @@ Patches are cut from the two photographs that ship with scikit-learn, 256 levels
 Gaussian fitted to them leaves over (a `reference`). Expect 205 to 225 nats, against 92 of that Gaussian.
 
 Written to --out: figures.json, figure.png, metrics.jsonl and the checkpoints. A run stopped by SIGTERM or
-Ctrl-C saves, exits with status 75 and resumes bit for bit.
+Ctrl-C, whatever it is doing, saves, exits with status 75 and resumes bit for bit; Ctrl-C twice does not save.
 """
+
+if __name__ == "__main__":
+    from experiments import signals  # before the imports below, which take seconds
+
+    signals.listen()
 
 import argparse
 import dataclasses
@@ -101,15 +106,13 @@ def smoke() -> Config:
 def main(config: Config, out: pathlib.Path, *, resume: bool = False) -> dict[str, Any]:
     """Train, sample and evaluate; returns the figures, which figures.json holds too."""
     began = time.monotonic()
-    with Checkpoints(out / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
-        _check_directory(checkpoints, out, resume)
-        problem = PROBLEMS[config.dataset]()
-        network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
+    problem = PROBLEMS[config.dataset]()
+    network, state = fit(config, problem, out, resume=resume)
     denoise = model(problem, network, training.averaged(state))
     trained = time.monotonic()
     print("evaluating the held-out log-density", file=sys.stderr)
-    figures = {"config": dataclasses.asdict(config), "parameters": _size(state.params)}
-    figures |= evaluate(config, problem, denoise)
+    figures = {"config": dataclasses.asdict(config), "step": int(state.step)}
+    figures |= {"parameters": _size(state.params)} | evaluate(config, problem, denoise)
     path = draw_samples(config, problem, denoise)
     figures |= compare(config, problem, path[-1])
     figures |= {"training_seconds": trained - began, "total_seconds": time.monotonic() - began}
@@ -125,16 +128,17 @@ def trained(config: Config, run: str) -> tuple[Problem, Denoiser]:
     """
     problem = PROBLEMS[config.dataset]()
     with tempfile.TemporaryDirectory() as passing:
-        out = pathlib.Path(run or passing)
-        with Checkpoints(out / "checkpoints", config=dataclasses.asdict(config)) as checkpoints:
-            network, state = fit(config, problem, checkpoints, out / "metrics.jsonl")
+        network, state = fit(config, problem, pathlib.Path(run or passing))
     return problem, model(problem, network, training.averaged(state))
 
 
 def fit(
-    config: Config, problem: Problem, checkpoints: Checkpoints, log: pathlib.Path
+    config: Config, problem: Problem, out: pathlib.Path, *, resume: bool = True
 ) -> tuple[Mixer, training.TrainState]:
-    """The network, and its state after config.steps steps; an interrupted run exits here, saved."""
+    """The network, and its state after config.steps steps; an interrupted run exits here, saved.
+
+    It goes on from what out holds, if anything; without resume out must hold no run.
+    """
     network = Mixer(
         num_outputs=problem.num_outputs,
         channels=config.channels,
@@ -163,31 +167,38 @@ def fit(
         # Uniform in log-SNR and measured in noise, this is the likelihood weighting.
         return regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
 
-    restored = checkpoints.restore(jax.eval_shape(init))
-    state = jax.jit(init)() if restored is None else restored.state
-    first_step = int(state.step)
     step = bootstrap.make_joint_step(loss, optimizer, ema_decay=decay)
     draw_batch = jax.tree_util.Partial(
         lambda pixels, key: data.batch(key, pixels, config.batch_size), problem.train
     )
+    identity = dataclasses.asdict(config)
+    if jax.dtypes.result_type(float) == np.float64:  # with it other numbers are drawn
+        identity["x64"] = True
     with (
         training.interruption() as stop,
-        Progress(config.steps, first_step=first_step, log=log) as progress,
+        Checkpoints(out / "checkpoints", config=identity) as checkpoints,
     ):
-        state = training.train(
-            key,
-            state,
-            step,
-            draw_batch,
-            num_steps=config.steps,
-            report=progress,
-            save=checkpoints.save,
-            save_every=1000,
-            stop=stop,
-        )
-    if int(state.step) < config.steps:
-        checkpoints.close()
-        print(f"Stopped and saved at step {int(state.step)}; go on with --resume.", file=sys.stderr)
+        if not resume and checkpoints.latest_step is not None:
+            raise FileExistsError(
+                f"{out} holds a run, saved at step {checkpoints.latest_step}; go on with --resume, or give "
+                "another directory by --out."
+            )
+        restored = checkpoints.restore(jax.eval_shape(init))
+        state = jax.jit(init)() if restored is None else restored.state
+        with Progress(config.steps, first_step=int(state.step), log=out / "metrics.jsonl") as progress:
+            state = training.train(
+                key,
+                state,
+                step,
+                draw_batch,
+                num_steps=config.steps,
+                report=progress,
+                save=checkpoints.save,
+                save_every=1000,
+                stop=stop,
+            )
+    if int(state.step) < config.steps or stop(config.steps + 1):
+        print(f"Stopped at step {int(state.step)}; go on with --resume.", file=sys.stderr)
         raise SystemExit(training.EXIT_INTERRUPTED)
     return network, state
 
@@ -261,12 +272,16 @@ def draw_samples(config: Config, problem: Problem, denoise: Denoiser) -> Array:
     x = problem.law.perturbed(SCHEDULE, problem.t_max).sample(start_key, config.num_samples)
     grid = times.power_grid(40, t_max=problem.t_max, t_min=2e-3, rho=7)
     path = integrate_path(key, denoise, x, times.to_clean(SCHEDULE, grid), sampler=Heun())
-    pictures.finite("samples", path[-1])
+    pictures.finite(f"samples of the average at step {config.steps}", path[-1])
     return path
 
 
 def compare(config: Config, problem: Problem, samples: Array) -> dict[str, Any]:
-    """Distances of the samples to the test images, each beside that of as many training images."""
+    """Distances of the samples to the test images, each beside that of as many training images.
+
+    Raises FloatingPointError for samples that are not finite.
+    """
+    pictures.finite("samples to be compared", samples)
     encode_key, choose_key, key = jax.random.split(jax.random.key(3), 3)
     n = config.num_samples
     test = problem.encode(encode_key, problem.test[:n])
@@ -311,16 +326,6 @@ def draw(problem: Problem, path: Array, out: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def _check_directory(checkpoints: Checkpoints, out: pathlib.Path, resume: bool) -> None:
-    if resume and checkpoints.latest_step is None:
-        raise FileNotFoundError(f"There is nothing to resume in {out}; run once without --resume.")
-    if not resume and checkpoints.latest_step is not None:
-        raise FileExistsError(
-            f"{out} holds a run, saved at step {checkpoints.latest_step}; go on with --resume, or give "
-            "another directory by --out."
-        )
-
-
 def _size(params: Params) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -345,7 +350,7 @@ def command_line(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
     parser.add_argument("--out", type=pathlib.Path, help="directory (default results/quickstart-<dataset>)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
     flags = parser.parse_args(arguments)
     if flags.steps < 1:
         parser.error(f"--steps must be at least 1, got {flags.steps}.")

@@ -19,8 +19,15 @@ Written to --out by process 0: metrics.jsonl, a grid of samples with each checkp
 checkpoints; at the end figures.json and figure.png, with the held-out bits per dimension, the same of the
 Gaussian, and the Frechet distance of samples to held-out images beside that of as many training images (see
 `experiments.train.evaluation`). A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and exits
-with status 75; the same command with --resume goes on, on as many devices as there are then.
+with status 75; the same command with --resume goes on, on as many devices as there are then. A signal is
+heard from the start of the command to its end (of several processes to the end of training: the evaluation
+then goes on); Ctrl-C twice leaves at once, without a save.
 """
+
+if __name__ == "__main__":
+    from experiments import signals  # before the imports below, which take seconds
+
+    signals.listen()
 
 import argparse
 import difflib
@@ -69,6 +76,7 @@ def main(
     figures = evaluation.evaluate(run, state, out)
     figures |= {
         "config": configs.as_dict(config),
+        "step": int(state.step),
         "devices": jax.device_count(),
         "processes": jax.process_count(),
         "total_seconds": time.monotonic() - began,

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -211,7 +212,9 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """The part of `as_dict` that a checkpoint must agree with."""
-    return {name: value for name, value in as_dict(config).items() if name not in MAY_CHANGE}
+    values = {name: value for name, value in as_dict(config).items() if name not in MAY_CHANGE}
+    # With it other numbers are drawn.
+    return values | ({"x64": True} if jax.dtypes.result_type(float) == jnp.float64 else {})
 
 
 def flags(config: Config) -> dict[str, tuple[Callable[[str], Any], Any]]:

@@ -28,7 +28,7 @@ import numpy as np
 from experiments.pictures import finite
 from experiments.train import figures
 from experiments.train.problems import Problem
-from experiments.train.trainer import SCHEDULE, Run, first_average
+from experiments.train.trainer import SCHEDULE, Run, average_of, first_average
 from jaxdiff import data
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws import metrics
@@ -45,7 +45,8 @@ def evaluate(run: Run, state: TrainState, out: pathlib.Path) -> dict[str, Any]:
     params, problem = first_average(state), run.problem
     values = log_densities(run, params)
     size = math.prod(problem.shape)
-    samples = run.sample(params, jax.random.key(3), run.config.num_samples, run.config.sample_steps)
+    n, steps = run.config.num_samples, run.config.sample_steps
+    samples = run.sample(params, jax.random.key(3), n, steps, of=average_of(state))
     found = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "held_out_images": len(values),
@@ -131,7 +132,11 @@ def _held_out(problem: Problem, pixels: Array) -> Array:
 
 
 def frechet_distances(problem: Problem, samples: np.ndarray) -> dict[str, float]:
-    """Of samples, of as many of the Gaussian and as many training images, to the held-out ones."""
+    """Of samples, of as many of the Gaussian and as many training images, to the held-out ones.
+
+    Raises FloatingPointError for samples that are not finite.
+    """
+    finite("samples to be compared", samples)  # in levels of pixels nothing would be seen of it
     features = fit_features(problem)
     n = min(len(samples), len(problem.test))
     chosen = np.random.default_rng(1).choice(len(problem.train), size=n, replace=False)

@@ -125,14 +125,15 @@ class Run(NamedTuple):
     start: StartLaw
     """The law that sampling begins from, at config.horizon."""
 
-    def sample(self, params: Params, key: Key, n: int, num_steps: int) -> np.ndarray:
+    def sample(self, params: Params, key: Key, n: int, num_steps: int, *, of: str) -> np.ndarray:
         """n images x by Heun's method from the start law, to the denoiser's estimate; on all devices.
 
-        Raises FloatingPointError where one is not finite.
+        Raises FloatingPointError where one is not finite, naming whose samples they are by of.
         """
         place = self.layout.place
         draw = _sampler(self.config, self.learner, self.layout, n, num_steps)
-        return finite("samples", draw(params, place(self.problem.law), place(self.start), place(key)))[:n]
+        samples = draw(params, place(self.problem.law), place(self.start), place(key))
+        return finite(f"samples of {of}", samples)[:n]
 
 
 @functools.cache  # one compiled function for all grids of samples
@@ -185,13 +186,18 @@ def first_average(state: TrainState) -> Params:
     return state.ema_params[0]
 
 
+def average_of(state: TrainState) -> str:
+    """It in words."""
+    return f"the average at step {int(state.step)}"
+
+
 def fit(
     run: Run, out: pathlib.Path, *, resume: bool = False, profile: pathlib.Path | None = None
 ) -> TrainState:
     """The state after config.steps steps, from the newest checkpoint in out if resume says so.
 
     Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch. A signal ends the
-    run here: all is saved, and the exit status is 75.
+    run here, saved but without a grid, and the exit status is 75.
     """
     config, layout = run.config, run.layout
     main = jax.process_index() == 0
@@ -217,7 +223,10 @@ def fit(
         return run.problem.encode(encode_key, images)
 
     rows = feeds.from_arrays(run.problem.train, config.batch_size, seed=config.seed)
-    with Checkpoints(out / "checkpoints", config=configs.identity(config)) as checkpoints:
+    with (
+        training.interruption() as stop,
+        Checkpoints(out / "checkpoints", config=configs.identity(config)) as checkpoints,
+    ):
         if not resume and checkpoints.latest_step is not None:
             raise FileExistsError(
                 f"{out} holds a run, saved at step {checkpoints.latest_step}; go on with --resume, or give "
@@ -226,14 +235,24 @@ def fit(
         restored = checkpoints.restore(layout.like(init)) if resume else None
         state = layout.create(init) if restored is None else restored.state
 
+        stopped = False
+
+        def asked(step: int) -> bool:
+            nonlocal stopped
+            stopped = stop(step)
+            return stopped
+
         def save(state: TrainState, means: dict[str, float]) -> None:
             checkpoints.save(state, means)
+            if stopped:
+                return  # who sends a signal waits for the end, and not for long
             # Drawn by all processes together, since the parameters may be spread over them.
-            x = run.sample(first_average(state), jax.random.key(2), 64, config.grid_steps)
+            of = average_of(state)
+            x = run.sample(first_average(state), jax.random.key(2), 64, config.grid_steps, of=of)
             if main:
                 figures.draw_grid(run.problem.images(x), out / f"samples-{int(state.step):08d}.png")
 
-        with training.interruption() as stop, _reports(config, out, int(state.step), main, profile) as report:
+        with _reports(config, out, int(state.step), main, profile) as report:
             state = training.train(
                 layout.place(key),
                 state,
@@ -246,11 +265,11 @@ def fit(
                 report=report,
                 save=save,
                 save_every=config.save_every,
-                stop=stop,
+                stop=asked,
             )
-    if int(state.step) < config.steps:
+    if int(state.step) < config.steps or stop(config.steps + 1):
         if main:
-            print(f"Stopped and saved at step {int(state.step)}; go on with --resume.", file=sys.stderr)
+            print(f"Stopped at step {int(state.step)}; go on with --resume.", file=sys.stderr)
         raise SystemExit(training.EXIT_INTERRUPTED)
     return state
 

@@ -2,12 +2,15 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
+import signal
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import assert_same_bits
 
 from experiments.train import __main__ as program
 from experiments.train import configs, evaluation, problems, trainer
@@ -43,6 +46,7 @@ def test_it_writes_what_it_says(finished):
     _, out, figures, _ = finished
     assert json.loads((out / "figures.json").read_text()) == json.loads(json.dumps(figures))
     assert all(np.isfinite(v) for v in figures.values() if isinstance(v, float))
+    assert figures["step"] == CONFIG.steps
     assert figures["config"]["model"] == configs.as_dict(CONFIG)["model"]
     assert figures["config"]["model"]["name"] == "ResidualMLP"
     for name in ("figure.png", "samples-00000006.png"):
@@ -52,6 +56,7 @@ def test_it_writes_what_it_says(finished):
     assert list((out / "trace").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_exits_saved_and_goes_on_with_other_devices(finished, tmp_path, monkeypatch, capsys):
     run, _, _, end = finished
     pmapped = run._replace(
@@ -62,12 +67,25 @@ def test_a_stopped_run_exits_saved_and_goes_on_with_other_devices(finished, tmp_
         with pytest.raises(SystemExit) as stopped:
             trainer.fit(pmapped, tmp_path, resume=True)  # which begins where there is nothing
     assert stopped.value.code == 75
-    assert "Stopped and saved at step 3" in capsys.readouterr().err
+    assert "Stopped at step 3; go on with --resume" in capsys.readouterr().err
+    assert not (tmp_path / "samples-00000003.png").exists()  # who stops a run waits for its end
     state = jax.device_get(trainer.fit(run, tmp_path, resume=True))
     assert state.step == 6
     for one, other in zip(jax.tree.leaves(end.params), jax.tree.leaves(state.params), strict=True):
         np.testing.assert_allclose(other, one, atol=1e-4 * np.abs(one).max())
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
+
+
+def test_a_signal_in_the_last_save_is_heard_when_it_is_whole(finished, tmp_path, monkeypatch, capsys):
+    run, _, _, end = finished
+    monkeypatch.setattr(
+        trainer.figures, "draw_grid", lambda images, path: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(SystemExit) as stopped:
+        trainer.fit(run, tmp_path)
+    assert stopped.value.code == 75
+    assert "Stopped at step 6; go on with --resume" in capsys.readouterr().err
+    assert_same_bits(jax.device_get(trainer.fit(run, tmp_path, resume=True)), end)
 
 
 def test_more_steps_are_the_same_run_and_another_batch_is_not(finished):
@@ -81,6 +99,11 @@ def test_more_steps_are_the_same_run_and_another_batch_is_not(finished):
             trainer.fit(other, out, resume=True)
     longer = dataclasses.replace(run.config, steps=9, engine="pmap", save_every=1)
     assert configs.identity(longer) == configs.identity(run.config)
+    with jax.enable_x64(True):
+        assert configs.identity(longer)["x64"]
+    shorter = run._replace(config=dataclasses.replace(run.config, steps=5))
+    with pytest.raises(ValueError, match="num_steps=5 counts from the run's beginning, and 6 steps are done"):
+        trainer.fit(shorter, out, resume=True)
     with pytest.raises(FileExistsError, match="holds a run, saved at step 6; go on with --resume"):
         trainer.fit(run, out)
 
@@ -179,8 +202,14 @@ def test_the_network_learns_what_the_reference_leaves_over(finished):
 def test_samples_that_are_not_finite_are_refused(finished):
     run, _, _, end = finished
     broken = jax.tree.map(lambda p: p.at[...].set(jnp.nan), jax.tree.map(jnp.asarray, end.params))
-    with pytest.raises(FloatingPointError, match=r"\d+ of \d+ samples are not finite"):
-        run.sample(run.layout.place(broken), jax.random.key(0), 8, 2)
+    with pytest.raises(
+        FloatingPointError, match=r"\d+ of \d+ samples of the average at step 6 are not finite"
+    ):
+        run.sample(run.layout.place(broken), jax.random.key(0), 8, 2, of=trainer.average_of(end))
+    samples = np.zeros((8, *run.problem.shape))
+    samples[5, 2] = np.nan
+    with pytest.raises(FloatingPointError, match="1 of 8 samples to be compared are not finite"):
+        evaluation.frechet_distances(run.problem, samples)
 
 
 @pytest.mark.parametrize(("platform", "keep", "wanted"), [
