@@ -10,6 +10,7 @@ import json
 import pathlib
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -46,7 +47,9 @@ def steps_in(directory: pathlib.Path) -> list[int]:
 def read_about(directory: pathlib.Path, step: int) -> Restored:
     """All but the state. Raises DamagedError, as `restore_step` does, of which it is the first part."""
     path = directory / str(step)
-    _verify(path, state=False)
+    damage = sums.damage(path, _sums(path, state=False))
+    if damage is not None:
+        raise DamagedError(damage)
     try:
         about = json.loads((path / "about" / "metadata").read_text())
         metrics_file = path / "metrics" / "metrics"
@@ -59,7 +62,7 @@ def read_about(directory: pathlib.Path, step: int) -> Restored:
 def restore_step(
     directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
 ) -> Restored:
-    """A checkpoint, once its sums are right, its config is the one given and its arrays are those of like.
+    """A checkpoint whose sums are right, whose config is the one given and whose arrays are those of like.
 
     Raises DamagedError if it is damaged, and ValueError if it is another config's or another model's.
     """
@@ -67,8 +70,45 @@ def restore_step(
     about = read_about(directory, step)
     if config is not None:
         check_config(path, about.config, config)
-    _verify(path, state=True)
-    target = jax.tree.map(_target, like)
+    with ThreadPoolExecutor(1) as beside:
+        summing = beside.submit(sums.damage, path, _sums(path, state=True))
+        if jax.process_count() > 1:  # first, or one would wait for another that cannot read
+            _agree(summing.result())
+        state = None
+        try:
+            state = _read(path, jax.tree.map(_target, like), part)
+        except (DamagedError, ValueError):
+            if summing.result() is None:  # or that is the reason
+                raise
+    if (damage := summing.result()) is not None:
+        raise DamagedError(damage)
+    return about._replace(state=state)
+
+
+def _sums(path: pathlib.Path, *, state: bool) -> dict[str, str]:
+    """Those of the files of the state, of which each process takes some, or of the files beside it."""
+    try:
+        known = sums.read(path)
+    except ValueError as error:
+        known = {}
+        if state:
+            warnings.warn(
+                f"The sums of checkpoint {path} are damaged ({error}); it is read unverified.", stacklevel=5
+            )
+    names = [name for name in known if name.startswith("state/") == state]
+    if state:
+        names = names[jax.process_index() :: jax.process_count()]
+    return {name: known[name] for name in names}
+
+
+def _agree(damage: str | None) -> None:
+    """Raise DamagedError in all processes if one of them has found damage."""
+    found = multihost_utils.process_allgather(np.asarray(damage is not None))
+    if found.any():
+        raise DamagedError(damage or "another process says which file")
+
+
+def _read(path: pathlib.Path, target: Any, part: bool) -> Any:
     arguments = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
@@ -81,32 +121,11 @@ def restore_step(
         got = {name: metadata[name] for name in target if name in metadata} if part else metadata
         check_tree(path, got, target)
         try:
-            return about._replace(state=reader.restore(path / "state", args=arguments))
+            return reader.restore(path / "state", args=arguments)
         except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
             damage = first_line(error)
             time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
     raise DamagedError(damage)
-
-
-def _verify(path: pathlib.Path, *, state: bool) -> None:
-    """Compare the files of the state, which processes share, or those beside it, with their sums."""
-    try:
-        known = sums.read(path)
-    except ValueError as error:
-        known = {}
-        if state:
-            warnings.warn(
-                f"The sums of checkpoint {path} are damaged ({error}); it is read unverified.", stacklevel=5
-            )
-    names = [name for name in known if name.startswith("state/") == state]
-    if state:
-        names = names[jax.process_index() :: jax.process_count()]
-    damage = sums.damage(path, {name: known[name] for name in names})
-    if state and jax.process_count() > 1:
-        found = multihost_utils.process_allgather(np.asarray(damage is not None))
-        damage = damage or ("another process says which file" if found.any() else None)
-    if damage is not None:
-        raise DamagedError(damage)
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
