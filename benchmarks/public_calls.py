@@ -44,7 +44,7 @@ LEFT_OUT = {
         *("weights.likelihood", "weights.min_snr", "weights.sigmoid", "weights.as_argument"),
         *("prediction.read", "prediction.solve", "prediction.determinant", "prediction.error_scale"),
         *("prediction.noise_level", "prediction.as_they_are", "ema.check_decay"),
-        *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant"),
+        *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant", "theory.risk_bound"),
     ],
 }
 """Public functions that are not measured, by the reason."""
@@ -382,6 +382,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "theory.increment_covariance": lambda key, i: theory.increment_covariance(
             model(i), i.pair, i.x, i.first, i.last
         ),
+        "theory.cluster_constants": lambda key, i: theory.cluster_constants(
+            SCHEDULE, i.grid, radius=i.last, std=i.first
+        ),
+        "theory.martingale_bound": lambda key, i: theory.martingale_bound(SCHEDULE, i.grid, equal, i.grid),
         "theory.increment_constants": lambda key, i: theory.increment_constants(SCHEDULE, i.grid, i.first),
     }
     laws: dict[str, Callable[[Inputs], Any]] = {

@@ -36,6 +36,7 @@ def score_error(
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
+    checks.a_law("distribution", distribution, ("sample", "denoiser"))
     checks.integer("num_samples", num_samples, 2)
     checks.shape("times", times, (None,))
     denoise.check_times("times", times)

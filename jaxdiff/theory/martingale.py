@@ -28,8 +28,24 @@ the Lipschitz constant (1 + sigma^2 L) / alpha, and R_k is sub-Gaussian by opera
     E[exp(l R_k) | x_k, ..., x_N] <= exp(l^2 c_k |G_k|^2 / 2)
     c_k = ((1 + sigma^2 L) / alpha)^2 / (a^2 / v - L)                                                   (7)
 
-K = E H^2 / E sum_j g_j |zeta_j|^2 plays the part of a dimension in what joint learning costs. The method is
-that of Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; (1) to (7) for every linear schedule are derived here.
+This says nothing of steps that are too long, a^2 / v <= L. *Clusters* have a bound at every step: data
+x_0 = mu + s z with z standard normal and mu of any law on a set of diameter 2 rho. At level k - 1, with
+tau^2 = alpha^2 s^2 + sigma^2 and h = alpha^2 s^2 / tau^2,
+
+    D_{k-1} = (h / alpha) x_{k-1} + (1 - h) E[mu | x_{k-1}]
+
+and x_{k-1} given x_k and mu is Gaussian of variance w = tau^2 / (1 + a^2 tau^2 / v). So R_k is a Gaussian and
+what is bounded, by Hoeffding's lemma of a proxy of the square of half its range; as the two may go together,
+
+    c_k = (h w^(1/2) / alpha + rho (h w / tau^2 + 1 - h))^2                                         (8)
+    L   = -1 / tau^2 + alpha^2 rho^2 / tau^4    at level k - 1                                      (9)
+
+where neither knows how many clusters there are, nor in how many dimensions. The better of (7) with (9) and of
+(8) holds: (8) at long steps, (7) at short ones, of which (8) does not know that they are many.
+
+K = E H^2 / E sum_j g_j |zeta_j|^2 plays the part of a dimension in what joint learning costs, and
+`jaxdiff.theory.risk_bound` says how. The method is that of Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354;
+(1) to (9) for every linear schedule are derived here.
 """
 
 from __future__ import annotations
@@ -143,12 +159,11 @@ def increment_constants(schedule: Schedule, times: Array, curvature: Array | flo
     """c_k of eq. (7) at increasing times, shape (N,): R_k has the variance proxy c_k |G_k|^2.
 
     curvature: L at the level before each, of which the first is the data; scalar or (N,). Infinite where
-    a^2 / v <= L, for there the step is too long for the bound. Raises TypeError for what is no schedule,
-    ValueError for times that do not increase or are out of its range and for a curvature of another shape.
+    a^2 / v <= L, for there the step is too long for the bound: `cluster_constants` has another. Raises
+    TypeError for what is no schedule, ValueError for times that do not increase or are out of its range and
+    for a curvature of another shape.
     """
-    checks.schedule(schedule)
-    checks.increasing("times", times)
-    checks.in_range("times", schedule, times)
+    _check_levels(schedule, times)
     if jnp.shape(curvature):
         checks.shape("curvature", curvature, jnp.shape(times))
     return _increment_constants(schedule, times, curvature)
@@ -159,6 +174,41 @@ def _increment_constants(schedule: Schedule, times: Array, curvature: Array) -> 
     alpha, sigma, scale, std = steps(schedule, times)
     concavity = (scale / std) ** 2 - curvature
     return jnp.where(concavity > 0, ((1 + sigma**2 * curvature) / alpha) ** 2 / concavity, jnp.inf)
+
+
+def cluster_constants(
+    schedule: Schedule, times: Array, *, radius: Array | float, std: Array | float
+) -> Array:
+    """c_k of eqs. (7) with (9) or of (8), whichever is smaller, at increasing times, shape (N,).
+
+    radius: rho, half the largest distance between two of the clusters' centres; std: s, the standard
+    deviation of each around its centre, which may be 0. Raises as `increment_constants`, and ValueError for a
+    negative radius or std.
+    """
+    _check_levels(schedule, times)
+    for name, value in (("radius", radius), ("std", std)):
+        checks.shape(name, value, ())
+        checks.within(name, value, 0.0, float("inf"))
+    return _cluster_constants(schedule, times, radius, std)
+
+
+@jax.jit
+def _cluster_constants(schedule: Schedule, times: Array, radius: Array, std: Array) -> Array:
+    alpha, sigma, scale, step_std = steps(schedule, times)
+    total = (alpha * std) ** 2 + sigma**2
+    known = jnp.where(total > 0, total, 1.0)  # points, as they are before the first level
+    share = (alpha * std) ** 2 / known
+    left = 1 / (1 + total * (scale / step_std) ** 2)
+    any_step = (share / alpha * jnp.sqrt(total * left) + radius * (share * left + 1 - share)) ** 2
+    any_step = jnp.where(total > 0, any_step, radius**2)
+    curvature = jnp.where(total > 0, ((alpha * radius) ** 2 / known - 1) / known, jnp.inf)
+    return jnp.minimum(any_step, _increment_constants(schedule, times, curvature))
+
+
+def _check_levels(schedule: Schedule, times: Array) -> None:
+    checks.schedule(schedule)
+    checks.increasing("times", times)
+    checks.in_range("times", schedule, times)
 
 
 def _check_at(denoise: Denoiser, x_name: str, x: Array, t_name: str, t: Time) -> None:

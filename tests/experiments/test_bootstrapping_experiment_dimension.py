@@ -47,6 +47,15 @@ def test_the_error_falls_with_the_number_of_paths(figures, name):
         assert 16 / (1 + 4 * spread**0.5) < few["mean"] / many["mean"] < 16 * (1 + 4 * spread**0.5)
 
 
+def test_the_theorem_is_above_what_is_measured(figures):
+    for row in figures["errors"]:
+        assert 1 < row["bound_on_the_paths"] < 1000
+        # 8 kappa log(2 40 / .05) paths are needed, kappa being 3 at least for an error like a normal number.
+        assert row["hypercontractivity"] > 2
+        assert (row["bound"] is None) == (row["paths"] < 59 * row["hypercontractivity"])
+        assert row["bound"] is None or 1 < row["bound"] < 2000
+
+
 def test_the_constant_falls_where_the_noise_grows(figures):
     low, high = figures["constants"]
     assert high["noise"]["mean"] > 15 * low["noise"]["mean"]  # of 32 times the dimension
