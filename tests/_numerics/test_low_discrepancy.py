@@ -101,6 +101,16 @@ def test_the_points_are_where_they_should_be():
         assert all(sorted(part) == sorted(2 * list(range(5))) for part in parts)
 
 
+def test_what_is_odd_in_the_noise_has_no_error():
+    """Each vector comes with both signs, so an odd function is zero in the mean of every cell."""
+    x = jnp.zeros((2, 3))
+    odd = lambda rows, noise, stratum, v: v * (noise[:, 0] + noise[:, 1] ** 3)  # noqa: E731
+    cells = low_discrepancy.cell_means(
+        jax.random.key(0), x, odd, strata=2, replicates=2, pairs=6, rows_per_call=100
+    )
+    np.testing.assert_allclose(cells, 0, atol=1e-5)
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="num_evaluations must be an integer of at least 20"):
         low_discrepancy.mean(jax.random.key(0), jnp.zeros((2, 2)), lambda *a: a[3], 19, 100)

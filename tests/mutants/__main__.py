@@ -115,12 +115,12 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time")
     parser.add_argument(
-        "--only", default="", metavar="NAME", help="those whose name, file or test holds this"
+        "--only", nargs="+", default=[""], metavar="NAME", help="parts of names, files or tests"
     )
     options = parser.parse_args()
-    mutants = [m for m in read() if any(options.only in part for part in (m.name, m.file, m.test))]
+    mutants = [m for m in read() if any(part in f"{m.name} {m.file} {m.test}" for part in options.only)]
     if not mutants:
-        parser.error(f"no mutant is called {options.only!r}")
+        parser.error(f"no mutant is called {' or '.join(options.only)}")
     began, verdicts = time.monotonic(), collections.Counter[str]()
     with tempfile.TemporaryDirectory(prefix="mutants-") as directory:
         place = pathlib.Path(directory).resolve()

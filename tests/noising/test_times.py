@@ -112,6 +112,16 @@ def test_the_noise_grid_is_edms_in_noise_over_signal(name, float64):
     np.testing.assert_allclose(ratios[1:], wanted[1:], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_gaussian_grid_has_equal_ratios(name, float64):
+    """Of variance + sigma^2 / alpha^2, with much noise at its end."""
+    case = CASES[name]
+    late, early = log_snr_times(case, 3)[1:3]
+    grid = np.asarray(times.gaussian_grid(case.schedule, 6, variance=0.3, t_min=early, t_max=late))
+    levels = np.log(0.3 + (case.sigma(grid) / case.alpha(grid)) ** 2)
+    np.testing.assert_allclose(levels, np.linspace(levels[0], levels[-1], 7), rtol=1e-5, atol=1e-9)
+
+
 def test_a_grid_of_known_numbers_is_known_inside_jit():
     """So that what takes it can check it there, and no run computes it again."""
 
