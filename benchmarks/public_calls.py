@@ -282,6 +282,12 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "log_density_increment": lambda key, i: jd.log_density_increment(
             key, model(i), i.x, i.first, i.last, num_evaluations=budget
         ),
+        "log_density_difference": lambda key, i: jd.log_density_difference(
+            key, model(i), exact(i), i.x, num_evaluations=budget
+        ),
+        "telescoped_log_density": lambda key, i: jd.telescoped_log_density(
+            key, [exact(i), model(i)], i.x, num_evaluations=[budget, 20]
+        ),
         "pilot_time_density": lambda key, i: jd.pilot_time_density(key, model(i), i.few, num_evaluations=64),
         "noise_level_curve": lambda key, i: jd.noise_level_curve(
             key, model(i), i.few, i.grid, num_evaluations=16 * (steps + 1)

@@ -19,6 +19,7 @@ from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
+from jaxdiff.densities.difference import log_density_difference, telescoped_log_density
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
 from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
@@ -199,6 +200,7 @@ __all__ = [
     "linear_betas",
     "load_sampler",
     "log_density",
+    "log_density_difference",
     "log_density_increment",
     "log_snr",
     "logarithmic_betas",
@@ -227,6 +229,7 @@ __all__ = [
     "sliced_loss",
     "stable_target",
     "starts",
+    "telescoped_log_density",
     "theory",
     "times",
     "train",

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.denoising.ends import check_no_data_left, no_data_left
+from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
 from jaxdiff.densities.inputs import check_data
 from jaxdiff.densities.levels import (
     KnownTimeDensity,
@@ -89,6 +89,7 @@ def class_logits(
     x = check_data(key, denoise, x)
     known_density = check_time_density(denoise, time_density)
     check_no_data_left(denoise, known_density.scale)
+    check_clean(denoise, known_density.scale)
     checks.integer("rows_per_call", rows_per_call, 1)
     rounds = _check_rounds(num_classes, num_evaluations, elimination)
     if log_prior is not None:
@@ -142,6 +143,7 @@ def _class_logits(
     value = known - jnp.take_along_axis(known, winner, axis=1) + total / sizes
     least = min(full.shape[2] for _, full in done)
     gone = no_data_left(denoise, time_density.scale, denoise.working_range[1])
+    gone &= is_clean(denoise, time_density.scale)
     return ClassLogits(
         value=jnp.where(gone, value, jnp.nan),
         standard_error=jnp.sqrt(square) / sizes * low_discrepancy.strata_factor(least),
@@ -171,7 +173,13 @@ def _cells(
         def of_class(label: Array) -> Array:
             reference = common if references is None else references.law(label)
             integrand = level_integrand(
-                own.given(label), reference, x[None], t_min, t_max, (True, True), time_density
+                own.given(label),
+                reference.denoiser(denoise.schedule),
+                x[None],
+                t_min,
+                t_max,
+                (True, True),
+                time_density,
             )
             return low_discrepancy.cell_means(
                 jax.random.fold_in(key, number),

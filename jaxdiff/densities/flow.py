@@ -33,6 +33,7 @@ import numpy as np
 
 from jaxdiff._numerics import checks, divergence
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import signs_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean, is_clean, no_data_left
@@ -189,8 +190,10 @@ def adaptive_probability_flow(
     errors are those of `probability_flow`. The rule is that of Dormand & Prince 1980, order 5, in log-SNR.
     """
     x = _check(key, denoise, x, num_probes, sketch_size, start)
-    checks.positive("tolerance", tolerance)
+    checks.positive_number("tolerance", tolerance)
     checks.integer("max_steps", max_steps, 1)
+    for name, t in (("t_min", t_min), ("t_max", t_max)):
+        checks.shape(name, 0.0 if t is None else t, ())
     ends = _ends(denoise, t_min, t_max)
     known = checks.known(ends)
     if known is not None:
@@ -386,7 +389,7 @@ def _leave(
 
 def _scales(denoise: Denoiser, t: Array) -> tuple[Array, Array, Array]:
     """alpha, sigma and c at a scalar time."""
-    alpha, sigma = denoise.schedule.alpha(t), denoise.schedule.sigma(t)
+    alpha, sigma = single(denoise.schedule.alpha(t)), single(denoise.schedule.sigma(t))
     return alpha, sigma, jnp.hypot(alpha * denoise.scale, sigma)
 
 

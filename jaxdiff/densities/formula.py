@@ -146,7 +146,9 @@ def _formula(
 ) -> LogDensity:
     schedule, (t_min, t_max) = denoise.schedule, denoise.working_range
     reference = default_reference(denoise, x) if reference is None else reference
-    levels = level_integrand(denoise, reference, x, t_min, t_max, (extrapolate, start is None), time_density)
+    levels = level_integrand(
+        denoise, reference.denoiser(schedule), x, t_min, t_max, (extrapolate, start is None), time_density
+    )
 
     def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         value = levels(rows, noise, stratum, v)
@@ -219,7 +221,7 @@ def _increment(
     schedule = denoise.schedule
     reference = default_reference(denoise, x) if reference is None else reference
     s, t = (jnp.where(s < t, time, jnp.nan) for time in (s, t))
-    levels = level_integrand(denoise, reference, x, s, t, (False, False), time_density)
+    levels = level_integrand(denoise, reference.denoiser(schedule), x, s, t, (False, False), time_density)
 
     def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         x_s, x_t = (perturb(schedule, x[rows], noise, time) for time in (s, t))
@@ -280,7 +282,9 @@ def _pilot(
 ) -> Array:
     t_min, t_max = denoise.working_range
     reference = default_reference(denoise, x) if reference is None else reference
-    integrand = level_integrand(denoise, reference, x, t_min, t_max, (True, True), time_density)
+    integrand = level_integrand(
+        denoise, reference.denoiser(denoise.schedule), x, t_min, t_max, (True, True), time_density
+    )
     cells = low_discrepancy.cell_means(
         key, x, integrand, strata=num_bins, replicates=2, pairs=pairs, rows_per_call=rows_per_call
     )

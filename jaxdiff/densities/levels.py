@@ -40,10 +40,12 @@ class KnownTimeDensity(NamedTuple):
 
 def check_time_density(denoise: Denoiser, time_density: TimeDensity | None) -> KnownTimeDensity:
     """The time density at the denoiser's scale if it says none; ValueError for what is not positive."""
-    scale, masses = time_density or TimeDensity()
+    time_density = TimeDensity() if time_density is None else time_density
+    if not isinstance(time_density, TimeDensity):
+        raise TypeError(f"time_density must be a TimeDensity, got {checks.described(time_density)}.")
+    scale, masses = time_density
     scale = denoise.scale if scale is None else scale
-    checks.shape("scale", scale, ())
-    checks.positive("scale", scale)
+    checks.positive_number("scale", scale)
     checks.shape("masses", masses, (None,))
     checks.positive("masses", masses)
     return KnownTimeDensity(scale, masses)
@@ -51,7 +53,7 @@ def check_time_density(denoise: Denoiser, time_density: TimeDensity | None) -> K
 
 def level_integrand(
     denoise: Denoiser,
-    reference: Distribution,
+    reference: Denoiser,
     x: Array,
     t_min: Time,
     t_max: Time,
@@ -60,6 +62,7 @@ def level_integrand(
 ) -> Integrand:
     """A function of v in (0, 1) and noise whose mean over both is eq. (1) from t_max to t_min, for rows of x.
 
+    reference: what answers N_ref, under the same schedule: a law's denoiser, or another network's.
     Where an end (t_min, t_max) is open the integral goes on to clean data or to pure noise, with the value at
     the end decaying at the rates that it has in the limits.
     """
@@ -88,7 +91,7 @@ def level_integrand(
         level = jnp.log(remaining) - 2 * jnp.log(u) - log_scale
         t = jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))(level)
         decay = jnp.exp(-jnp.maximum(level - high, 0) - jnp.maximum(low - level, 0))
-        difference = _half_difference(denoise.at_rows(rows), reference, x[rows], noise, t)
+        difference = _half_difference(denoise.at_rows(rows), reference.at_rows(rows), x[rows], noise, t)
         return slope * 2 / (u * remaining) * decay * difference
 
     return integrand
@@ -100,10 +103,9 @@ def default_reference(denoise: Denoiser, x: Array) -> Distribution:
     return Shaped(normal, x.shape[1:])
 
 
-def _half_difference(denoise: Denoiser, reference: Distribution, x: Array, noise: Array, t: Array) -> Array:
+def _half_difference(denoise: Denoiser, reference: Denoiser, x: Array, noise: Array, t: Array) -> Array:
     """The integrand of eq. (1) for rows x and noise at times t, shape (k,)."""
-    schedule = denoise.schedule
-    x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x, noise, t)
-    own, other = denoise(x_t, t).noise, reference.denoiser(schedule)(x_t, t).noise
+    x_t = jax.vmap(lambda x, noise, t: perturb(denoise.schedule, x, noise, t))(x, noise, t)
+    own, other = denoise(x_t, t).noise, reference(x_t, t).noise
     product = (own - other) * (2 * noise - own - other)
     return 0.5 * jnp.sum(product.reshape(len(x), -1), axis=1)

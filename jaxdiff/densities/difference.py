@@ -1,0 +1,136 @@
+"""The log-density of one denoiser less that of another: comparisons, and densities of a network that is dear.
+
+Eq. (3) of `jaxdiff.densities.formula` asks nothing of its reference but what it answers, so it holds between
+two denoisers N and M of one schedule, with neither density known:
+
+    log p(x) - log q(x) = (1/2) int E[(N - M) . (2 eps - N - M)] dlambda                                (1)
+
+The same noise is shown to both, and the integrand is as small as they are alike. So two models are told apart
+by far fewer evaluations than the difference of their two log-densities takes. And a *telescope*, from a cheap
+denoiser p_1 to a dear one p_L,
+
+    log p_L(x) = log p_1(x) + sum_l (log p_l(x) - log p_{l-1}(x)),                                      (2)
+
+gives its many evaluations to what is cheap and its few to what is dear; with variances V_l an evaluation and
+costs C_l the error is least, at a given cost in all, for numbers in proportion to (V_l / C_l)^(1/2) (Giles
+2008, Oper. Res. 56, for means over paths). Every term is unbiased, and so is the sum. Derived here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks, low_discrepancy
+from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
+from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
+from jaxdiff.densities.formula import density_formula
+from jaxdiff.densities.inputs import LogDensity, check_data
+from jaxdiff.densities.levels import KnownTimeDensity, TimeDensity, check_time_density, level_integrand
+from jaxdiff.typing import Array, Key
+
+
+def log_density_difference(
+    key: Key,
+    denoise: Denoiser,
+    other: Denoiser,
+    x: Array,
+    *,
+    num_evaluations: int,
+    time_density: TimeDensity | None = None,
+    rows_per_call: int = 4096,
+) -> LogDensity:
+    """log p(x) - log q(x) in nats, eq. (1), of data x (batch, *shape), p of denoise and q of other; (batch,).
+
+    num_evaluations: of each of the two a row, at least 20. value +- 1.96 standard errors is a 95 % interval.
+    The range of times is denoise's working range, which other must know; beyond it the integrand is taken to
+    fall as it does for smooth laws. The other options and the errors are those of `density_formula`, and
+    ValueError for denoisers of two schedules or shapes. For a mean over data mind that the errors of rows are
+    independent: that of the mean is their root sum of squares over the number of rows.
+    """
+    x = check_data(key, denoise, x)
+    _check_other("other", other, "denoise", denoise)
+    known_density = check_time_density(denoise, time_density)
+    check_no_data_left(denoise, known_density.scale)
+    check_clean(denoise, known_density.scale)
+    return _difference(
+        key,
+        denoise,
+        other,
+        x,
+        known_density,
+        num_evaluations=num_evaluations,
+        rows_per_call=rows_per_call,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_evaluations", "rows_per_call"))
+def _difference(
+    key: Key,
+    denoise: Denoiser,
+    other: Denoiser,
+    x: Array,
+    time_density: KnownTimeDensity,
+    *,
+    num_evaluations: int,
+    rows_per_call: int,
+) -> LogDensity:
+    t_min, t_max = denoise.working_range
+    integrand = level_integrand(denoise, other, x, t_min, t_max, (True, True), time_density)
+    value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
+    ends = no_data_left(denoise, time_density.scale, t_max) & is_clean(denoise, time_density.scale)
+    return LogDensity(jnp.where(ends, value, jnp.nan), error)
+
+
+def telescoped_log_density(
+    key: Key,
+    denoisers: Sequence[Denoiser],
+    x: Array,
+    *,
+    num_evaluations: Sequence[int],
+    time_density: TimeDensity | None = None,
+    rows_per_call: int = 4096,
+) -> LogDensity:
+    """log p(x) in nats of the last of the denoisers, eq. (2), from the cheapest to the dearest; (batch,).
+
+    num_evaluations: of each term, at least 20: of the first denoiser by `density_formula`, and then of each
+    pair by `log_density_difference`. So the last is evaluated num_evaluations[-1] times a row. The first may
+    be a smaller network, or the same in bfloat16. Raises as those, and ValueError unless there is a number
+    for each denoiser, at least one.
+    """
+    denoisers = tuple(denoisers)
+    if not denoisers or len(denoisers) != len(num_evaluations):
+        raise ValueError(
+            f"num_evaluations must hold a number for each of the denoisers, at least one; got "
+            f"{len(num_evaluations)} for {len(denoisers)}."
+        )
+    for number, denoise in enumerate(denoisers):
+        check_denoiser(f"denoisers[{number}]", denoise)
+        _check_other(f"denoisers[{number}]", denoise, "the last of the denoisers", denoisers[-1])
+    options = {"time_density": time_density, "rows_per_call": rows_per_call}
+    checks.key(key)
+    keys = jax.random.split(key, len(denoisers))
+    terms = [density_formula(keys[0], denoisers[0], x, num_evaluations=num_evaluations[0], **options)]
+    for l in range(1, len(denoisers)):  # noqa: E741 - of eq. (2)
+        terms.append(
+            log_density_difference(
+                keys[l], denoisers[l], denoisers[l - 1], x, num_evaluations=num_evaluations[l], **options
+            )
+        )
+    return _sum(terms)
+
+
+@jax.jit
+def _sum(terms: list[LogDensity]) -> LogDensity:
+    values, errors = (jnp.stack(part) for part in zip(*terms, strict=True))
+    return LogDensity(values.sum(0), jnp.sqrt(jnp.sum(errors**2, axis=0)))
+
+
+def _check_other(other_name: str, other: Denoiser, name: str, denoise: Denoiser) -> None:
+    check_denoiser(other_name, other)
+    check_agree(other_name, other, name, denoise)
+    for end, t in zip(("t_min", "t_max"), denoise.working_range, strict=True):
+        other.check_times(f"the {end} of {name}", t)
