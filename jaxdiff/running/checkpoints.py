@@ -348,5 +348,5 @@ def _version() -> str:
 
 
 def _last_words(error: BaseException) -> str:
-    """The reason, which TensorStore gives last, after the names of what it was doing."""
-    return first_line(error) if isinstance(error, OSError) else str(error).strip().rsplit(": ", 1)[-1]
+    """The reason, which TensorStore gives after the names of what it was doing, and before its settings."""
+    return first_line(error) if isinstance(error, OSError) else str(error).split(" [")[0].rsplit(": ")[-1]

@@ -71,7 +71,7 @@ _held: set[TextIO] = set()
 
 def _lock(path: pathlib.Path) -> TextIO | None:
     while True:
-        file = path.open("a+")  # which keeps the holder's name
+        file = path.open("a+", errors="replace")  # which keeps the holder's name
         try:
             import fcntl  # which Windows lacks
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +34,6 @@ def small(step, value=1.0, width=4):
         "table": jnp.asarray(np.sin(np.arange(1000)), jnp.float32),  # too large to be kept in the index
     }
     return init_state(params, optax.adam(1e-3), ema_decay=0.9)._replace(step=jnp.int32(step))
-
-
-def tear(directory, step, pattern="state/**/d/*"):
-    """Cut the files of a checkpoint to half their length, as a full disk or a lost page does."""
-    files = list((pathlib.Path(directory) / str(step)).glob(pattern))
-    assert files
-    for file in files:
-        os.truncate(file, file.stat().st_size // 2)
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +233,16 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(tmp_path):
     assert_same_bits(restore(tmp_path, like).state, worker.large(3))
 
 
-def test_twenty_kills_at_random_moments_do_not_change_a_bit(tmp_path):
-    process = spawn(tmp_path, "20", script=kill_worker.__file__)
+@pytest.mark.parametrize("number", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_do_not_change_a_bit(tmp_path, number):
+    process = spawn(tmp_path, str(number), script=kill_worker.__file__)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     kills = [json.loads(line) for line in output.splitlines()]
-    assert len(kills) == 20
-    assert sum(kill["saving"] for kill in kills) >= 3  # some came in the middle of a save
-    assert len({kill["step"] for kill in kills}) >= 5  # and others let the run get on
+    assert len(kills) == number
+    if number == 20:
+        assert sum(kill["saving"] for kill in kills) >= 3  # some came in the middle of a save
+        assert len({kill["step"] for kill in kills}) >= 5  # and others let the run get on
     whole = train(worker.KEY, worker.start(), worker.STEP, worker.draw, num_steps=kill_worker.NUM_STEPS)
     assert_same_bits(restore(tmp_path, LIKE).state, whole)
 
@@ -258,57 +251,14 @@ def test_a_full_disk_is_an_error_that_says_what_is_whole(tmp_path):
     process = spawn(tmp_path, "--full")
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    message = errors.strip().splitlines()[-1]
+    *trace, message = errors.strip().splitlines()
+    assert len(trace) < 20, errors
     assert message.startswith(f"OSError: A checkpoint could not be written in {tmp_path}: is the disk full?")
-    assert "Step 1 is whole; make room, and go on." in message
+    assert message.endswith("Step 1 is whole; make room, and go on. (File too large)")
     assert_same_bits(restore(tmp_path, worker.large(0)).state, worker.large(1))
     with Checkpoints(tmp_path, config=worker.CONFIG) as checkpoints:
         checkpoints.save(worker.large(4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
-
-
-# Damage
-
-
-@pytest.mark.parametrize(
-    "pattern", ["state/d/*", "state/ocdbt.process_0/d/*", "state/_METADATA", "about/metadata"]
-)
-def test_damage_to_the_newest_falls_back_with_a_warning(copy, capfd, pattern):
-    tear(copy, 5, pattern)
-    with pytest.warns(UserWarning, match=r"run/5 is damaged .*looking at the one before it"):
-        restored = restore(copy, small(0))
-    assert_same_bits(restored.state, small(2, value=2))
-    assert (copy / "5").exists()  # reading changes nothing
-    assert capfd.readouterr().err == ""
-
-
-def test_a_run_goes_on_after_damage(copy):
-    tear(copy, 5)
-    with Checkpoints(copy, config=CONFIG) as checkpoints:
-        with pytest.warns(UserWarning, match="run/5 is damaged"):
-            restored = checkpoints.restore(small(0))
-        assert int(restored.state.step) == 2
-        checkpoints.save(small(4, value=4), {"loss": 1.0})
-    assert (copy / "5.damaged").is_dir()
-    assert_same_bits(restore(copy, small(0)).state, small(4, value=4))
-
-
-def test_unreadable_metrics_do_not_close_the_directory(copy):
-    tear(copy, 5, "metrics/metrics")
-    with pytest.warns(UserWarning, match="run/5 is damaged"), Checkpoints(copy, config=CONFIG) as checkpoints:
-        assert (checkpoints.latest_step, checkpoints.best_step) == (2, 2)
-
-
-def test_no_readable_checkpoint_is_an_error_each_time(copy):
-    for step in (1, 2, 5):
-        tear(copy, step)
-    for _ in range(2):
-        with Checkpoints(copy, config=CONFIG) as checkpoints, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            with pytest.raises(OSError, match=r"No checkpoint in .*run can be read, of steps 5, 2, 1"):
-                checkpoints.restore(small(0))
-    with pytest.raises(OSError, match=r"Checkpoint .*run/2 is damaged"):
-        restore(copy, small(0), step=2)
 
 
 # Errors, before any work
