@@ -3,8 +3,8 @@
     python -m benchmarks.checkpoint_sums
 
 Seconds until a checkpoint is whole on disk, with its sums and without, for how long `save` holds up the loop,
-and seconds of a restore, which compares the sums, beside one from the same files without: with the files in
-the page cache and, where the system lets go of them, read from the disk. Rounds of both alternate, so that a
+and seconds of a restore that compares the sums, beside one that does not: with the files in the page cache
+and, where the system lets go of them, read from the disk. Rounds of both alternate, so that a
 busy machine slows both sides; reported are medians, and the median of the rounds' ratios with its quartiles.
 Expect a restore within 1.2; the sums of a save are beyond 1.05 where few cores do all, hence `sums=False`.
 """
@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks.machine import machine
 from jaxdiff.learning.training import TrainState
-from jaxdiff.running import sums
 from jaxdiff.running.checkpoints import Checkpoints, restore
 
 
@@ -39,17 +38,12 @@ def main(megabytes: int, rounds: int) -> dict[str, Any]:
             out = pathlib.Path(directory)
             ways = (True, False) if number % 2 else (False, True)
             saves = {summed: save(out / str(summed), state, summed) for summed in ways}
-            step, aside = out / "True" / "1", out / sums.NAME
             reads = {}
             for cold in (False, True):
                 for summed in ways:
-                    if not summed:
-                        (step / sums.NAME).rename(aside)
                     if cold:
-                        forget(step)
-                    reads[cold, summed] = timed(lambda at=step.parent: restore(at, like))
-                    if not summed:
-                        aside.rename(step / sums.NAME)
+                        forget(out / "True")
+                    reads[cold, summed] = timed(lambda at=out / "True", s=summed: restore(at, like, sums=s))
         if number:
             for name, part in (("save", 0), ("held up", 1)):
                 seconds[name].append([saves[summed][part] for summed in (True, False)])

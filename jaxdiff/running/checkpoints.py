@@ -51,8 +51,9 @@ class Checkpoints:
 
     In a run of several processes each opens the same directory, which all of them see.
 
-    Once a save is complete its files are summed, in the background too; sums=False leaves that out, where
-    the cores are needed more (`benchmarks.checkpoint_sums` measures what it costs).
+    Once a save is complete its files are summed, in the background too, and a restore compares the sums, so
+    that a flipped bit is noticed; sums=False leaves both out, where the cores are needed more: each time they
+    take 0.6 s of a core for a GB (`benchmarks.checkpoint_sums`).
 
     Raises, before any work: NotADirectoryError or OSError if directory cannot be written, BlockingIOError if
     it is open for writing already (see `directory.locked`), TypeError if config is not JSON, ValueError if
@@ -97,7 +98,8 @@ class Checkpoints:
             self._compare_with_existing()
             exits.enter_context(quiet())
             self._manager = exits.enter_context(ocp.CheckpointManager(self.directory, options=options))
-            self._summer = exits.enter_context(ThreadPoolExecutor(1)) if sums else None
+            self._sums = sums
+            self._summer = exits.enter_context(ThreadPoolExecutor(1))
             self._summing: Future[None] | None = None
             self._exit = exits.pop_all()
 
@@ -149,7 +151,7 @@ class Checkpoints:
         self._wait()
         with self._writing():
             self._manager.save(step, args=items, metrics=metrics, force=True)
-        if self._summer is not None and jax.process_index() == 0:
+        if self._sums and jax.process_index() == 0:
             self._summing = self._summer.submit(self._sum, step)
 
     def restore(self, like: Any) -> Restored | None:
@@ -160,7 +162,7 @@ class Checkpoints:
         self._wait()
         if not steps_in(self.directory):
             return None
-        restored, damaged = _restore_newest(self.directory, like, None, part=False)
+        restored, damaged = _restore_newest(self.directory, like, None, part=False, verify=self._sums)
         _set_aside(self.directory, damaged)
         self._manager.reload()
         return restored
@@ -233,6 +235,7 @@ def restore(
     config: Config | None = None,
     metric: str = "loss",
     part: bool = False,
+    sums: bool = True,
 ) -> Restored:
     """Read a checkpoint; the directory is not written to.
 
@@ -240,8 +243,9 @@ def restore(
     ``jax.eval_shape(lambda: init_state(...))``. A leaf goes where its sharding says (`parallel.Layout.like`),
     else to the first device. With part=True like is a dictionary of some of the fields of the state, such as
     ``{"ema_params": params}``, and nothing else is restored. step is a number, "latest", or "best" for the
-    lowest metric. All files are compared with their sums first, if there are any. Where the latest is
-    damaged, the one before it is read, with a warning that names the file.
+    lowest metric. All files are compared with their sums, if there are any; with sums=False only those beside
+    the state are, see `Checkpoints`. Where the latest is damaged, the one before it is read, with a warning
+    that names the file.
 
     Raises, before an array is read: FileNotFoundError (no directory, no checkpoint, or not this step),
     NotADirectoryError, ValueError if the checkpoint is of another config (where one is given) or of another
@@ -263,7 +267,7 @@ def restore(
         checks.option("step", step, ["latest", "best"])
     wanted = None if config is None else _as_json(config)
     if step == "latest":
-        return _restore_newest(directory, like, wanted, part=part)[0]
+        return _restore_newest(directory, like, wanted, part=part, verify=sums)[0]
     at = _best_step(directory, metric) if step == "best" else int(step)
     if at is None:
         raise FileNotFoundError(
@@ -272,7 +276,7 @@ def restore(
     if at not in steps:
         raise FileNotFoundError(f"{directory} holds no step {at}; it holds {', '.join(map(str, steps))}.")
     try:
-        return restore_step(directory, at, like, wanted, part=part)
+        return restore_step(directory, at, like, wanted, part=part, verify=sums)
     except DamagedError as error:
         raise OSError(
             f"Checkpoint {directory / str(at)} is damaged ({error}); restore the latest, or "
@@ -281,13 +285,13 @@ def restore(
 
 
 def _restore_newest(
-    directory: pathlib.Path, like: Any, config: dict[str, Any] | None, *, part: bool
+    directory: pathlib.Path, like: Any, config: dict[str, Any] | None, *, part: bool, verify: bool
 ) -> tuple[Restored, list[int]]:
     """The newest checkpoint that can be read, and the steps of those after it, which cannot."""
     damaged = []
     for step in reversed(steps_in(directory)):
         try:
-            return restore_step(directory, step, like, config, part=part), damaged
+            return restore_step(directory, step, like, config, part=part, verify=verify), damaged
         except DamagedError as error:
             _warn(directory, step, error)
             damaged.append(step)

@@ -60,10 +60,17 @@ def read_about(directory: pathlib.Path, step: int) -> Restored:
 
 
 def restore_step(
-    directory: pathlib.Path, step: int, like: Any, config: dict[str, Any] | None, *, part: bool
+    directory: pathlib.Path,
+    step: int,
+    like: Any,
+    config: dict[str, Any] | None,
+    *,
+    part: bool,
+    verify: bool,
 ) -> Restored:
     """A checkpoint whose sums are right, whose config is the one given and whose arrays are those of like.
 
+    verify is False to leave out the sums of the state, which are many bytes.
     Raises DamagedError if it is damaged, and ValueError if it is another config's or another model's.
     """
     path = directory / str(step)
@@ -71,7 +78,7 @@ def restore_step(
     if config is not None:
         check_config(path, about.config, config)
     with ThreadPoolExecutor(1) as beside:
-        summing = beside.submit(sums.damage, path, _sums(path, state=True))
+        summing = beside.submit(sums.damage, path, _sums(path, state=True) if verify else {})
         if jax.process_count() > 1:  # first, or one would wait for another that cannot read
             _agree(summing.result())
         state = None

@@ -290,14 +290,18 @@ def test_the_sums_are_those_that_sha256sum_checks(run):
     }
 
 
-def test_without_sums_none_are_written_and_the_next_run_sums_again(tmp_path):
-    with Checkpoints(tmp_path, config=CONFIG, sums=False) as checkpoints:
+def test_without_sums_none_are_written_or_compared_and_the_next_run_sums_again(run, tmp_path):
+    with Checkpoints(tmp_path / "new", config=CONFIG, sums=False) as checkpoints:
         checkpoints.save(state(1))
-    assert sums.read(tmp_path / "1") == {}
-    with Checkpoints(tmp_path, config=CONFIG) as checkpoints:
+    assert sums.read(tmp_path / "new/1") == {}
+    with Checkpoints(tmp_path / "new", config=CONFIG) as checkpoints:
         assert_same_bits(checkpoints.restore(LIKE).state, state(1))
         checkpoints.save(state(2))
-    assert sums.read(tmp_path / "2")
+    assert sums.read(tmp_path / "new/2")
+    flipped("5/state/commit_success.txt")(run)  # which nobody reads
+    with Checkpoints(run, config=CONFIG, sums=False) as checkpoints:
+        assert_same_bits(checkpoints.restore(LIKE).state, state(5))
+    assert_same_bits(restore(run, LIKE, sums=False).state, state(5))
 
 
 # Who writes
