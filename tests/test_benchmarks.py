@@ -9,6 +9,7 @@ import jaxdiff as jd
 from benchmarks import (
     bootstrapping_step,
     bootstrapping_sweep,
+    checkpoint_sums,
     eager_calls,
     public_calls,
     sampler_overhead,
@@ -85,6 +86,14 @@ def test_the_cost_of_the_training_loop_runs_small(capsys):
     low, high = figures["quartiles"]
     assert 0 < low <= figures["ratio"] <= high
     assert "in the loop" in capsys.readouterr().out
+
+
+def test_the_cost_of_sums_of_checkpoints_runs_small(capsys):
+    figures = checkpoint_sums.main(megabytes=10, rounds=1)
+    for row in figures.values():
+        assert row["ratio"] == pytest.approx(row["with"] / row["without"])
+    assert figures["save"]["with"] > figures["held up"]["with"] > 0
+    assert "from disk" in capsys.readouterr().out
 
 
 def test_every_public_function_is_measured_or_left_out_for_a_reason():
