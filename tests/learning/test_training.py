@@ -225,6 +225,17 @@ def test_the_loop_is_the_step_repeated():
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
 
 
+def test_a_run_that_goes_on_dispatches_as_if_it_had_not_stopped():
+    """Up to multiples of the length, wherever it begins: so that all of its runs report and save at one rhythm."""
+    reported = []
+    state = train(KEY, start(), STEP, draw, num_steps=7, steps_per_dispatch=10)
+    train(
+        KEY, state, STEP, draw, num_steps=23, steps_per_dispatch=10,
+        report=lambda step, metrics, rate: reported.append((step, len(metrics.loss))),
+    )  # fmt: skip
+    assert reported == [(10, 3), (20, 10), (23, 3)]
+
+
 def test_nothing_to_do_leaves_the_state_alone():
     state = start()._replace(step=jnp.int32(9))
     assert train(KEY, state, STEP, draw, num_steps=9, save=lambda *_: pytest.fail("saved")) is state

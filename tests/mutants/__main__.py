@@ -81,14 +81,17 @@ class Copy:
         before = path.read_text()
         path.write_text(mutant.patched(self.root))
         try:
-            status = self._pytest("-x", mutant.test).returncode
+            run = self._pytest("-x", mutant.test)
         except subprocess.TimeoutExpired:
             return "survived", f"no answer in {SECONDS} s"
         finally:
             path.write_text(before)
-        if status > 1:  # not a test that failed, but none that ran
-            return "stale", f"pytest ended with status {status}: the patch breaks more than a test"
-        return ("killed", "") if status else ("survived", mutant.breaks)
+        if run.returncode > 1:  # not a test that failed, but none that ran
+            return "stale", f"pytest ended with status {run.returncode}: the patch breaks more than a test"
+        if run.returncode == 0:
+            return "survived", mutant.breaks
+        said = " ".join(line[1:] for line in run.stdout.splitlines() if line.startswith("E  "))
+        return "killed", " ".join(said.split())[:60]
 
     def _pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         tests = [f"tests/{argument}" if "::" in argument else argument for argument in arguments]
