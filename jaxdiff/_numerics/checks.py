@@ -187,16 +187,21 @@ def law(name: str, law: StartLaw, x: Any) -> None:
     shape(f"{name}.log_prob(x)", jax.eval_shape(law.log_prob, x), np.shape(x)[:1])
 
 
+def a_law(name: str, value: Any, needs: tuple[str, ...] = ("sample", "log_prob")) -> None:
+    """Raise TypeError unless value has what is needed of a law."""
+    missing = [need for need in ("shape", *needs) if not hasattr(value, need)]
+    if missing or inspect.isclass(value):
+        raise TypeError(
+            f"{name} must be a law such as Gaussian(mean, covariance), got {described(value)}"
+            f"{', which has no ' if missing else ''}{', '.join(missing)}."
+        )
+
+
 def law_shape(
     name: str, law: Any, wanted: tuple[int, ...], needs: tuple[str, ...] = ("sample", "log_prob")
 ) -> None:
     """Raise TypeError unless law has what is needed of one, ValueError unless its points have a shape."""
-    missing = [need for need in ("shape", *needs) if not hasattr(law, need)]
-    if missing or inspect.isclass(law):
-        raise TypeError(
-            f"{name} must be a law such as Gaussian(mean, covariance), got {described(law)}"
-            f"{', which has no ' if missing else ''}{', '.join(missing)}."
-        )
+    a_law(name, law, needs)
     if tuple(law.shape) != wanted:
         raise ValueError(
             f"{name} must be a law of points of shape {shown_shape(wanted)}, got one of "
@@ -213,6 +218,26 @@ def schedule(value: Any) -> None:
             f"{', which has no ' if missing else ''}{', '.join(missing)}."
         )
     registered("schedule", value)
+    if type(value) not in _TRIED:
+        _try_schedule(value)
+        _TRIED.add(type(value))
+
+
+_TRIED: set[type] = set()
+"""Kinds of schedule that were found to be written with `jax.numpy`, which takes a trace to find out."""
+
+
+def _try_schedule(value: Schedule) -> None:
+    """Raise TypeError unless alpha and sigma can be traced, ValueError unless they are scalars."""
+    try:
+        made = jax.eval_shape(lambda t: (value.alpha(t), value.sigma(t)), jnp.zeros(()))
+    except TypeError as error:
+        raise TypeError(
+            f"alpha and sigma of {type(value).__name__} must be written with jax.numpy, as functions of one "
+            f"time that is traced (jnp.cos, not math.cos or np.cos): {str(error).splitlines()[0]}"
+        ) from error
+    for name, part in zip(("alpha", "sigma"), made, strict=True):
+        shape(f"{name}(t) of {type(value).__name__}", part, ())
 
 
 def registered(name: str, value: Any) -> None:
@@ -222,6 +247,13 @@ def registered(name: str, value: Any) -> None:
             f"{name} must be a pytree, so that compiled functions take it as an argument; make "
             f"{type(value).__name__} a frozen dataclass under @jaxdiff.pytree."
         )
+
+
+def optimizer(value: Any) -> Any:
+    """The optimizer; TypeError for anything else."""
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise TypeError(f"optimizer must be one of Optax such as optax.adam(1e-3), got {described(value)}.")
+    return value
 
 
 def described(value: Any) -> str:

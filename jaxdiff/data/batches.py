@@ -61,6 +61,8 @@ def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
     checks.integer("size", size, 1)
     if size > n:
         raise ValueError(f"size must be at most the {n} rows of data, got {size}; use batch for larger ones.")
+    checks.integers("step", jnp.asarray(step))
+    checks.shape("step", step, ())
     checks.within("step", step, 0, 2**31 - 1)
     return _rows(data, _rows_of_walk(key, step, n=n, size=size))
 
@@ -95,8 +97,7 @@ def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:
     """
     checks.integer("levels", levels, 1)
     checks.integers("pixels", pixels)
-    if not np.ndim(pixels):
-        raise ValueError("pixels must have shape (n, ...), got a scalar.")
+    checks.rows("pixels", pixels)
     checks.within("pixels", pixels, 0, levels - 1)
     return _dequantize(key, pixels, levels)
 

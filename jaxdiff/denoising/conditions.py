@@ -17,7 +17,18 @@ def drop_condition(key: Key, condition: Condition, null_condition: Condition, ra
     null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only.
     """
     checks.within("rate", rate, 0.0, 1.0)
-    return _drop_condition(key, condition, null_condition, rate, checks.num_rows(condition))
+    n = checks.num_rows(condition)
+    if jax.tree.structure(condition) != jax.tree.structure(null_condition):
+        raise ValueError(
+            f"null_condition must be of the structure of condition, {jax.tree.structure(condition)}, got "
+            f"{jax.tree.structure(null_condition)}."
+        )
+    for leaf, null in zip(jax.tree.leaves(condition), jax.tree.leaves(null_condition), strict=True):
+        if jnp.shape(null) not in (leaf.shape[1:], (1, *leaf.shape[1:])):
+            raise ValueError(
+                f"null_condition must be one row of the condition, {leaf.shape[1:]}, got {jnp.shape(null)}."
+            )
+    return _drop_condition(key, condition, null_condition, rate, n)
 
 
 @compiled(static="n")

@@ -110,8 +110,10 @@ class Denoiser:
 
         Its own t_min and t_max, of a network those that it is trained on. Where one of them is an end of the
         schedule, as a law's are, which knows all times, that of the schedule's working range, at the log-SNR
-        that it has at the data's scale.
+        that it has at the data's scale. Raises ValueError where that is 0: a law of one point has no density,
+        and nothing to be sampled.
         """
+        checks.positive("the denoiser's scale, the standard deviation of its data,", self.scale)
         ends = zip(
             (self.t_min, self.t_max),
             (self.schedule.t_min, self.schedule.t_max),

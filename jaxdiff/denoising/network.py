@@ -13,11 +13,9 @@ that law leaves over.
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +60,9 @@ def make_denoiser(
 
     Raises TypeError for a network in the place of its apply function, a TrainState in the place of
     parameters, a class in the place of a schedule or prediction type; ValueError for a range that is not the
-    schedule's or that holds a time where the prediction says nothing of the data (noise where alpha = 0), a
-    scale that is not positive or a reference of another shape. The denoiser raises ValueError when predict
-    answers in another shape than x's.
+    schedule's or that ends where the prediction leaves something open (noise where alpha = 0, data where
+    sigma = 0), a scale that is not positive or a reference of another shape. The denoiser raises ValueError
+    when predict answers in another shape than x's.
     """
     if hasattr(predict, "apply") or not callable(predict):
         raise TypeError(
@@ -81,9 +79,9 @@ def make_denoiser(
     )
     if prediction is None:
         prediction = EDM(scale)
-    _check_prediction(prediction)
+    prediction_types.check_type("prediction", prediction)
     if not isinstance(prediction, EDM):
-        _check_determinant(prediction, schedule, denoiser.t_max)
+        _check_determinants(prediction, schedule, denoiser.t_min, denoiser.t_max)
     return dataclasses.replace(
         denoiser, prediction=prediction, null_condition=jax.tree.map(jnp.asarray, null_condition)
     )
@@ -133,27 +131,22 @@ class _Network:
         return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
 
 
-def _check_prediction(prediction: Any) -> None:
-    names = "prediction.data, noise, score, v, flow or EDM(std)"
-    if inspect.isclass(prediction):
-        raise TypeError(
-            f"prediction must be a prediction type, got the class {prediction.__name__}; call it."
-        )
-    if not hasattr(prediction, "row") or not hasattr(prediction, "inputs"):
-        raise TypeError(f"prediction must be one of {names}, got {prediction!r}.")
-
-
-def _check_determinant(prediction: PredictionType, schedule: Schedule, t_max: float) -> None:
-    """Raise ValueError where a prediction at t_max leaves the data open."""
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(schedule))
-    if traced or not math.isfinite(t_max):
+def _check_determinants(prediction: PredictionType, schedule: Schedule, t_min: float, t_max: float) -> None:
+    """Raise ValueError where a prediction at an end leaves noise or data open, and losses would be NaN."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(schedule)):
         return
-    with jax.ensure_compile_time_eval():
-        det = float(prediction_types.determinant(prediction.row, schedule, t_max))
-        alpha = float(schedule.alpha(t_max))
-    if det == 0 or not math.isfinite(det):
-        raise ValueError(
-            f"{prediction} says nothing of the data at t_max = {t_max:g} of {schedule}, where alpha = "
-            f"{alpha:g} and det = {det:g}; give a smaller t_max, the last time trained on, or let the "
-            "network predict v, flow or EDM()."
-        )
+    for name, t, what, others in (
+        ("t_min", t_min, "noise", "noise, v or EDM(std)"),
+        ("t_max", t_max, "data", "v, flow or EDM(std)"),
+    ):
+        if not math.isfinite(t):
+            continue
+        with jax.ensure_compile_time_eval():
+            det = float(prediction_types.determinant(prediction.row, schedule, t))
+            alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        if det == 0 or not math.isfinite(det):
+            raise ValueError(
+                f"{prediction} says nothing of the {what} at {name} = {t:g} of {schedule}, where alpha = "
+                f"{alpha:g}, sigma = {sigma:g} and det = {det:g}; give another {name}, an end of the times "
+                f"trained on, or let the network predict {others}."
+            )

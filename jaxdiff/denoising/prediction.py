@@ -30,9 +30,10 @@ with s^2 = alpha^2 std^2 + sigma^2.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import jax.numpy as jnp
 
@@ -136,6 +137,7 @@ class EDM:
         return x / self._std(schedule, t).astype(x.dtype), noise_level(schedule, t)
 
     def _std(self, schedule: Schedule, t: Time) -> Array:
+        checks.shape("data_std", self.data_std, ())
         return jnp.hypot(schedule.alpha(t) * self.data_std, schedule.sigma(t))
 
 
@@ -173,6 +175,9 @@ def convert(
     """
     if jnp.shape(prediction) != jnp.shape(x):
         raise ValueError(f"prediction and x must have one shape, got {prediction.shape} and {x.shape}.")
+    checks.shape("t", t, ())
+    check_type("source", source)
+    check_type("target", target)
     return _convert(schedule, prediction, x, t, source, target)
 
 
@@ -183,6 +188,15 @@ def _convert(
     (a, b), (c, d) = source.row(schedule, t), target.row(schedule, t)
     scale = error_scale(schedule, t, source=source.row, target=target.row)
     return ((c * b - d * a) / determinant(source.row, schedule, t) * x + scale * prediction).astype(x.dtype)
+
+
+def check_type(name: str, value: Any) -> None:
+    """Raise TypeError unless value is a prediction type."""
+    if inspect.isclass(value) or not hasattr(value, "row") or not hasattr(value, "inputs"):
+        raise TypeError(
+            f"{name} must be one of prediction.data, noise, score, v, flow or EDM(std), got "
+            f"{checks.described(value)}."
+        )
 
 
 def determinant(row: Row, schedule: Schedule, t: Time) -> Array:

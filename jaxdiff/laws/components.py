@@ -215,7 +215,9 @@ def _spectrum(matrix: Array, kind: int) -> tuple[Spectrum, Array]:
 
 
 def rescaled(spectrum: Spectrum, scale: Array | float, shift: Array | float) -> Spectrum:
-    """The spectrum of scale covariance + shift I."""
+    """The spectrum of scale covariance + shift I, two scalars: t may be one for each law under vmap only."""
+    checks.shape("scale", scale, ())
+    checks.shape("std", shift, ())
     return spectrum._replace(values=scale * spectrum.values + shift)
 
 

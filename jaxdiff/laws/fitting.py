@@ -86,6 +86,7 @@ def fit_mixture(
     Raises ValueError for another shape, values that are not finite, data all in one point, fewer rows than
     components, an unknown covariance, a count below one or a floor that is not positive.
     """
+    checks.key(key)
     data, shape, least = _check_mixture(data, covariance, num_components, num_restarts, num_iterations, floor)
     weights, components = _fit(key, data, least, num_iterations, num_components, num_restarts, covariance)
     return _shaped(GaussianMixture(weights, components.mean, components.covariance), shape)
@@ -112,6 +113,7 @@ def fit_student_mixture(
     [0.5, 500]. Restarts begin at rows drawn at random: k-means++ would begin in the tails. The other options
     and the errors are those of `fit_mixture`.
     """
+    checks.key(key)
     data, shape, least = _check_mixture(data, "full", num_components, num_restarts, num_iterations, floor)
     checks.shape("noise_variance", noise_variance, ())
     checks.within("noise_variance", noise_variance, 0.0, float("inf"))
@@ -321,7 +323,7 @@ def _check_mixture(
     checks.integer("num_components", num_components, 1)
     checks.integer("num_restarts", num_restarts, 1)
     checks.integer("num_iterations", num_iterations, 1)
-    checks.positive("floor", floor)
+    checks.positive_number("floor", floor)
     if data.shape[0] < num_components:
         raise ValueError(
             f"data must hold at least as many rows as there are components, got {data.shape[0]} rows for "
@@ -334,6 +336,8 @@ def _check_mixture(
 
 def _check_data(data: ArrayLike, covariance: str) -> tuple[Array, tuple[int, ...]]:
     """The data as vectors, and the shape of one of them."""
+    if not isinstance(data, jax.Array):
+        checks.numbers("data", data)
     data = floats(data)
     if data.ndim < 2:
         raise ValueError(f"data must have shape (n, d), or (n, ...) of images, got {data.shape}.")

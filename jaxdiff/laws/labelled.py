@@ -34,10 +34,13 @@ class Labelled:
     """Of one point."""
 
     def __init__(self, laws: Sequence[Distribution]) -> None:
+        if not isinstance(laws, Sequence):
+            raise TypeError(f"laws must be a list of laws, got {checks.described(laws)}.")
         laws = tuple(laws)
         if not laws:
             raise ValueError("laws must hold at least one law, got none.")
         for number, law in enumerate(laws):
+            checks.a_law(f"law {number}", law)
             if _family(law) != _family(laws[0]):
                 raise ValueError(
                     f"laws must be of one family, with arrays of the same shapes, but law {number}, "

@@ -67,6 +67,7 @@ def sliced_wasserstein(key: Key, x: Array, y: Array, *, num_projections: int, p:
     2015, J. Math. Imaging Vision 51. Raises ValueError for mismatched d, no points, non-finite values, p < 1.
     """
     x, y = _samples(x, y, low=1)
+    checks.key(key)
     checks.integer("num_projections", num_projections, 1)
     _check_order(p)
     return _sliced(key, x, y, num_projections, p)
@@ -91,9 +92,10 @@ def max_sliced_wasserstein(
     arXiv 1904.05877. Raises as `sliced_wasserstein`.
     """
     x, y = _samples(x, y, low=1)
+    checks.key(key)
     checks.integer("num_starts", num_starts, 1)
     checks.integer("num_steps", num_steps, 1)
-    checks.positive("learning_rate", learning_rate)
+    checks.positive_number("learning_rate", learning_rate)
     _check_order(p)
     return _max_sliced(key, x, y, learning_rate, num_starts, num_steps, p)
 
@@ -127,7 +129,7 @@ def mmd(x: Array, y: Array, *, bandwidth: Array | float | None = None) -> Estima
     if bandwidth is None:
         bandwidth = _median_distance(x, y)
         checks.positive("The default bandwidth, the median distance between points,", bandwidth)
-    checks.positive("bandwidth", bandwidth)
+    checks.positive_number("bandwidth", bandwidth)
     return _gaussian_mmd(x, y, bandwidth)
 
 
@@ -161,14 +163,18 @@ def classifier_two_sample_test(
     equal laws, and (value - 0.5) / standard_error is a test. Lopez-Paz & Oquab 2017, arXiv 1610.06545.
     Raises ValueError for mismatched d, fewer than four points in either sample, or non-finite values.
     """
+    checks.key(key)
     x, y = _samples(x, y, low=4)
     for name, number in (("width", width), ("num_steps", num_steps), ("batch_size", batch_size)):
         checks.integer(name, number, 1)
-    checks.positive("learning_rate", learning_rate)
+    checks.positive_number("learning_rate", learning_rate)
     return _classifier(key, x, y, learning_rate, width, num_steps, batch_size)
 
 
 def _samples(x: Array, y: Array, *, low: int, names: tuple[str, str] = ("x", "y")) -> tuple[Array, Array]:
+    for name, points in zip(names, (x, y), strict=True):
+        if not isinstance(points, jax.Array):
+            checks.numbers(name, points)
     x, y = jnp.asarray(x, float), jnp.asarray(y, float)
     for name, points in zip(names, (x, y), strict=True):
         checks.shape(name, points, (None, None))
@@ -184,8 +190,8 @@ def _samples(x: Array, y: Array, *, low: int, names: tuple[str, str] = ("x", "y"
 
 
 def _check_order(p: float) -> None:
-    if not 1 <= p < math.inf:
-        raise ValueError(f"p must be a finite number of at least 1, got {p!r}.")
+    if not isinstance(p, int | float) or not 1 <= p < math.inf:
+        raise ValueError(f"p must be a finite number of at least 1, known and in Python, got {p!r}.")
 
 
 def _power_1d(x: Array, y: Array, p: float) -> Array:

@@ -31,7 +31,8 @@ class Shaped:
     """Of one point."""
 
     def __init__(self, law: Distribution, shape: tuple[int, ...]) -> None:
-        shape = tuple(int(size) for size in shape)
+        shape = checks.data_shape(shape)
+        checks.a_law("law", law)
         if tuple(law.shape) != (math.prod(shape),):
             raise ValueError(
                 f"law must be one of vectors of {math.prod(shape)} numbers to be seen as arrays of shape "

@@ -81,6 +81,8 @@ def regression_loss(
     """
     check_denoiser("denoise", denoise)
     checks.batch("x", x, t)
+    if not isinstance(target, Denoised):
+        raise TypeError(f"target must be a Denoised(data, noise), got {checks.described(target)}.")
     for name, part in target._asdict().items():
         if part.shape != x.shape:
             raise ValueError(f"target.{name} must have the shape of x, {x.shape}, got {part.shape}.")

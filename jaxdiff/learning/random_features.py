@@ -166,8 +166,9 @@ def ridge(
 ) -> tuple[Array, Array]:
     """B, shape (p, k), and c, (k,), of eq. (3), from design (n, p) and targets (n, k), by Cholesky.
 
-    Raises as `fit`.
+    In single precision or better, whatever they are in. Raises as `fit`.
     """
+    design, targets = single(design), single(targets)
     checks.shape("design", design, (None, None))
     checks.shape("targets", targets, (design.shape[0], None))
     checks.shape("penalty", penalty, ())

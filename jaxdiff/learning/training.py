@@ -74,7 +74,7 @@ def init_state(
     if isinstance(params, TrainState):
         raise TypeError("params must be a network's parameters, got a TrainState; give its params.")
     ema_params = jax.tree.map(lambda _: params, ema_decay)
-    state = TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+    state = TrainState(jnp.zeros((), jnp.int32), params, ema_params, checks.optimizer(optimizer).init(params))
     # A donated buffer must occur once: e_0 is p_0, and so are parts of some optimizers' states. The copies
     # also leave the caller's own params alive.
     return jax.tree.map(jnp.copy, state)

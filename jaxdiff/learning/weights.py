@@ -50,6 +50,8 @@ def as_argument(weight: Row) -> Partial:
     """
     if hasattr(weight, "row"):
         raise TypeError(f"weight must be a row, got {weight!r}; give its row, {weight!r}.row.")
+    if weight is min_snr or weight is sigmoid:
+        raise TypeError(f"weight must be a row, got {checks.described(weight)}; call it for one.")
     if not callable(weight):
         raise TypeError(
             f"weight must be a function (schedule, t) -> (a, b), got {type(weight).__name__}; such are "

@@ -29,6 +29,8 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
     """x_t of eq. (1), of data's shape; the noise is standard normal."""
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
+    checks.floating("data", data)
+    checks.schedule(schedule)
     checks.shape("t", t, ())  # one of shape (d,) would broadcast along the wrong axis; vmap over examples
     return _perturb(schedule, data, noise, t)
 
@@ -51,6 +53,7 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
 @compiled
 def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tuple[Array, Array]:
     """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t."""
+    checks.shape("x_t", x_t, jnp.shape(data))
     scale, std = transition(schedule, s, t)
     ratio = schedule.sigma(s) / schedule.sigma(t)
     mean = schedule.alpha(s) * data + scale * ratio**2 * (x_t - schedule.alpha(t) * data)
@@ -72,7 +75,9 @@ def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
 def with_derivative(schedule: Schedule, t: Time) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """((alpha, sigma), (alpha', sigma')) at a scalar time."""
     t = single(t)
-    return jax.jvp(lambda u: (schedule.alpha(u), schedule.sigma(u)), (t,), (jnp.ones_like(t),))
+    return jax.jvp(
+        lambda u: (single(schedule.alpha(u)), single(schedule.sigma(u))), (t,), (jnp.ones_like(t),)
+    )
 
 
 @folded

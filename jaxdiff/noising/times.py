@@ -43,6 +43,7 @@ def stratified(key: Key, n: int) -> Array:
     The variance of a mean over it is O(n^-3) for a smooth integrand, against O(n^-1) for
     independent points, `jax.random.uniform(key, (n,))`.
     """
+    checks.key(key)
     checks.integer("n", n, 1)
     return _stratified(key, n)
 
@@ -76,7 +77,8 @@ def log_normal(
     the schedule's range.
     """
     _in_unit_interval(u)
-    checks.positive("std", std)
+    checks.positive_number("std", std)
+    checks.shape("mean", mean, ())
     t_min, t_max = _range(schedule, t_min, t_max)
     checks.finite("t_max", t_max)
     return _log_normal(u, schedule, mean, std, t_min, t_max)
@@ -128,7 +130,7 @@ def power_grid(num_steps: int, *, t_min: Time, t_max: Time, rho: Array | float =
     Raises ValueError unless 0 <= t_min < t_max < infinity and rho > 0.
     """
     checks.integer("num_steps", num_steps, 1)
-    checks.positive("rho", rho)
+    checks.positive_number("rho", rho)
     checks.ordered("t_min", t_min, "t_max", t_max)
     checks.within("t_min", t_min, 0.0, float("inf"))
     checks.finite("t_max", t_max)
@@ -160,8 +162,10 @@ def noise_grid(
     Raises ValueError unless t_min < t_max are in the schedule's range, sigma(t_min) > 0 and rho > 0.
     """
     checks.integer("num_steps", num_steps, 1)
-    checks.positive("rho", rho)
+    checks.positive_number("rho", rho)
+    checks.positive_number("scale", scale)
     t_min, t_max = _range(schedule, t_min, t_max)
+    checks.finite("t_max", t_max)
     grid, least = _noise_grid(schedule, t_min, t_max, scale, rho, num_steps)
     checks.positive("sigma / alpha at t_min", least)
     return grid
@@ -254,7 +258,7 @@ def gaussian_grid(
     both log-SNRs are finite.
     """
     checks.integer("num_steps", num_steps, 1)
-    checks.positive("variance", variance)
+    checks.positive_number("variance", variance)
     t_min, t_max = _range(schedule, t_min, t_max)
     return _gaussian_grid(schedule, *_log_snr_ends(schedule, t_min, t_max), variance, t_min, t_max, num_steps)
 
@@ -289,6 +293,7 @@ def truncate(times: Array, t_max: float) -> Array:
     if known is None:
         raise ValueError("times must be known, but are traced: truncate them outside of jit and vmap.")
     checks.increasing("times[::-1]", times[::-1])
+    checks.positive_number("t_max", t_max)
     slack = 1e-5 * t_max
     if not known[-1] + slack < t_max <= known[0] + slack:
         raise ValueError(

@@ -39,6 +39,8 @@ _LEAST_SHARDED = 2**12  # entries; below, a gather costs more time than the copi
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis `shards.DATA_AXIS`, of the devices given or of all, those of all processes."""
     devices = jax.devices() if devices is None else devices
+    if not isinstance(devices, Sequence | np.ndarray):
+        raise TypeError(f"devices must be a list such as jax.devices()[:8], got {checks.described(devices)}.")
     return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -54,6 +56,10 @@ class Layout:
     fully_sharded: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.mesh, Mesh):
+            raise TypeError(
+                f"mesh must be a mesh, got {checks.described(self.mesh)}; make it by data_mesh()."
+            )
         if self.mesh.axis_names != (DATA_AXIS,):
             raise ValueError(
                 f"The mesh must have the one axis {DATA_AXIS!r}, got {self.mesh.axis_names}; "
@@ -147,6 +153,8 @@ def data_parallel(step: StepFn, layout: Layout, *, engine: str = "jit") -> StepF
     for rows that the devices do not divide.
     """
     checks.option("engine", engine, ["jit", "pmap"])
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout must be a Layout(data_mesh()), got {checks.described(layout)}.")
     if engine == "pmap" and layout.fully_sharded:
         raise ValueError(
             "engine='pmap' keeps a copy of the state on each device; engine='jit' can have it fully sharded."

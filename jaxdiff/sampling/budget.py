@@ -32,7 +32,7 @@ The decomposition into three errors is that of Fassina, Cardoso, Le Corff & Roma
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -236,6 +236,7 @@ def discretization_error(curvature: ScoreCurvature, times: Array) -> Array:
     Raises ValueError for times beyond those of the pilot, and for times that do not decrease or that end
     without noise; traced ones answer NaN.
     """
+    _check_curvature(curvature)
     levels = _levels(curvature.schedule, times)
     _check_covered(curvature, levels)
     return _discretization_error(curvature, levels)
@@ -259,6 +260,7 @@ def optimal_grid(curvature: ScoreCurvature, num_steps: int, *, t_max: Time, t_mi
     for name, t in (("t_max", t_max), ("t_min", t_min)):
         checks.shape(name, t, ())
     checks.ordered("t_min", t_min, "t_max", t_max)
+    _check_curvature(curvature)
     times = jnp.stack([jnp.asarray(t, float) for t in (t_max, t_min)])
     _check_covered(curvature, _levels(curvature.schedule, times))
     return _optimal_grid(curvature, times, num_steps)
@@ -369,6 +371,13 @@ def _covered(curvature: ScoreCurvature, levels: Array) -> Array:
     """The levels, NaN beyond those of the pilot."""
     low, high = curvature.log_variance[0] - _SLACK, curvature.log_variance[-1] + _SLACK
     return jnp.where((levels >= low) & (levels <= high), levels, jnp.nan)
+
+
+def _check_curvature(value: Any) -> None:
+    if not isinstance(value, ScoreCurvature):
+        raise TypeError(
+            f"curvature must be that of a pilot, score_curvature(...), got {checks.described(value)}."
+        )
 
 
 def _check_covered(curvature: ScoreCurvature, levels: Array) -> None:

@@ -20,7 +20,7 @@ from jaxdiff.denoising.ends import check_no_data_left, no_data_left
 from jaxdiff.noising import times as grids
 from jaxdiff.noising.process import marginals
 from jaxdiff.sampling.dpm_solver import DPMSolverPP
-from jaxdiff.sampling.sampler import Sampler, check_sampler
+from jaxdiff.sampling.sampler import Sampler, check_sampler, check_state
 from jaxdiff.typing import Array, Key, StartLaw, Time
 
 NUM_STEPS = 32
@@ -42,7 +42,8 @@ def sample(
     Point i depends on (key, i) only.
     sampler: by default `DPMSolverPP`, one denoiser call a step.
     num_steps: of the default grid, `times.noise_grid` over the denoiser's working range with a last step to
-        its estimate of the data; 32 if nothing is said.
+        its estimate of the data; 32 if nothing is said, and at least 3: with 2, one step goes through all
+        noise, and samples are the data's mean. A model made for fewer steps has times of its own.
     times: another grid, decreasing; it is taken as it is, so append the time of no noise (`times.to_clean`)
         for the denoised last step.
     start: the law at the first time, by default N(0, sigma^2 I), for which noise must dominate there. That
@@ -115,7 +116,7 @@ def initial_noise(key: Key, denoise: Denoiser, n: int, t: Time | None = None) ->
 @folded
 def default_times(denoise: Denoiser, num_steps: int) -> Array:
     """num_steps + 1 times: over the denoiser's working range, and then a last step to no noise."""
-    checks.integer("num_steps", num_steps, 2)
+    checks.integer("num_steps", num_steps, 3)
     t_min, t_max = denoise.working_range
     grid = grids.noise_grid(denoise.schedule, num_steps - 1, t_min=t_min, t_max=t_max, scale=denoise.scale)
     return grids.to_clean(denoise.schedule, grid)
@@ -148,6 +149,7 @@ def _integrate_path(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, tim
 
 def _step(key: Key, denoise: Denoiser, sampler: Sampler, state: Any, step: tuple[Array, Array, Array]) -> Any:
     new = sampler.step(jax.random.fold_in(key, step[0]), denoise, state, step[1], step[2])
+    check_state(sampler, new, state)
     # Scalars of the schedule are in single precision or better; what is carried keeps the precision of x.
     return jax.tree.map(lambda new, old: new.astype(old.dtype), new, state)
 

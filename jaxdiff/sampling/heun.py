@@ -44,8 +44,9 @@ class Heun:
     def __post_init__(self) -> None:
         checks.within("churn", self.churn, 0.0, math.inf)
         checks.within("churn_noise", self.churn_noise, 0.0, math.inf)
-        low, high = map(checks.known, self.churn_range)
-        if low is not None and high is not None and not low <= high:
+        ends = self.churn_range if isinstance(self.churn_range, tuple) else ()
+        known = [checks.known(end) for end in ends]
+        if len(ends) != 2 or (known[0] is not None and known[1] is not None and not known[0] <= known[1]):
             raise ValueError(f"churn_range must be (low, high) with low <= high, got {self.churn_range}.")
 
     def init(self, x: Array) -> ChurnState:

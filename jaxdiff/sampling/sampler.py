@@ -15,6 +15,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import jax
+
+from jaxdiff._numerics import checks
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.typing import Array, Key
 
@@ -43,7 +46,16 @@ class State(NamedTuple):
 def check_sampler(sampler: Any) -> Sampler:
     """The sampler; TypeError for anything else."""
     if isinstance(sampler, type) or not (hasattr(sampler, "init") and hasattr(sampler, "step")):
-        is_class = isinstance(sampler, type)
-        what = f"the class {sampler.__name__}; call it" if is_class else type(sampler).__name__
-        raise TypeError(f"sampler must be a sampler such as Heun(), got {what}.")
+        raise TypeError(f"sampler must be a sampler such as Heun(), got {checks.described(sampler)}.")
+    checks.registered("sampler", sampler)
     return sampler
+
+
+def check_state(sampler: Sampler, new: Any, old: Any) -> None:
+    """Raise TypeError unless a step answers a state like the one before it, with the sample in ``x``."""
+    wanted, got = jax.tree.structure(old), jax.tree.structure(new)
+    if got != wanted or not hasattr(new, "x"):
+        raise TypeError(
+            f"{type(sampler).__name__} must keep one kind of state, a NamedTuple whose x is the sample; init "
+            f"answers {wanted} and step {got}."
+        )

@@ -280,7 +280,11 @@ def test_a_missing_package_is_named(monkeypatch, load):
             lambda: data.dequantize(KEY, np.full((2, 3), 17), levels=17),
             r"pixels must lie in \[0, 16\]",
         ),
-        (ValueError, lambda: data.dequantize(KEY, np.int32(3), levels=17), "got a scalar"),
+        (
+            ValueError,
+            lambda: data.dequantize(KEY, np.int32(3), levels=17),
+            r"pixels must have shape \(batch, ...\), got a scalar",
+        ),
         (ValueError, lambda: data.quantize(jnp.ones(2), levels=0), "levels must be an integer"),
         (ValueError, lambda: data.bits_per_dimension(0.0, 0, levels=17), "num_dimensions must be an integer"),
         (ValueError, lambda: data.checkerboard(KEY, 0), "n must be an integer"),
