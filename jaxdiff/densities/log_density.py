@@ -11,18 +11,33 @@ three Gaussians whose means are a unit and four units apart, exact score, the wo
     | density formula  | .023, .063   | .028, .081   | .039, .095   | .070, .13    | .077, .22    |
 
 (MEASURED, jax 0.10.2, 2026-11-28.)
+
+Data on a subspace or on points have no density, and both methods would answer a number. What tells is the
+noise that the denoiser cannot explain: with r = eps - N(X_t, t),
+
+    missing(t) = d - E|r|^2,     sum_i sigma^2 / (v_i + sigma^2) for a Gaussian of variances v_i         (1)
+
+grows fourfold from a noise to twice that noise where every v_i is large beside it, and stays, at the number
+of directions that data do not have, where they are zero.
 """
 
 from __future__ import annotations
 
+import functools
+import warnings
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean
 from jaxdiff.densities.flow import NUM_STEPS, default_times, probability_flow
-from jaxdiff.densities.formula import density_formula
+from jaxdiff.densities.formula import TimeDensity, density_formula
 from jaxdiff.densities.inputs import LogDensity, check_data
+from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.typing import Array, Key
 
 _MOST_DIMENSIONS = 8
@@ -31,6 +46,8 @@ _LEAST_STEPS = 20
 """Of the probability flow, on the finer of its two grids."""
 _NUM_EVALUATIONS = 1024
 """Of the density formula."""
+_ROWS, _EACH = 64, 16
+"""At most so many rows are asked for missing dimensions, so often at each of the two times."""
 
 
 def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int | None = None) -> LogDensity:
@@ -49,18 +66,64 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
     Neither error is told of what the denoiser itself errs by, nor that of the flow of the noise that is in
     x at its first time, about sigma^2 over the least variance of the data in nats. For another reference,
     start or range call the method itself; raises as it does.
+
+    Where more than half a dimension is missing at the first time, eq. (1) of `jaxdiff.densities.log_density`,
+    and less than twice that at twice the noise, on the first rows of x, the data seem to have no density, or
+    one with detail that the noise there hides. That warns, and the answer is the expected log-density of data
+    noised at that time, which they have; where it is traced, NaN.
     """
     x = check_data(key, denoise, x)
+    check_clean(denoise, denoise.scale)
     d = x[0].size
     each = 6 * (d + 1)
     if num_evaluations is not None:
         checks.integer("num_evaluations", num_evaluations, 20)
     num_steps = NUM_STEPS if num_evaluations is None else num_evaluations // each // 2 * 2
-    if d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
-        return density_formula(key, denoise, x, num_evaluations=num_evaluations or _NUM_EVALUATIONS)
-    check_clean(denoise, denoise.scale)
-    fine, coarse = (
-        probability_flow(key, denoise, x, default_times(denoise, steps)).value
-        for steps in (num_steps, num_steps // 2)
+    by_formula = functools.partial(
+        density_formula, key, denoise, x, num_evaluations=num_evaluations or _NUM_EVALUATIONS
     )
-    return LogDensity(fine, jnp.abs(fine - coarse))
+    missing = _missing_dimensions(key, denoise, x)
+    known = checks.known(missing)
+    if known is not None and not _has_density(known):
+        warnings.warn(
+            f"the data seem to have no density: {known[0]:.3g} of their {d} dimensions are missing at "
+            f"t_min = {float(denoise.working_range[0]):g}, and hardly more, {known[1]:.3g}, at twice that "
+            "noise. The answer is of data noised at t_min: density_formula(..., extrapolate=False). For "
+            "a density of the data dequantize them, or take a denoiser that knows cleaner times.",
+            stacklevel=2,
+        )
+        # Towards the first time the integrand grows as 1 / u, and so go the evaluations.
+        masses = 1 / (jnp.arange(256) + 0.5)
+        return by_formula(extrapolate=False, time_density=TimeDensity(masses=masses))
+    if d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
+        value, error = by_formula()
+    else:
+        fine, coarse = (
+            probability_flow(key, denoise, x, default_times(denoise, steps)).value
+            for steps in (num_steps, num_steps // 2)
+        )
+        value, error = fine, jnp.abs(fine - coarse)
+    return LogDensity(value if known is not None else jnp.where(_has_density(missing), value, jnp.nan), error)
+
+
+@jax.jit
+def _missing_dimensions(key: Key, denoise: Denoiser, x: Array) -> Array:
+    """Eq. (1) at the first time, less three standard errors, and at twice its noise; shape (2,)."""
+    t_min, t_max = (jnp.asarray(t, float) for t in denoise.working_range)
+    level = log_snr(denoise.schedule, t_min) - 2 * jnp.log(2.0)
+    later = inverse_log_snr(denoise.schedule, level, t_min=t_min, t_max=t_max)
+    rows = jnp.repeat(jnp.arange(min(len(x), _ROWS)), _EACH)
+    asked, data = denoise.at_rows(rows), x[rows]
+    noise = noise_like(key, data)
+
+    def at(t: Array) -> tuple[Array, Array]:
+        found = asked(jax.vmap(perturb, (None, 0, 0, None))(denoise.schedule, data, noise, t), t).noise
+        values = (found * (2 * noise - found)).reshape(len(rows), -1).sum(1)  # |eps|^2 - |r|^2
+        return values.mean(), values.std() / len(rows) ** 0.5
+
+    mean, error = jax.lax.map(at, jnp.stack([t_min, later]))
+    return mean - jnp.stack([3 * error[0], 0 * error[1]])
+
+
+def _has_density(missing: Array | np.ndarray) -> Array | np.bool_:
+    return (missing[0] < 0.5) | (missing[1] > 2 * missing[0])

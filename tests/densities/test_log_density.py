@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,11 @@ from scipy import stats
 from jaxdiff.densities.flow import default_times, probability_flow
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.log_density import log_density
+from jaxdiff.laws.empirical import Empirical
+from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.shaped import Shaped
+from jaxdiff.noising.process import marginals
 from jaxdiff.noising.schedules import (
     Karras,
     OrnsteinUhlenbeck,
@@ -86,6 +91,46 @@ def test_the_method_is_that_of_the_size_and_of_the_evaluations():
             else density_formula(KEY, denoise, x, num_evaluations=1024).value
         )
         np.testing.assert_array_equal(log_density(KEY, denoise, x).value, wanted)
+
+
+@pytest.mark.parametrize("d", [3, 12])
+@pytest.mark.parametrize("name", ["karras", "table"])
+def test_data_on_a_plane_have_the_density_of_noised_data_and_that_is_said(name, d):
+    """One direction is missing; the answer is E log p of alpha x + sigma eps at the first time, closed here."""
+    schedule = SCHEDULES[name]()
+    variances = np.r_[np.linspace(0.5, 2, d - 1), 0.0]
+    law = Gaussian(jnp.zeros(d), jnp.asarray(variances, jnp.float32))
+    x = law.sample(KEY, 40)
+    denoise = law.denoiser(schedule)
+    with pytest.warns(UserWarning, match=f"no density: .* of their {d} dimensions are missing at t_min"):
+        got = log_density(KEY, denoise, x)
+    alpha, sigma = (float(part) for part in marginals(schedule, denoise.working_range[0]))
+    total = alpha**2 * variances + sigma**2
+    squares = (alpha**2 * np.asarray(x, np.float64) ** 2 + sigma**2) / total
+    wanted = -0.5 * (np.log(2 * np.pi * total) + squares).sum(1)
+    off = np.asarray(got.value) - wanted
+    assert (np.abs(off) < 1.96 * got.standard_error).mean() > 0.84
+    assert abs(off.mean()) < 4 * off.std() / 40**0.5
+    assert off.std() < 0.6
+    traced = jax.jit(lambda denoise: log_density(KEY, denoise, x).value)(denoise)
+    assert np.isnan(traced).all()
+
+
+def test_points_have_no_density():
+    law = Empirical(jax.random.normal(KEY, (50, 2)))
+    with pytest.warns(UserWarning, match="no density: 1[.].* of their 2 dimensions"):
+        log_density(KEY, law.denoiser(Karras()), law.points[:10])
+
+
+@pytest.mark.parametrize(("variance", "dense"), [(3e-5, False), (1e-3, True)])
+def test_detail_that_the_first_noise_hides_counts_as_none(variance, dense):
+    """Beside a table's first noise, of variance 1e-4."""
+    law = Gaussian(jnp.zeros(2), jnp.asarray([1.0, variance]))
+    x = law.sample(KEY, 64)
+    with contextlib.nullcontext() if dense else pytest.warns(UserWarning, match="no density"):
+        got = log_density(KEY, law.denoiser(SCHEDULES["table"]()), x)
+    if dense:
+        np.testing.assert_allclose(got.value, law.log_prob(x), atol=0.1)
 
 
 @pytest.mark.parametrize("num_evaluations", [19, 1.5, True])
