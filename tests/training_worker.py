@@ -1,14 +1,20 @@
 """A small training run, in this process (imported) or in one of its own (to be stopped or killed).
 
 python training_worker.py directory             trains slowly, saving on SIGTERM; exit status 75 if stopped
+python training_worker.py directory --hung      the same as a command, fed by a source that hangs at step 20
+python training_worker.py directory --full-disk the same; after the second save the disk is full
 python training_worker.py directory --large     saves a state that takes a while to write, twice
 python training_worker.py directory --full      saves three times; after the first the disk is full
 """
 
+import contextlib
+import os
 import pathlib
 import resource
 import signal
+import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -16,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import signals
+from jaxdiff.data import feeds
 from jaxdiff.learning.training import (
     EXIT_INTERRUPTED,
     TrainState,
@@ -56,18 +64,96 @@ def large(step):
     return TrainState(jnp.int32(step), jnp.asarray(noise), None, ())
 
 
-def main(directory):
+@contextlib.contextmanager
+def spawn(directory, *arguments, script=__file__, module=None):
+    """This file, another script or a module as a process: killed at the end, if it has not ended."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        "JAX_LOG_COMPILES": "1",
+    }
+    # On one device, and compiled as here, or bits would differ.
+    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
+    environment["XLA_FLAGS"] = " ".join(flags)
+    if module:
+        command = ["-m", module, *arguments]
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(pathlib.Path(directory).with_name("cache"))
+    else:
+        del environment["JAX_LOG_COMPILES"]
+        command = [str(script), str(directory), *arguments]
+    process = subprocess.Popen(
+        [sys.executable, "-u", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    overdue = threading.Timer(300, process.kill)
+    overdue.start()
+    with process:
+        try:
+            yield process
+        finally:
+            overdue.cancel()
+            process.kill()
+
+
+def wait_for(process, text, stream=None):
+    for line in stream or process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"The worker ended without {text!r}:\n{process.stderr.read()}")
+
+
+class Hanging:
+    """Records that are there at once, but for those after the first 320."""
+
+    def __init__(self):
+        self._read = 0
+
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, i):
+        self._read += 1
+        if self._read > 321:  # the first is looked at beforehand
+            time.sleep(600)
+        return np.full(3, i / 1000, np.float32)
+
+
+def main(directory, save=None, **options):
     def report(step, metrics, steps_per_second):
         print("step", step, flush=True)
         time.sleep(0.2)
 
     with interruption() as stop, Checkpoints(directory, config=CONFIG) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(start))
+        options = {"num_steps": NUM_STEPS, "steps_per_dispatch": 5, "report": report} | options
         state = train(
-            KEY, start() if restored is None else restored.state, STEP, draw,
-            num_steps=NUM_STEPS, steps_per_dispatch=5, report=report, save=checkpoints.save, stop=stop,
+            KEY, start() if restored is None else restored.state, STEP, options.pop("draw", draw),
+            save=(save or Checkpoints.save).__get__(checkpoints), stop=stop, **options,
         )  # fmt: skip
     return 0 if int(state.step) == NUM_STEPS else EXIT_INTERRUPTED
+
+
+def main_hung(directory):
+    rows = feeds.from_records(Hanging(), 16, seed=0, num_threads=2)
+
+    def feed(first, last):
+        return np.stack([rows(step) for step in range(first, last)])
+
+    return main(directory, draw=lambda key, rows: rows, feed=feed)
+
+
+def main_full_disk(directory):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def save(checkpoints, state, means):
+        checkpoints.save(state, means)
+        if int(state.step) == 20:
+            no_file_may_grow_beyond(100)
+
+    return main(directory, save=save, save_every=10)
 
 
 def main_large(directory):
@@ -88,14 +174,19 @@ def main_full(directory):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     with Checkpoints(directory, config=CONFIG) as checkpoints:
         save(1)
-    # No file may grow beyond this: to what writes it is the same as a full disk.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+    no_file_may_grow_beyond(100_000)
     with Checkpoints(directory, config=CONFIG) as checkpoints:
         save(2)
         save(3)
 
 
-MODES = {"--large": main_large, "--full": main_full}
+def no_file_may_grow_beyond(size):
+    """To what writes it, the same as a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+MODES = {"--large": main_large, "--full": main_full, "--hung": main_hung, "--full-disk": main_full_disk}
 
 if __name__ == "__main__":
+    signals.listen()
     sys.exit(MODES.get(sys.argv[-1], main)(sys.argv[1]))
