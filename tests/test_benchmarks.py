@@ -37,6 +37,7 @@ def test_the_calls_that_it_divides_by_are_the_calls_made(name):
     assert len(calls) == 5 * per_step + extra
 
 
+@pytest.mark.slow
 def test_it_runs_small(capsys):
     results = sampler_overhead.main(batch=4, dimension=2, width=8, num_steps=2, rounds=1)
     assert set(results) == set(sampler_overhead.SAMPLERS)
@@ -44,6 +45,7 @@ def test_it_runs_small(capsys):
     assert "Heun" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_bootstrapped_step_runs_small(capsys):
     network = ResidualMLP(width=8, num_blocks=1)
     figures = bootstrapping_step.main(network, (8,), dimension=2, block=1, rounds=2)
@@ -52,6 +54,7 @@ def test_the_cost_of_a_bootstrapped_step_runs_small(capsys):
     assert "batch     8" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_sweep_and_the_loops_compute_the_same_cells(capsys):
     def cell(key, law, dimension, s, t):
         return jnp.sum(law.means**2) * (t - s) + dimension + jax.random.uniform(key)
@@ -63,6 +66,7 @@ def test_the_sweep_and_the_loops_compute_the_same_cells(capsys):
     assert "compilation" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_train_step_runs_small_and_its_products_are_counted(capsys):
     # Without attention's own, 2 FLOP a parameter and patch forward, and twice that backward.
     network = DiffusionTransformer(2, 64, num_blocks=1, num_heads=2, dtype=jnp.bfloat16)
@@ -78,6 +82,7 @@ def test_a_train_step_runs_small_and_its_products_are_counted(capsys):
     assert "of peak" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_the_training_loop_runs_small(capsys):
     network = ResidualMLP(width=8, num_blocks=0)
     figures = training_loop.main(
@@ -113,6 +118,7 @@ def test_every_public_function_is_measured_or_left_out_for_a_reason():
     assert names - measured == set(left_out)
 
 
+@pytest.mark.slow
 def test_eager_calls_run_small(capsys):
     figures = eager_calls.main(public_calls.SMOKE, rounds=1, only=["initial_noise", "fit_gaussian"])
     assert set(figures) == {"initial_noise", "fit_gaussian"}

@@ -12,6 +12,8 @@ from experiments.bootstrapping import joint_network, level_networks, random_feat
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.theory import score_error
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_summary_is_of_ratios_over_seeds():
     base = np.array([[1.0, 2.0, 4.0, 8.0], [2.0, 2.0, 2.0, 2.0]])

@@ -6,6 +6,8 @@ import pytest
 
 from experiments.bootstrapping import dimension
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

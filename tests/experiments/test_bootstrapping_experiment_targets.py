@@ -11,6 +11,8 @@ from scipy.integrate import quad
 from experiments.bootstrapping import hermite, target_variance
 from experiments.bootstrapping.laws import random_law
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def variances():

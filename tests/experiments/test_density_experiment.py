@@ -8,6 +8,8 @@ import pytest
 from experiments.density import accuracy, digits, identity
 from experiments.density.laws import mixture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def judged():

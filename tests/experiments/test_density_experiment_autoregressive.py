@@ -9,6 +9,8 @@ from scipy import optimize
 from experiments.density import autoregressive, minimizers
 from jaxdiff import data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

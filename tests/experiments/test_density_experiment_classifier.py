@@ -6,6 +6,8 @@ import pytest
 
 from experiments.density import classifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

@@ -7,6 +7,8 @@ import pytest
 
 from experiments.density import discretization, elbo_validity
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def errors():

@@ -9,6 +9,8 @@ import pytest
 
 from experiments.density import gan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

@@ -7,6 +7,8 @@ import pytest
 
 from experiments.initialization import closed_forms, horizon, surface
 
+pytestmark = pytest.mark.slow
+
 # By an independent float64 NumPy program, to the digits printed there.
 PRODUCT = {1.0: (0.9522345, 0.02409206), 2.0: (0.09890588, 0.001015526), 7.0: (8.434787e-4, 1.66606e-7)}
 TILED = {2.0: (247.3, 44.74, 2.084), 7.0: (17.65, 11.10, 0.2850), 80.0: (0.01111, 0.01048, 2.43e-5)}

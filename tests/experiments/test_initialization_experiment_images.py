@@ -17,6 +17,8 @@ from jaxdiff.noising.schedules import Karras
 from jaxdiff.sampling.driver import integrate
 from jaxdiff.typing import Denoised
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

@@ -9,6 +9,8 @@ import pytest
 from experiments.initialization import judges, laws, mixture
 from jaxdiff.laws.metrics import wasserstein_1d
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():

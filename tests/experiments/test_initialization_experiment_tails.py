@@ -8,6 +8,8 @@ from scipy import optimize, stats
 
 from experiments.initialization import laws, tails
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures():
