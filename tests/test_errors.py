@@ -677,6 +677,24 @@ def answer_of(schedule, kind):
 
 
 @pytest.mark.parametrize(
+    "fit",
+    [
+        lambda x: jd.fit_gaussian(x),
+        lambda x: jd.fit_mixture(KEY, x, 2, num_iterations=3),
+        lambda x: jd.fit_student_mixture(KEY, x, 2, num_iterations=3),
+        lambda x: jd.fit_start(KEY, jd.starts.gaussian(), x, KARRAS, 1.0),
+        lambda x: jd.random_features.ridge(x, x[:, :1], penalty=0.1),
+    ],
+    ids=["gaussian", "mixture", "student", "start", "ridge"],
+)
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_data_of_half_precision_are_fitted_in_single_precision(fit, dtype):
+    x = jax.random.normal(KEY, (50, 3)).astype(dtype)
+    wanted = fit(x.astype(jnp.float32))
+    jax.tree.map(lambda got, want: np.testing.assert_array_equal(got, want, strict=True), fit(x), wanted)
+
+
+@pytest.mark.parametrize(
     "run",
     [
         lambda x, t: integrate(KEY, PLANE.denoiser(VP), x, t[::-1]),

@@ -210,7 +210,7 @@ def law_shape(
 
 
 def schedule(value: Any) -> None:
-    """Raise TypeError unless value is a schedule: alpha, sigma and the range that it states."""
+    """Raise TypeError unless value is a schedule, alpha, sigma and the range that it states, of scalars."""
     missing = [m for m in ("alpha", "sigma", "t_min", "t_max", "working_range") if not hasattr(value, m)]
     if missing or inspect.isclass(value):
         raise TypeError(

@@ -14,7 +14,8 @@ from jaxdiff.typing import Array, Condition, Key
 def drop_condition(key: Key, condition: Condition, null_condition: Condition, rate: float) -> Condition:
     """The condition of a batch with rows put to the null condition, each at the given rate, for training.
 
-    null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only.
+    null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only. Raises TypeError
+    for what is no key, ValueError for a rate out of range and a null condition that is not like the others.
     """
     checks.within("rate", rate, 0.0, 1.0)
     n = checks.num_rows(condition)

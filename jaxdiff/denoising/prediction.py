@@ -171,7 +171,7 @@ def convert(
     """The prediction of type source, of x's shape, as one of type target, eq. (3); t scalar.
 
     Infinite or NaN where source's determinant vanishes (see the table above): noise says nothing of the
-    data where there is none of it.
+    data where there is none of it. Raises ValueError for another shape, and TypeError for what is no type.
     """
     if jnp.shape(prediction) != jnp.shape(x):
         raise ValueError(f"prediction and x must have one shape, got {prediction.shape} and {x.shape}.")

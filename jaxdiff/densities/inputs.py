@@ -29,8 +29,8 @@ class LogDensity(NamedTuple):
 def check_data(key: Key, denoise: Denoiser, x: Array) -> Array:
     """x, shape (batch, *denoise.shape), in single precision or better.
 
-    Raises TypeError for what is no key, denoiser or array of floats, and ValueError for NaN, another shape,
-    and a condition of another number of rows.
+    Raises TypeError for what is no key, denoiser or array of floats, and ValueError for no rows, NaN, another
+    shape, and a condition of another number of rows.
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -41,8 +41,8 @@ def denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
         x, target = denoising_target(noise_key, schedule, data, t)
         loss = regression_loss(denoise, x, target, t, weight=prediction.noise.row)
 
-    Raises TypeError for what is no key or denoiser and for integer data, ValueError for NaN in them or
-    another shape.
+    Raises TypeError for what is no key or denoiser and for integer data, ValueError for no rows, NaN, another
+    shape, or a scale that is far from the denoiser's.
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -76,8 +76,8 @@ def regression_loss(
     x and both parts of the target have shape (batch, *denoise.shape), t is scalar or (batch,).
     weight: of `jaxdiff.learning.weights`, or the row of a prediction type; by default that of the denoiser's
         own, so that a network's loss is the squared error of what it predicts.
-    Raises TypeError for what is no denoiser or weight, ValueError when the shapes of x and the target differ,
-    and as the denoiser does.
+    Raises TypeError for what is no denoiser, target or weight, ValueError when the shapes of x and the target
+    differ, and as the denoiser does.
     """
     check_denoiser("denoise", denoise)
     checks.batch("x", x, t)

@@ -26,7 +26,11 @@ from jaxdiff.typing import Array, Schedule, Time
 
 
 def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
-    """x_t of eq. (1), of data's shape; the noise is standard normal."""
+    """x_t of eq. (1), of data's shape and dtype; the noise is standard normal.
+
+    Raises TypeError for integer data and what is no schedule, ValueError for noise of another shape and for
+    several times.
+    """
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
     checks.floating("data", data)

@@ -263,7 +263,7 @@ _TWO_SAMPLES = [
 ]
 
 
-@pytest.mark.parametrize("metric", _TWO_SAMPLES)
+@pytest.mark.parametrize("metric", [*_TWO_SAMPLES, lambda x, y: metrics.wasserstein_1d(x[:, 1], y[:, 1])])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_traced_sample_that_is_not_finite_has_no_distance(metric, bad):
     """Where it cannot be refused."""
