@@ -303,7 +303,7 @@ def _check(
         checks.law("start", start, x)
     if num_probes is not None:
         checks.integer("num_probes", num_probes, 1)
-    size = x[0].size
+    size = x.size // len(x)
     checks.integer("sketch_size", sketch_size, 0)
     if sketch_size > size or (sketch_size and num_probes is None):
         raise ValueError(

@@ -74,7 +74,7 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
     """
     x = check_data(key, denoise, x)
     check_clean(denoise, denoise.scale)
-    d = x[0].size
+    d = x.size // len(x)
     each = 6 * (d + 1)
     if num_evaluations is not None:
         checks.integer("num_evaluations", num_evaluations, 20)

@@ -346,7 +346,7 @@ def _check_data(data: Array, held_out: float, noise: str) -> None:
     if data.ndim < 2 or not data.size:
         raise ValueError(f"data must have shape (n, ...), one example a row, got {data.shape}.")
     checks.within("held_out", held_out, 0.01, 0.5)
-    n, d = len(data), data[0].size
+    n, d = len(data), data.size // len(data)
     least = d + 2 if noise == "fixed" else 2  # a covariance of d + 1 points is as good as singular
     num_held_out = round(held_out * n)
     if num_held_out < _LEAST_HELD_OUT or n - num_held_out < least:

@@ -93,7 +93,7 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
     error = sampling_error(family, data)
     if error > 1:
         warnings.warn(
-            f"the start law has {family.num_parameters(data[0].size)} parameters for {len(data)} rows: "
+            f"the start law has {family.num_parameters(data.size // len(data))} parameters for {len(data)} rows: "
             f"expect about {error:.2g} nats of sampling error. {math.ceil(error * len(data))} rows would "
             "bring it to 1 nat, and so would a smaller family.",
             stacklevel=3,
@@ -103,7 +103,7 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
 
 def sampling_error(family: Family[Any], data: Array) -> float:
     """d* / 2n, in nats: the mean divergence that fitting d* parameters to n rows of data costs."""
-    return family.num_parameters(data[0].size) / (2 * len(data))
+    return family.num_parameters(data.size // len(data)) / (2 * len(data))
 
 
 def plain() -> Family[Distribution]:
@@ -216,7 +216,7 @@ def _gaussian_fit(covariance: str, noise: str) -> Callable[[Key, Array, Schedule
     checks.option("noise", noise, NOISES)
 
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
-        d = data[0].size
+        d = data.size // len(data)
         if noise == "fixed" and covariance == "full" and len(data) <= d:
             raise ValueError(
                 f"data must hold more rows than the {d} entries of a row, for a full covariance "
