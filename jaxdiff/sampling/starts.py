@@ -93,9 +93,9 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
     error = sampling_error(family, data)
     if error > 1:
         warnings.warn(
-            f"the start law has {family.num_parameters(data.size // len(data))} parameters for {len(data)} rows: "
-            f"expect about {error:.2g} nats of sampling error. {math.ceil(error * len(data))} rows would "
-            "bring it to 1 nat, and so would a smaller family.",
+            f"the start law has {round(2 * error * len(data))} parameters for {len(data)} rows: expect about "
+            f"{error:.2g} nats of sampling error. {math.ceil(error * len(data))} rows would bring it to 1 "
+            "nat, and so would a smaller family.",
             stacklevel=3,
         )
     return single(data)
