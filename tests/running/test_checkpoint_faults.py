@@ -308,14 +308,14 @@ def test_without_sums_none_are_written_or_compared_and_the_next_run_sums_again(r
 
 
 HOLD = """
-import fcntl, sys, time
+import fcntl, sys
 lock = open(sys.argv[1], "a+")
 fcntl.flock(lock, fcntl.LOCK_EX)
 lock.truncate(0)
 lock.write("process 12345 on host elsewhere")
 lock.flush()
 print("held", flush=True)
-time.sleep(600)
+sys.stdin.read()
 """
 
 
@@ -323,7 +323,8 @@ time.sleep(600)
 def started(*arguments, until):
     """A process that has printed a line."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, text=True, env=environment)
     with process:
         try:
             assert any(line.startswith(until) for line in process.stdout)
@@ -391,7 +392,7 @@ with locked(pathlib.Path(sys.argv[1])):
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGKILL)
     print("child", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
 """
 
 
@@ -401,6 +402,23 @@ def test_a_child_that_outlives_a_killed_run_does_not_keep_its_lock(tmp_path):
         assert parent.wait(timeout=60) == -signal.SIGKILL
         with directories.locked(tmp_path):
             pass
+
+
+def test_a_lock_that_its_holder_removes_meanwhile_is_taken_anew(tmp_path, monkeypatch):
+    lock, real, calls = tmp_path / directories.LOCK, fcntl.flock, []
+
+    def removed_first(file, how):
+        if not calls:
+            lock.unlink()
+        calls.append(how)
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with directories.locked(tmp_path):
+        assert len(calls) == 2
+        with pytest.raises(BlockingIOError), directories.locked(tmp_path):
+            pass
+    assert not lock.exists()
 
 
 def test_a_file_system_without_locks_is_named_once_and_written(tmp_path, monkeypatch):
