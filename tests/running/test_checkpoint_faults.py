@@ -319,13 +319,18 @@ sys.stdin.read()
 """
 
 
+PIPES = {
+    "stdin": subprocess.PIPE,
+    "stdout": subprocess.PIPE,
+    "text": True,
+    "env": {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])},
+}
+
+
 @contextlib.contextmanager
 def started(*arguments, until):
     """A process that has printed a line."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(arguments, stdin=pipe, stdout=pipe, text=True, env=environment)
-    with process:
+    with subprocess.Popen(arguments, **PIPES) as process:
         try:
             assert any(line.startswith(until) for line in process.stdout)
             yield process
@@ -393,6 +398,7 @@ with locked(pathlib.Path(sys.argv[1])):
         os.kill(os.getpid(), signal.SIGKILL)
     print("child", flush=True)
     sys.stdin.read()
+    os._exit(0)
 """
 
 
@@ -525,10 +531,32 @@ def full_disk():
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_run_goes_on_after_the_disk_was_full_and_hears_one_line(tmp_path, capfd):
-    def large(step):
-        return state(step, arrays=50, size=50_000)  # whose writes fail together
+def large(step):
+    """Arrays whose writes fail together."""
+    return state(step, arrays=50, size=50_000)
 
+
+FULL = """
+import sys
+from test_checkpoint_faults import CONFIG, Checkpoints, full_disk, large
+with Checkpoints(sys.argv[1], config=CONFIG) as checkpoints:
+    checkpoints.save(large(1))
+with full_disk(), Checkpoints(sys.argv[1], config=CONFIG) as checkpoints:
+    checkpoints.save(large(2))
+"""
+
+
+def test_what_a_full_disk_says_last_is_what_to_do(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", FULL, tmp_path], **PIPES, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    *trace, message = errors.strip().splitlines()
+    assert re.match(r"OSError: .* is the disk full\? Step 1 is whole; make room, and go on", message), errors
+    assert len(trace) < 20, errors
+    assert output == ""
+
+
+def test_a_run_goes_on_after_the_disk_was_full_and_hears_one_line(tmp_path, capfd):
     whole = r"is the disk full\? Step 1 is whole; make room, and go on. \(File too large\)$"
     with Checkpoints(tmp_path, config=CONFIG) as checkpoints:
         checkpoints.save(large(1), {"loss": 1.0})
