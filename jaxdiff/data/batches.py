@@ -118,7 +118,11 @@ def quantize(x: Array, *, levels: int) -> Array:
     """
     checks.integer("levels", levels, 1)
     checks.finite("x", x)
-    x = jnp.asarray(x)
+    return _quantize(jnp.asarray(x), levels)
+
+
+@compiled(static="levels")
+def _quantize(x: Array, levels: int) -> Array:
     pixels = jnp.clip(jnp.floor(x * levels), 0, levels - 1)
     return jnp.where(jnp.isfinite(x), pixels, -1).astype(jnp.int32)
 
