@@ -17,10 +17,13 @@ import time
 import jaxdiff.learning.training
 import jaxdiff.running.checkpoints
 
-NUM_STEPS = 400
+
+def num_steps(kills):
+    """Of the run: more than it comes to between the kills."""
+    return 20 * max(kills, 10)
 
 
-def child(directory, pipe):
+def child(directory, pipe, kills):
     import training_worker as worker  # which starts the runtime
 
     with jaxdiff.running.checkpoints.Checkpoints(directory, config=worker.CONFIG) as checkpoints:
@@ -30,7 +33,7 @@ def child(directory, pipe):
             worker.start() if restored is None else restored.state,
             worker.STEP,
             worker.draw,
-            num_steps=NUM_STEPS,
+            num_steps=num_steps(kills),
             steps_per_dispatch=5,
             report=lambda *_: os.write(pipe, b"."),
             save=checkpoints.save,
@@ -38,7 +41,7 @@ def child(directory, pipe):
         )
 
 
-def fork(directory):
+def fork(directory, kills):
     """A run that is under way: its process, and what it reports to."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -46,7 +49,7 @@ def fork(directory):
         status = 1
         try:
             os.close(reader)
-            child(directory, writer)
+            child(directory, writer, kills)
             status = 0
         finally:
             sys.stderr.flush()
@@ -58,7 +61,7 @@ def fork(directory):
 def main(directory, kills):
     moments = random.Random(0)
     for _ in range(kills):
-        process, reader = fork(directory)
+        process, reader = fork(directory, kills)
         assert os.read(reader, 1), "the run ended before its first report"
         time.sleep(moments.uniform(0, 0.3))
         os.kill(process, signal.SIGKILL)
@@ -67,7 +70,7 @@ def main(directory, kills):
         names = [path.name for path in pathlib.Path(directory).iterdir()]
         whole = max((int(name) for name in names if name.isdigit()), default=0)
         print(json.dumps({"step": whole, "saving": any("tmp" in name for name in names)}), flush=True)
-    process, _ = fork(directory)
+    process, _ = fork(directory, kills)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 

@@ -17,6 +17,7 @@ import math
 import os
 import pathlib
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,7 @@ from jaxdiff.learning.training import TrainState
 from jaxdiff.running import sums
 from jaxdiff.running.differences import check_config
 from jaxdiff.running.directory import check_writable, local, locked
-from jaxdiff.running.quiet import quiet
+from jaxdiff.running.quiet import no_unraisable, quiet
 from jaxdiff.running.stored import DamagedError, Restored, first_line, read_about, restore_step, steps_in
 
 _FILE_SIZE = 2**27
@@ -204,6 +205,11 @@ class Checkpoints:
             if isinstance(error, ValueError) and "writing" not in str(error):
                 raise
             time.sleep(0.5)  # for the other writes, which end in threads, to complain where nobody listens
+            with no_unraisable():  # and those kept by the error's frames, or they do at the end of Python
+                cause: BaseException | None = error
+                while cause is not None:
+                    traceback.clear_frames(cause.__traceback__)
+                    cause = cause.__cause__ or cause.__context__
             steps = steps_in(self.directory)
             whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
             raise OSError(

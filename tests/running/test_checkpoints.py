@@ -1,18 +1,12 @@
-"""Checkpoints through the disk: bit for bit, through signals and kills, and every way to be wrong."""
+"""Checkpoints through the disk: bit for bit, and every way to be wrong; faults are in tables of their own."""
 
-import contextlib
 import json
 import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
-import kill_worker
 import numpy as np
 import optax
 import pytest
@@ -177,88 +171,6 @@ def test_the_last_good_checkpoint_survives_a_nan(tmp_path):
     restored = restore(tmp_path, jax.eval_shape(lambda: init_state(params, optimizer, ema_decay=None)))
     assert int(restored.state.step) == 20
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(restored.state)))
-
-
-def spawn(directory, *arguments, script=worker.__file__):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(worker.ROOT), *sys.path])}
-    # On one device, and compiled as here, or bits would differ.
-    flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    environment["XLA_FLAGS"] = " ".join(flags)
-    return subprocess.Popen(
-        [sys.executable, str(script), str(directory), *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
-
-
-def wait_for(process, text):
-    for line in process.stdout:
-        if line.startswith(text):
-            return
-    raise AssertionError(f"The worker ended without {text!r}:\n{process.stderr.read()}")
-
-
-def test_sigterm_saves_and_the_next_run_ends_where_an_uninterrupted_one_does(tmp_path, uninterrupted):
-    process = spawn(tmp_path)
-    with contextlib.closing(process.stdout), contextlib.closing(process.stderr):
-        wait_for(process, "step 10")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 75
-        assert process.stderr.read() == ""  # quiet
-    stopped = restore(tmp_path, LIKE).state
-    assert 0 < int(stopped.step) < worker.NUM_STEPS
-    with Checkpoints(tmp_path, config=worker.CONFIG) as checkpoints:
-        state = checkpoints.restore(LIKE).state
-        state = train(
-            worker.KEY, state, worker.STEP, worker.draw, num_steps=worker.NUM_STEPS, save=checkpoints.save
-        )
-    assert_same_bits(state, uninterrupted)
-
-
-def test_a_kill_in_the_middle_of_a_save_leaves_the_one_before(tmp_path):
-    process = spawn(tmp_path, "--large")
-    with contextlib.closing(process.stdout), contextlib.closing(process.stderr):
-        wait_for(process, "saved 1")
-        wait_for(process, "saving 2")
-        deadline = time.monotonic() + 60
-        while not list(tmp_path.glob("2.*tmp*")) and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.kill()
-        assert process.wait(timeout=60) == -signal.SIGKILL
-    assert list(tmp_path.glob("2.*tmp*"))  # or the kill came too late to prove anything
-    like = worker.large(0)
-    assert_same_bits(restore(tmp_path, like).state, worker.large(1))
-    with Checkpoints(tmp_path, config=worker.CONFIG) as checkpoints:
-        checkpoints.save(worker.large(3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "3"]  # nothing is left of step 2
-    assert_same_bits(restore(tmp_path, like).state, worker.large(3))
-
-
-@pytest.mark.parametrize("number", [5, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_moments_do_not_change_a_bit(tmp_path, number):
-    process = spawn(tmp_path, str(number), script=kill_worker.__file__)
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    kills = [json.loads(line) for line in output.splitlines()]
-    assert len(kills) == number
-    if number == 20:
-        assert sum(kill["saving"] for kill in kills) >= 3  # some came in the middle of a save
-        assert len({kill["step"] for kill in kills}) >= 5  # and others let the run get on
-    whole = train(worker.KEY, worker.start(), worker.STEP, worker.draw, num_steps=kill_worker.NUM_STEPS)
-    assert_same_bits(restore(tmp_path, LIKE).state, whole)
-
-
-def test_a_full_disk_is_an_error_that_says_what_is_whole(tmp_path):
-    process = spawn(tmp_path, "--full")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    *trace, message = errors.strip().splitlines()
-    assert len(trace) < 20, errors
-    assert message.startswith(f"OSError: A checkpoint could not be written in {tmp_path}: is the disk full?")
-    assert message.endswith("Step 1 is whole; make room, and go on. (File too large)")
-    assert_same_bits(restore(tmp_path, worker.large(0)).state, worker.large(1))
-    with Checkpoints(tmp_path, config=worker.CONFIG) as checkpoints:
-        checkpoints.save(worker.large(4))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "4"]
 
 
 # Errors, before any work

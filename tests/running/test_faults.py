@@ -289,7 +289,7 @@ def killed(directory, kills):
     if kills == 20:
         assert sum(kill["saving"] for kill in seen) >= 3
         assert len({kill["step"] for kill in seen}) >= 5  # others let the run get on
-    assert_same_bits(restore(directory, LIKE).state, whole_worker(kill_worker.NUM_STEPS))
+    assert_same_bits(restore(directory, LIKE).state, whole_worker(kill_worker.num_steps(kills)))
 
 
 def repeat(process, number=signal.SIGTERM):
@@ -310,7 +310,7 @@ def terminated(directory):
         assert repeat(process) == 75
         assert process.stderr.read() == ""
     assert 0 < int(restore(directory, LIKE).state.step) < worker.NUM_STEPS
-    assert_same_bits(finish_worker(directory), whole_worker())
+    assert_worker_goes_on(directory)
 
 
 @fault("SIGTERM while a feed hangs", "status 75 within seconds, all that was done is saved",
@@ -328,15 +328,45 @@ def feed_hangs(directory, signals, saved):
         assert restore(directory, LIKE).state.step == saved
 
 
-@fault("the disk is full for a while", "status 1, the last line says which step is whole, same bits")
-def disk_full(directory):
-    with spawn(directory, "--full-disk") as process:
+@fault("SIGKILL amid a save", "the save before it is whole, and nothing is left of it after the next")
+def killed_in_a_save(directory):
+    with spawn(directory, "--large") as process:
+        wait_for(process, "saving 2")
+        deadline = time.monotonic() + 60
+        while not list(directory.glob("2.*tmp*")) and time.monotonic() < deadline:
+            time.sleep(0.001)
+    assert process.returncode == -signal.SIGKILL
+    assert list(directory.glob("2.*tmp*"))  # or the kill came too late to prove anything
+    assert_large_goes_on(directory)
+
+
+@fault("the disk is full", "status 1, the last of few lines says which step is whole, the next save is",
+       ("mode", "--full"), ("goes_on", lambda directory: assert_large_goes_on(directory)))  # fmt: skip
+@fault("the disk is full in training", "the same, and the run goes on, same bits", ("mode", "--full-disk"),
+       ("goes_on", lambda directory: assert_worker_goes_on(directory)))  # fmt: skip
+def disk_full(directory, mode, goes_on):
+    with spawn(directory, mode) as process:
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "could not be written" in errors.strip().splitlines()[-1]
-    step = int(restore(directory, LIKE).state.step)
-    assert f"Step {step} is whole; make room, and go on." in errors.strip().splitlines()[-1]
+    *trace, message = errors.strip().splitlines()
+    assert len(trace) < 30, errors
+    assert message.startswith(f"OSError: A checkpoint could not be written in {directory}: is the disk full?")
+    step = max(int(path.name) for path in directory.iterdir() if path.name.isdigit())
+    assert f"Step {step} is whole; make room, and go on. " in message
+    goes_on(directory)
+
+
+def assert_worker_goes_on(directory):
     assert_same_bits(finish_worker(directory), whole_worker())
+
+
+def assert_large_goes_on(directory):
+    like = worker.large(0)
+    assert_same_bits(restore(directory, like).state, worker.large(1))
+    with Checkpoints(directory, config=worker.CONFIG) as checkpoints:
+        checkpoints.save(worker.large(3))
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "3"]
+    assert_same_bits(restore(directory, like).state, worker.large(3))
 
 
 # --- the trainers' commands ---
