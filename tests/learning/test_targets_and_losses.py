@@ -424,7 +424,7 @@ PAIR = Denoised(X, X)
         (
             lambda: losses.denoising_loss(KEY, DENOISE, X[:0]),
             ValueError,
-            "n must be an integer of at least 1",
+            "data must have at least one row",
         ),
         (lambda: losses.implicit_loss(DENOISE, X, -0.5), ValueError, "t = -0.5 is outside"),
         (lambda: losses.implicit_loss(DENOISE, X[:, :1], 0.5), ValueError, r"x must have shape \(batch, 2\)"),

@@ -283,7 +283,9 @@ def test_bad_input():
         jd.fit_start(key, gaussian, data, KARRAS, 0.0)
     with pytest.raises(ValueError, match=r"t_max must have shape \(\), got \(2,\)"):
         jd.fit_start(key, gaussian, data, KARRAS, jnp.ones(2))
-    with pytest.raises(TypeError, match="schedule must be a schedule, got the class Karras; call it"):
+    with pytest.raises(
+        TypeError, match=r"schedule must be a schedule such as Karras\(\), got the class Karras; call it"
+    ):
         jd.fit_start(key, gaussian, data, jd.Karras, 1.0)
     with pytest.raises(
         TypeError, match=r"family must be a Family such as starts.gaussian\(\), got 'gaussian'"
