@@ -34,26 +34,12 @@ def start():
     return init_state(params, OPTIMIZER, ema_decay=0.9)
 
 
-def main(directory, port, processes, number, devices):
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
-    if processes > 1:
-        jax.distributed.initialize(f"localhost:{port}", processes, number, heartbeat_timeout_seconds=10)
-    layout = Layout(data_mesh())
+def fit(directory, layout, rows, report):
+    """The state at the run's end, or where a signal has stopped it, from what the directory holds."""
     step = data_parallel(make_train_step(loss, OPTIMIZER, ema_decay=0.9), layout)
-    share = ROWS.shape[1] // processes
-
-    def rows(step):
-        return ROWS[step, number * share : (number + 1) * share]
-
-    def report(step, metrics, rate):
-        if number == 0:
-            print(json.dumps([step, *map(float, metrics.loss)]), flush=True)
-        time.sleep(0.1)
-
     with interruption() as stop, Checkpoints(directory, config={"rate": 1e-2}) as checkpoints:
         restored = checkpoints.restore(layout.like(start))
-        state = train(
+        return train(
             layout.place(jax.random.key(0)),
             layout.create(start) if restored is None else restored.state,
             step,
@@ -66,6 +52,24 @@ def main(directory, port, processes, number, devices):
             save_every=8,
             stop=stop,
         )
+
+
+def main(directory, port, processes, number, devices):
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, number, heartbeat_timeout_seconds=10)
+    share = ROWS.shape[1] // processes
+
+    def rows(step):
+        return ROWS[step, number * share : (number + 1) * share]
+
+    def report(step, metrics, rate):
+        if number == 0:
+            print(json.dumps([step, *map(float, metrics.loss)]), flush=True)
+        time.sleep(0.1)
+
+    state = fit(directory, Layout(data_mesh()), rows, report)
     return 0 if int(state.step) == NUM_STEPS else EXIT_INTERRUPTED
 
 
