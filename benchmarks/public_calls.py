@@ -43,7 +43,7 @@ LEFT_OUT = {
         *("discretized.left", "discretized.ddpm", "discretized.trapezoid", "data.bits_per_dimension"),
         *("weights.likelihood", "weights.min_snr", "weights.sigmoid", "weights.as_argument"),
         *("prediction.read", "prediction.solve", "prediction.determinant", "prediction.error_scale"),
-        *("prediction.noise_level", "prediction.as_they_are", "ema.check_decay"),
+        *("prediction.noise_level", "prediction.as_they_are", "prediction.check_type", "ema.check_decay"),
         *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant", "theory.risk_bound"),
     ],
 }
