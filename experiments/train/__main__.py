@@ -20,8 +20,8 @@ checkpoints; at the end figures.json and figure.png, with the held-out bits per 
 Gaussian, and the Frechet distance of samples to held-out images beside that of as many training images (see
 `experiments.train.evaluation`). A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and exits
 with status 75; the same command with --resume goes on, on as many devices as there are then. A signal is
-heard from the start of the command to its end (of several processes to the end of training: the evaluation
-then goes on); Ctrl-C twice leaves at once, without a save.
+heard from the start of the command to its end (by several processes together, between the parts of the
+evaluation); Ctrl-C twice leaves at once, without a save.
 """
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ import numpy as np
 from experiments.pictures import finite
 from experiments.train import figures
 from experiments.train.problems import Problem
-from experiments.train.trainer import SCHEDULE, Run, average_of, first_average
+from experiments.train.trainer import SCHEDULE, Run, average_of, first_average, leave_together
 from jaxdiff import data
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws import metrics
@@ -44,9 +44,11 @@ def evaluate(run: Run, state: TrainState, out: pathlib.Path) -> dict[str, Any]:
     """Figures of the first average, which all processes compute together; process 0 draws figure.png."""
     params, problem = first_average(state), run.problem
     values = log_densities(run, params)
+    leave_together(state, 1)
     size = math.prod(problem.shape)
     n, steps = run.config.num_samples, run.config.sample_steps
     samples = run.sample(params, jax.random.key(3), n, steps, of=average_of(state))
+    leave_together(state, 2)
     found = {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "held_out_images": len(values),

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 
 from experiments.networks import applied
@@ -272,6 +273,13 @@ def fit(
             print(f"Stopped at step {int(state.step)}; go on with --resume.", file=sys.stderr)
         raise SystemExit(training.EXIT_INTERRUPTED)
     return state
+
+
+def leave_together(state: TrainState, point: int) -> None:
+    """End all of several processes at this point 1, 2, ... after training, if one of them was told to end."""
+    after = int(state.step) + 1 + point  # `fit` has asked for the step and for the one after it
+    if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(after):
+        raise SystemExit(training.EXIT_INTERRUPTED)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ def interruption() -> Iterator[Callable[[int], bool]]:
 
         with interruption() as stop, Checkpoints(...) as checkpoints:
             state = train(..., save=checkpoints.save, stop=stop)
-        if stop(num_steps + 1):
+        if int(state.step) < num_steps or stop(num_steps + 1):
             sys.exit(EXIT_INTERRUPTED)
 
     On a first signal stop(step) becomes true, and stays so after the block; train then ends its dispatch,
