@@ -306,6 +306,10 @@ MISTAKES = [
      ValueError, "sigma at each of times must be positive"),
     ("score_error: scalar time", lambda: theory.score_error(KEY, known(untouched, shape=(2,)), PLANE, 0.5),
      ValueError, r"times must have shape \(any,\), got \(\)"),
+    # data
+    ("data: negative noise", lambda: jd.data.two_moons(KEY, 3, noise=-0.1), ValueError, "noise must lie in"),
+    ("data: negative std", lambda: jd.data.eight_gaussians(KEY, 3, std=-0.1), ValueError, "std must lie in"),
+    ("data: no rows", lambda: jd.data.checkerboard(KEY, 0), ValueError, "n must be an integer of at least 1"),
     # quantized data
     ("levels: log_prior of a vector", lambda: quantized.predictor(answering(4, 3, 4), LEVELS[0]),
      ValueError, r"log_prior must have shape \(..., levels\), as log_histogram gives it; got \(4,\)"),

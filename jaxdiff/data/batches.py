@@ -138,15 +138,19 @@ def bits_per_dimension(nats: Array | float, num_dimensions: int, *, levels: int)
     return -jnp.asarray(nats, float) / (num_dimensions * math.log(2)) + math.log2(levels)
 
 
-@compiled(static="n")
-def two_moons(key: Key, n: int, *, noise: float = 0.05) -> Array:
+def two_moons(key: Key, n: int, *, noise: Array | float = 0.05) -> Array:
     """Two interleaved half circles of radius 1 plus N(0, noise^2 I), shape (n, 2).
 
     The means, covariance and orientation of `sklearn.datasets.make_moons`, with each moon drawn with
-    probability 1/2; row i depends on (key, i) only.
+    probability 1/2; row i depends on (key, i) only. Raises ValueError for a negative noise.
     """
     checks.integer("n", n, 1)
+    checks.within("noise", noise, 0.0, math.inf)
+    return _two_moons(key, n, noise)
 
+
+@compiled(static="n")
+def _two_moons(key: Key, n: int, noise: Array | float) -> Array:
     def draw(key: Key) -> Array:
         which, where, blur = jax.random.split(key, 3)
         angle = jax.random.uniform(where, maxval=jnp.pi)
@@ -163,7 +167,6 @@ def checkerboard(key: Key, n: int) -> Array:
 
     Its entropy is log 32 = 3.4657 nats. Row i depends on (key, i) only.
     """
-    checks.integer("n", n, 1)
 
     def draw(key: Key) -> Array:
         which, where = jax.random.split(key)
@@ -174,15 +177,19 @@ def checkerboard(key: Key, n: int) -> Array:
     return per_row(key, n, draw)
 
 
-@compiled(static="n")
-def eight_gaussians(key: Key, n: int, *, std: float = 0.3) -> Array:
+def eight_gaussians(key: Key, n: int, *, std: Array | float = 0.3) -> Array:
     """Eight Gaussians N(c, std^2 I) of equal weight, c at angles k pi / 4 on a circle of radius 4; (n, 2).
 
     For std <= 0.3 they hardly overlap and the entropy is log 8 + log(2 pi e std^2), 2.5094 nats at 0.3, less
-    under 1e-5. Row i depends on (key, i) only.
+    under 1e-5. Row i depends on (key, i) only. Raises ValueError for a negative std.
     """
     checks.integer("n", n, 1)
+    checks.within("std", std, 0.0, math.inf)
+    return _eight_gaussians(key, n, std)
 
+
+@compiled(static="n")
+def _eight_gaussians(key: Key, n: int, std: Array | float) -> Array:
     def draw(key: Key) -> Array:
         which, where = jax.random.split(key)
         angle = jax.random.randint(which, (), 0, 8) * (jnp.pi / 4)
