@@ -39,6 +39,12 @@ KEY = jax.random.key(0)
 NUM_STEPS = 60
 CONFIG = {"model": {"width": 8, "depth": 2}, "rate": 1e-2}
 OPTIMIZER = optax.adam(CONFIG["rate"])
+# Of `experiments.train`: a run of seconds on digits.
+OPTIONS = {
+    "model.width": 16, "model.num_blocks": 1, "evaluation_rows": 16, "evaluations": 20, "num_samples": 32,
+    "sample_steps": 2, "grid_steps": 2,
+}  # fmt: skip
+SMALL = [word for name, value in OPTIONS.items() for word in (f"--{name}", str(value))]
 PARAMS = {"in": jnp.linspace(-1, 1, 24).reshape(3, 8), "out": jnp.linspace(1, -1, 24).reshape(8, 3)}
 
 
@@ -106,7 +112,7 @@ def wait_for(process, text, stream=None):
 
 
 class Hanging:
-    """Records that are there at once, but for those after the first 320."""
+    """Records that are there at once, but for those after the first 320, of 20 steps."""
 
     def __init__(self):
         self._read = 0

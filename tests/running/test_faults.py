@@ -23,7 +23,7 @@ import optax
 import pytest
 import training_worker as worker
 from oracles import assert_same_bits
-from training_worker import spawn, wait_for
+from training_worker import SMALL, spawn, wait_for
 
 from experiments import quickstart
 from experiments.train import __main__ as trainer
@@ -371,22 +371,6 @@ def assert_large_goes_on(directory):
 
 # --- the trainers' commands ---
 
-SMALL = [
-    "--model.width",
-    "16",
-    "--model.num_blocks",
-    "1",
-    "--evaluation_rows",
-    "16",
-    "--evaluations",
-    "20",
-    "--num_samples",
-    "32",
-    "--sample_steps",
-    "2",
-    "--grid_steps",
-    "2",
-]
 TRAIN = ("experiments.train", "digits", *SMALL, "--steps", "120", "--save_every", "40")
 QUICKSTART = ("experiments.quickstart", "--steps", "150")
 

@@ -1,5 +1,6 @@
 """Two processes train as one does, stop together, and say so when one of them is gone."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ import distributed_worker
 import jax
 import numpy as np
 import pytest
+import training_worker as worker
+from training_worker import SMALL
 
 from jaxdiff.running.parallel import Layout, data_mesh
 
@@ -20,9 +23,7 @@ WORKER = pathlib.Path(distributed_worker.__file__)
 
 def spawn(directory, processes, devices):
     """All the processes of a run."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_NUM_CPU_DEVICES")}
     environment["PYTHONPATH"] = str(WORKER.parent.parent)
     arguments = [str(directory), str(port), str(processes)]
@@ -33,6 +34,12 @@ def spawn(directory, processes, devices):
         )
         for number in range(processes)
     ]  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
 
 
 def finish(running, timeout=100):
@@ -102,3 +109,30 @@ def test_a_process_whose_peer_has_died_says_so_and_ends(tmp_path):
     assert statuses[0] != 0
     assert "ConnectionError: Process 0 of 2 cannot go on" in errors[0]
     assert "they go on from the last checkpoint" in errors[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [" left", "evaluating"])
+def test_a_signal_to_one_of_two_trainers_ends_both(at, tmp_path):
+    flags = [
+        "digits",
+        *SMALL,
+        "--steps",
+        "100",
+        "--save_every",
+        "50",
+        "--out",
+        str(tmp_path),
+        "--num-processes",
+        "2",
+    ]
+    flags += ["--coordinator", f"localhost:{free_port()}", "--process-id"]
+    with contextlib.ExitStack() as both:
+        two = [
+            both.enter_context(worker.spawn(tmp_path, *flags, str(number), module="experiments.train"))
+            for number in range(2)
+        ]
+        worker.wait_for(two[0], at, two[0].stderr)
+        two[1].send_signal(signal.SIGTERM)
+        assert finish(two)[0] == [75, 75]
+    assert any((tmp_path / "checkpoints").glob("[0-9]*"))
