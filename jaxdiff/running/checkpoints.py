@@ -9,13 +9,16 @@ version, is read as it is: a file that is cut or gone is noticed there, but not 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.metadata
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
+import sys
 import time
 import traceback
 import warnings
@@ -117,7 +120,8 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            self._exit.close()
+            with self._writing():  # Orbax has files of its own to end
+                self._exit.close()
 
     @property
     def latest_step(self) -> int | None:
@@ -205,7 +209,10 @@ class Checkpoints:
             if isinstance(error, ValueError) and "writing" not in str(error):
                 raise
             time.sleep(0.5)  # for the other writes, which end in threads, to complain where nobody listens
-            with no_unraisable():  # and those kept by the error's frames, or they do at the end of Python
+            # Some do whenever they are freed, at the end of Python where the error's traceback keeps them.
+            logging.getLogger("asyncio").addFilter(_unless_dropped)
+            atexit.register(_free)
+            with no_unraisable():
                 cause: BaseException | None = error
                 while cause is not None:
                     traceback.clear_frames(cause.__traceback__)
@@ -219,6 +226,15 @@ class Checkpoints:
 
     def _score(self, metrics: Mapping[str, float]) -> float:
         return metrics[self._metric]
+
+
+def _free() -> None:
+    with no_unraisable():
+        sys.last_value = sys.last_traceback = None
+
+
+def _unless_dropped(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def save(
