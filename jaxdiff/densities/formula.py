@@ -106,9 +106,10 @@ def density_formula(
         one another, in a derivative too, so that memory is bounded.
 
     Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x, with an unbiased
-    estimate of the score, and in the parameters of the denoiser and of its schedule. Raises TypeError for
-    integer x and ValueError for NaN, num_evaluations below 20, data left at t_max or hidden at t_min, or a
-    law of points of another shape; where data are left and the denoiser is traced the answer is NaN.
+    estimate of the score, and in the parameters of the denoiser, of its schedule too if alpha > 0 at t_max.
+    Raises TypeError for integer x and ValueError for NaN, num_evaluations below 20, data left at t_max or
+    hidden at t_min, or a law of points of another shape; where data are left and the denoiser is traced the
+    answer is NaN.
     """
     x, known_density = _check(key, denoise, x, time_density)
     if start is None:

@@ -18,7 +18,7 @@ from jaxdiff._numerics.low_discrepancy import Integrand
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
-from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
+from jaxdiff.noising.process import inverse_log_snr, log_snr_at_end, perturb
 from jaxdiff.typing import Array, Time
 
 
@@ -68,7 +68,7 @@ def level_integrand(
     """
     schedule = denoise.schedule
     log_scale = 2 * jnp.log(jnp.asarray(time_density.scale, float))
-    high, low = log_snr(schedule, t_min), log_snr(schedule, t_max)
+    high, low = (log_snr_at_end(schedule, t, 0.5 * (t_min + t_max)) for t in (t_min, t_max))
     masses = jnp.asarray(time_density.masses, float)
     bins = len(masses)
     cumulative = jnp.concatenate([jnp.zeros_like(masses[:1]), jnp.cumsum(masses / masses.sum())])

@@ -214,6 +214,20 @@ def _spectrum(matrix: Array, kind: int) -> tuple[Spectrum, Array]:
     return Spectrum(jnp.maximum(values, 0), basis), values  # without what rounding left below zero
 
 
+def check_affine(scale: Array | float, std: Array | float) -> None:
+    """Raise ValueError unless known scale and std of ``scale x + std noise`` are finite scalars."""
+    for name, value in (("scale", scale), ("std", std)):
+        checks.finite(name, value)
+        checks.shape(name, value, ())
+
+
+def check_level(schedule: Schedule, t: Time) -> None:
+    """Raise TypeError for what is no schedule, ValueError for a known time out of its range or not scalar."""
+    checks.schedule(schedule)
+    checks.shape("t", t, ())
+    checks.in_range("t", schedule, t)
+
+
 def rescaled(spectrum: Spectrum, scale: Array | float, shift: Array | float) -> Spectrum:
     """The spectrum of scale covariance + shift I, two scalars: t may be one for each law under vmap only."""
     checks.shape("scale", scale, ())
@@ -267,4 +281,5 @@ def floats(x: ArrayLike) -> Array:
     """
     x = jnp.asarray(x)
     dtype = jnp.promote_types(jnp.result_type(x, float), jnp.float32)
-    return x if x.dtype == dtype else x.astype(dtype)
+    # Of a weak type, as of a Python number, products with bfloat16 would be bfloat16.
+    return x if x.dtype == dtype and not x.weak_type else x.astype(dtype)

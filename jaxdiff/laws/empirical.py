@@ -15,7 +15,15 @@ from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws import components
-from jaxdiff.laws.components import PRECISION, Spectrum, floats, in_chunks, known_everywhere
+from jaxdiff.laws.components import (
+    PRECISION,
+    Spectrum,
+    check_affine,
+    check_level,
+    floats,
+    in_chunks,
+    known_everywhere,
+)
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
@@ -42,8 +50,12 @@ class Empirical:
         checks.finite("points", points)
         set_fields(self, points=points)
 
-    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
+        checks.integer("n", n, 1)
+        return self._sample(key, n)
+
+    @compiled(static="n")
+    def _sample(self, key: Key, n: int) -> Array:
         return self.points[per_row(key, n, lambda key: jax.random.randint(key, (), 0, self.points.shape[0]))]
 
     def log_prob(self, x: Array) -> Array:
@@ -62,16 +74,24 @@ class Empirical:
     def scale(self) -> Array:
         return jnp.sqrt(jnp.mean(self.points.var(0)))
 
-    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
+        check_affine(scale, std)
+        return self._affine(scale, std)
+
+    @compiled
+    def _affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
         n = self.points.shape[0]
         weights = jnp.full((n,), 1 / n, self.points.dtype)
         variances = jnp.broadcast_to(jnp.asarray(std, self.points.dtype) ** 2, (n, 1))
         return GaussianMixture(weights, scale * self.points, Spectrum(variances))
 
-    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        return self.affine(schedule.alpha(t), schedule.sigma(t))
+        check_level(schedule, t)
+        return self._perturbed(schedule, t)
+
+    @compiled
+    def _perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
+        return self._affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Nearest(self.points), schedule)

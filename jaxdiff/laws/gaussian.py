@@ -18,7 +18,9 @@ from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.components import (
     PRECISION,
     Spectrum,
+    check_affine,
     check_density,
+    check_level,
     diagonalized,
     floats,
     known_everywhere,
@@ -48,8 +50,12 @@ class Gaussian:
         checks.finite("mean", mean)
         set_fields(self, mean=mean, covariance=diagonalized("covariance", covariance, mean.shape))
 
-    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
+        checks.integer("n", n, 1)
+        return self._sample(key, n)
+
+    @compiled(static="n")
+    def _sample(self, key: Key, n: int) -> Array:
         z = per_row(key, n, lambda key: jax.random.normal(key, self.mean.shape, self.mean.dtype))
         z = jnp.sqrt(self.covariance.values)[None] * z
         return self.mean[None] + _turned(self.covariance, z, back=True)
@@ -66,13 +72,21 @@ class Gaussian:
     def scale(self) -> Array:
         return jnp.sqrt(jnp.mean(self.covariance.values))
 
-    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> Gaussian:
-        return Gaussian(scale * self.mean, rescaled(self.covariance, scale**2, std**2))
+        check_affine(scale, std)
+        return self._affine(scale, std)
 
     @compiled
+    def _affine(self, scale: Array | float, std: Array | float) -> Gaussian:
+        return Gaussian(scale * self.mean, rescaled(self.covariance, scale**2, std**2))
+
     def perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
-        return self.affine(schedule.alpha(t), schedule.sigma(t))
+        check_level(schedule, t)
+        return self._perturbed(schedule, t)
+
+    @compiled
+    def _perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
+        return self._affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Linear(self.mean, self.covariance), schedule)

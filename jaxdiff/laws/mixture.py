@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import per_row
@@ -16,6 +17,8 @@ from jaxdiff.laws.components import (
     Components,
     Posterior,
     Spectrum,
+    check_affine,
+    check_level,
     check_mixture,
     choose,
     color,
@@ -53,8 +56,12 @@ class GaussianMixture:
             covariances=diagonalized("covariances", covariances, means.shape),
         )
 
-    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
+        checks.integer("n", n, 1)
+        return self._sample(key, n)
+
+    @compiled(static="n")
+    def _sample(self, key: Key, n: int) -> Array:
         def draw(key: Key) -> tuple[Array, Array]:
             which, normal = jax.random.split(key)
             return (
@@ -77,13 +84,21 @@ class GaussianMixture:
     def scale(self) -> Array:
         return mixture_scale(self.weights, self.means, self.covariances.values.mean(-1))
 
-    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
-        return GaussianMixture(self.weights, scale * self.means, rescaled(self.covariances, scale**2, std**2))
+        check_affine(scale, std)
+        return self._affine(scale, std)
 
     @compiled
+    def _affine(self, scale: Array | float, std: Array | float) -> GaussianMixture:
+        return GaussianMixture(self.weights, scale * self.means, rescaled(self.covariances, scale**2, std**2))
+
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        return self.affine(schedule.alpha(t), schedule.sigma(t))
+        check_level(schedule, t)
+        return self._perturbed(schedule, t)
+
+    @compiled
+    def _perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
+        return self._affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, Posterior(self._components()), schedule)

@@ -30,6 +30,8 @@ from jaxdiff.laws.components import (
     Components,
     Posterior,
     Spectrum,
+    check_affine,
+    check_level,
     check_mixture,
     choose,
     color,
@@ -110,8 +112,12 @@ class StudentTMixture:
             noise_variance=noise_variance,
         )
 
-    @compiled(static="n")
     def sample(self, key: Key, n: int) -> Array:
+        checks.integer("n", n, 1)
+        return self._sample(key, n)
+
+    @compiled(static="n")
+    def _sample(self, key: Key, n: int) -> Array:
         def draw(key: Key) -> tuple[Array, Array, Array]:
             which, scale, normal = jax.random.split(key, 3)
             k = choose(which, self.weights)
@@ -140,8 +146,12 @@ class StudentTMixture:
             self.weights, self.means, nu / (nu - 2) * self.scales.values.mean(-1) + self.noise_variance
         )
 
-    @compiled
     def affine(self, scale: Array | float, std: Array | float) -> StudentTMixture:
+        check_affine(scale, std)
+        return self._affine(scale, std)
+
+    @compiled
+    def _affine(self, scale: Array | float, std: Array | float) -> StudentTMixture:
         return StudentTMixture(
             self.weights,
             scale * self.means,
@@ -150,9 +160,13 @@ class StudentTMixture:
             scale**2 * self.noise_variance + std**2,
         )
 
-    @compiled
     def perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
-        return self.affine(schedule.alpha(t), schedule.sigma(t))
+        check_level(schedule, t)
+        return self._perturbed(schedule, t)
+
+    @compiled
+    def _perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
+        return self._affine(schedule.alpha(t), schedule.sigma(t))
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, Posterior(self._components()), schedule)

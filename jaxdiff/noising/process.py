@@ -98,6 +98,16 @@ def log_snr(schedule: Schedule, t: Time) -> Array:
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
+def log_snr_at_end(schedule: Schedule, t: Time, inside: Time) -> Array:
+    """lambda at an end of a range of times; where it is infinite no parameter moves it: derivatives are 0.
+
+    inside: a time at which it is finite, on which nothing depends.
+    """
+    level = jax.lax.stop_gradient(log_snr(schedule, t))
+    infinite = jnp.isinf(level)
+    return jnp.where(infinite, level, log_snr(schedule, jnp.where(infinite, inside, t)))
+
+
 @jax.jit
 def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_max: Time) -> Array:
     """The time in [t_min, t_max] whose log-SNR is value, a scalar; an end of the interval if none is.
@@ -129,7 +139,8 @@ def _implicit_function(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> t
     schedule, value, t_min, t_max = primals
     schedule_dot, value_dot, t_min_dot, t_max_dot = tangents
     t = _bisected(*primals)
-    before, after = value >= log_snr(schedule, t_min), value <= log_snr(schedule, t_max)
+    before = (value >= log_snr(schedule, t_min)) | (t <= t_min)
+    after = (value <= log_snr(schedule, t_max)) | (t >= t_max)
     # At an end the answer is the end, and the log-SNR may be infinite.
     inside = jnp.where(before | after, 0.5 * (t_min + t_max), t)
     _, level_dot = jax.jvp(lambda schedule: log_snr(schedule, inside), (schedule,), (schedule_dot,))

@@ -24,7 +24,7 @@ from jax.scipy.special import ndtr, ndtri
 
 from jaxdiff._numerics import checks, shards
 from jaxdiff._numerics.constants import compiled, folded
-from jaxdiff.noising.process import inverse_log_snr, log_snr
+from jaxdiff.noising.process import inverse_log_snr, log_snr, log_snr_at_end
 from jaxdiff.typing import Array, Key, Schedule, Time
 
 _MOST_NOISE = 100.0  # sigma over alpha, in units of the data: beyond it a grid has its first entry only
@@ -88,7 +88,9 @@ def log_normal(
 def _log_normal(
     u: Array, schedule: Schedule, mean: Array | float, std: Array | float, t_min: Time, t_max: Time
 ) -> TrainingTimes:
-    low, high = ((-0.5 * log_snr(schedule, t) - mean) / std for t in (t_min, t_max))
+    inside = 0.5 * (t_min + t_max)
+    ends = (jnp.clip(log_snr_at_end(schedule, t, inside), -1e9, 1e9) for t in (t_min, t_max))
+    low, high = ((-0.5 * end - mean) / std for end in ends)
     # Probabilities from either side: each keeps its digits in its own tail.
     below = ndtr(low) + (ndtr(high) - ndtr(low)) * u
     above = ndtr(-high) + (ndtr(-low) - ndtr(-high)) * (1 - u)
@@ -176,8 +178,10 @@ def _noise_grid(
     schedule: Schedule, t_min: Time, t_max: Time, scale: Array | float, rho: Array | float, num_steps: int
 ) -> tuple[Array, Array]:
     """The grid, and sigma / alpha at its end."""
-    low, high = (jnp.exp(-0.5 * log_snr(schedule, t)) for t in (t_min, t_max))
-    high = jnp.minimum(high, jnp.maximum(_MOST_NOISE * scale, 2 * low))
+    low = jnp.exp(-0.5 * log_snr(schedule, t_min))
+    most = jnp.maximum(_MOST_NOISE * scale, 2 * low)
+    end = log_snr_at_end(schedule, t_max, 0.5 * (t_min + t_max))
+    high = jnp.where(jnp.isinf(end), most, jnp.minimum(jnp.exp(-0.5 * end), most))
     ratios = jnp.linspace(high ** (1 / rho), low ** (1 / rho), num_steps + 1) ** rho
     # The bisection ends below t_max wherever there is signal left.
     return _grid(schedule, -2 * jnp.log(ratios), t_min, t_max), low

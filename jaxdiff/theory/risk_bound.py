@@ -30,7 +30,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff.theory.paths import scales
@@ -52,8 +51,8 @@ def martingale_bound(schedule: Schedule, times: Array, weights: Array, constants
     """K of eq. (1), a scalar, which bounds `martingale_constant`; for g_j and c_k at increasing times, (N,).
 
     constants: by `cluster_constants`, or by `increment_constants`. Raises TypeError for what is no schedule,
-    ValueError for times that do not increase or are out of its range, for other shapes, and for weights that
-    are not positive.
+    ValueError for times that do not increase or are out of its range, for other shapes, for weights that
+    are not positive and for negative constants.
     """
     checks.schedule(schedule)
     checks.increasing("times", times)
@@ -61,6 +60,7 @@ def martingale_bound(schedule: Schedule, times: Array, weights: Array, constants
     for name, value in (("weights", weights), ("constants", constants)):
         checks.shape(name, value, jnp.shape(times))
     checks.positive("weights", weights)
+    checks.within("constants", constants, 0.0, math.inf)
     return _martingale_bound(schedule, times, weights, constants)
 
 
@@ -88,11 +88,12 @@ def risk_bound(
     E W^2 / (E W)^2 in the class; it can be measured on `MartingaleTerms.squared_error`. Raises ValueError for
     numbers out of range.
     """
+    checks.within("constant", constant, 0.0, math.inf)
     checks.integer("num_candidates", num_candidates, 1)
     checks.integer("num_paths", num_paths, 1)
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie strictly between 0 and 1, got {delta}.")
-    checks.within("hypercontractivity", hypercontractivity, 1.0, np.inf)
+    checks.within("hypercontractivity", hypercontractivity, 1.0, math.inf)
     each = math.log(num_candidates / delta)
     both = math.log(2 * num_candidates / delta)
     constant, least = jnp.asarray(constant, float), 8 * jnp.asarray(hypercontractivity, float) * both

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.noising import process, times
-from jaxdiff.noising.schedules import VariancePreserving
+from jaxdiff.noising.schedules import Cosine, VariancePreserving
 
 
 def test_the_inverse_moves_with_the_parameters_and_the_ends(float64):
@@ -32,3 +32,22 @@ def test_grids_move_with_the_parameters_of_their_schedule(float64):
     expected = (grid(20.0 + step) - grid(20.0 - step)) / (2 * step)
     np.testing.assert_allclose(jax.jacrev(grid)(20.0), expected, rtol=1e-6, atol=1e-12)
     assert np.abs(expected[1:-1]).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "grid", [times.noise_grid, lambda s, n: times.log_normal(np.linspace(0.1, 0.9, n), s).t]
+)
+def test_grids_from_pure_noise_move_too(grid, float64):
+    """At t_max the signal is zero, the log-SNR minus infinity, and no parameter moves it."""
+    step = 1e-4
+    expected = (grid(Cosine(0.7 + step), 6) - grid(Cosine(0.7 - step), 6)) / (2 * step)
+    np.testing.assert_allclose(jax.jacfwd(lambda b: grid(Cosine(b), 6))(0.7), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(jax.jacrev(lambda b: grid(Cosine(b), 6))(0.7), expected, rtol=1e-5, atol=1e-9)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_levels_that_round_to_pure_noise_do_not_move():
+    def inverse(value, shift):
+        return process.inverse_log_snr(Cosine(shift), value, t_min=1e-4, t_max=1.0)
+
+    assert jax.grad(inverse, argnums=(0, 1))(-100.0, 0.7) == (0, 0)

@@ -36,7 +36,6 @@ def _matrix_gate(correlation: Array | float, jacobian: Array) -> Array:
     return square * jnp.linalg.inv(total)
 
 
-@compiled
 def target_variance(
     correlation: Array, gate: Array, mix: Array | float, explained_s: Array, explained_t: Array
 ) -> Array:
