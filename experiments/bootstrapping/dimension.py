@@ -39,11 +39,10 @@ MEASURED, 256 repetitions and 32 laws (one core of a shared AMD EPYC, jax 0.12.0
     K, all coordinates           .293     .182     .137     .120     .117
     noise                        2.67     7.85     27.8      107      425
 
-(the bounds were not printed yet; at the size of `smoke`, 40 repetitions, d = 2 and 64, they are 97 to 264 times
-what was measured on the paths learnt from, and 206 to 487 times the error itself, jax 0.10.2, 2026-11-28)
-
 with standard errors of a tenth of the errors, and of 1 to 4 % of K. From d = 2 to 512 the error at m = 25
-grows 1.19 +- 0.16 times for one plane, and 1.73 +- 0.24 times for all directions.
+grows 1.19 +- 0.16 times for one plane, and 1.73 +- 0.24 times for all directions. The bounds were not printed
+then; at the size of `smoke`, 40 repetitions in d = 2 and 64, they are 97 to 264 times what was measured on
+the paths learnt from, and 206 to 487 times the error itself (jax 0.10.2, 2026-11-28).
 """
 
 import dataclasses
