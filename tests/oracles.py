@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
@@ -150,6 +151,12 @@ CASES = {
     ),
 }
 NAMES = list(CASES)
+
+
+def few_of(names):
+    """Parameters: a schedule of each kind, and the others among the slow tests, for what is compiled for each."""
+    few = {"vp", "karras", "rectified_flow", "ddpm_table", "zero_terminal_table"}
+    return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def interior(case: Case, n: int = 7) -> np.ndarray:

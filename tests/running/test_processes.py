@@ -83,6 +83,7 @@ def in_this_process(directory):
     return losses
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_stop_together_and_go_on_as_one(tmp_path):
     expected = in_this_process(tmp_path / "one")
     two = spawn(tmp_path / "two", 2, 1)
