@@ -45,6 +45,7 @@ LEFT_OUT = {
         *("prediction.read", "prediction.solve", "prediction.determinant", "prediction.error_scale"),
         *("prediction.noise_level", "prediction.as_they_are", "prediction.check_type", "ema.check_decay"),
         *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant", "theory.risk_bound"),
+        "bootstrap.target_variance",
     ],
 }
 """Public functions that are not measured, by the reason."""
@@ -327,9 +328,6 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "bootstrap.optimal_gate": lambda key, i: bootstrap.optimal_gate(i.first, i.last),
         "bootstrap.matrix_gate": lambda key, i: bootstrap.matrix_gate(i.first, i.matrix),
         "bootstrap.optimal_mix": lambda key, i: bootstrap.optimal_mix(i.first, i.last, 1.0),
-        "bootstrap.target_variance": lambda key, i: bootstrap.target_variance(
-            i.first, i.last, 0.5, i.first, i.last
-        ),
         "denoising_loss": lambda key, i: jd.denoising_loss(key, model(i), i.x),
         "regression_loss": lambda key, i: jd.regression_loss(model(i), i.y, target(i), i.t),
         "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),

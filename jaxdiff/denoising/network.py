@@ -29,7 +29,7 @@ from jaxdiff.denoising import prediction as prediction_types
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, from_estimate, time_axis
 from jaxdiff.denoising.prediction import EDM, PredictionType
-from jaxdiff.typing import Array, Condition, Denoised, Params, Predictor, Schedule
+from jaxdiff.typing import Array, Condition, Denoised, Params, Predictor, Schedule, Time
 
 
 def make_denoiser(
@@ -131,6 +131,13 @@ class _Network:
         return jax.vmap(combine, in_axes=(0, 0, time_axis(t)))(output, skip, t)
 
 
+@compiled
+def _determinant(prediction: PredictionType, schedule: Schedule, t: Time) -> tuple[Array, Array, Array]:
+    """The determinant of a prediction type, alpha and sigma."""
+    det = prediction_types.determinant(prediction.row, schedule, t)
+    return det, schedule.alpha(t), schedule.sigma(t)
+
+
 def _check_determinants(prediction: PredictionType, schedule: Schedule, t_min: float, t_max: float) -> None:
     """Raise ValueError where a prediction at an end leaves noise or data open, and losses would be NaN."""
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(schedule)):
@@ -142,8 +149,7 @@ def _check_determinants(prediction: PredictionType, schedule: Schedule, t_min: f
         if not math.isfinite(t):
             continue
         with jax.ensure_compile_time_eval():
-            det = float(prediction_types.determinant(prediction.row, schedule, t))
-            alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+            det, alpha, sigma = map(float, _determinant(prediction, schedule, t))
         if det == 0 or not math.isfinite(det):
             raise ValueError(
                 f"{prediction} says nothing of the {what} at {name} = {t:g} of {schedule}, where alpha = "
