@@ -38,7 +38,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import pictures
+from experiments import pictures, runs
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
 from experiments.networks import applied
 from experiments.optimizers import adamw
@@ -171,18 +171,12 @@ def fit(
     draw_batch = jax.tree_util.Partial(
         lambda pixels, key: data.batch(key, pixels, config.batch_size), problem.train
     )
-    identity = dataclasses.asdict(config)
-    if jax.dtypes.result_type(float) == np.float64:  # with it other numbers are drawn
-        identity["x64"] = True
     with (
         training.interruption() as stop,
-        Checkpoints(out / "checkpoints", config=identity) as checkpoints,
+        Checkpoints(out / "checkpoints", config=runs.identity(dataclasses.asdict(config))) as checkpoints,
     ):
-        if not resume and checkpoints.latest_step is not None:
-            raise FileExistsError(
-                f"{out} holds a run, saved at step {checkpoints.latest_step}; go on with --resume, or give "
-                "another directory by --out."
-            )
+        if not resume:
+            runs.check_new(checkpoints, out)
         restored = checkpoints.restore(jax.eval_shape(init))
         state = jax.jit(init)() if restored is None else restored.state
         with Progress(config.steps, first_step=int(state.step), log=out / "metrics.jsonl") as progress:
@@ -197,9 +191,7 @@ def fit(
                 save_every=1000,
                 stop=stop,
             )
-    if int(state.step) < config.steps or stop(config.steps + 1):
-        print(f"Stopped at step {int(state.step)}; go on with --resume.", file=sys.stderr)
-        raise SystemExit(training.EXIT_INTERRUPTED)
+    runs.leave_if_stopped(state, config.steps, stop)
     return network, state
 
 

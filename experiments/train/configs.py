@@ -11,10 +11,10 @@ import typing
 from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments import runs
 from jaxdiff._numerics import checks
 from jaxdiff.learning import ema
 from jaxdiff.models import DiffusionTransformer, ResidualMLP, UNet
@@ -212,9 +212,8 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """The part of `as_dict` that a checkpoint must agree with."""
-    values = {name: value for name, value in as_dict(config).items() if name not in MAY_CHANGE}
-    # With it other numbers are drawn.
-    return values | ({"x64": True} if jax.dtypes.result_type(float) == jnp.float64 else {})
+    values = as_dict(config).items()
+    return runs.identity({name: value for name, value in values if name not in MAY_CHANGE})
 
 
 def flags(config: Config) -> dict[str, tuple[Callable[[str], Any], Any]]:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import pathlib
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import optax
 from jax.experimental import multihost_utils
 from jax.typing import ArrayLike
 
+from experiments import runs
 from experiments.networks import applied
 from experiments.optimizers import clipped_adamw
 from experiments.pictures import finite
@@ -228,11 +228,8 @@ def fit(
         training.interruption() as stop,
         Checkpoints(out / "checkpoints", config=configs.identity(config)) as checkpoints,
     ):
-        if not resume and checkpoints.latest_step is not None:
-            raise FileExistsError(
-                f"{out} holds a run, saved at step {checkpoints.latest_step}; go on with --resume, or give "
-                "another directory by --out."
-            )
+        if not resume:
+            runs.check_new(checkpoints, out)
         restored = checkpoints.restore(layout.like(init)) if resume else None
         state = layout.create(init) if restored is None else restored.state
 
@@ -268,10 +265,7 @@ def fit(
                 save_every=config.save_every,
                 stop=asked,
             )
-    if int(state.step) < config.steps or stop(config.steps + 1):
-        if main:
-            print(f"Stopped at step {int(state.step)}; go on with --resume.", file=sys.stderr)
-        raise SystemExit(training.EXIT_INTERRUPTED)
+    runs.leave_if_stopped(state, config.steps, stop)
     return state
 
 

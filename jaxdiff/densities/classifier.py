@@ -142,10 +142,10 @@ def _class_logits(
         square += seen * jnp.sum((difference[..., 0] - difference[..., 1]) ** 2, axis=2)
     value = known - jnp.take_along_axis(known, winner, axis=1) + total / sizes
     least = min(full.shape[2] for _, full in done)
-    gone = no_data_left(denoise, time_density.scale, denoise.working_range[1])
-    gone &= is_clean(denoise, time_density.scale)
+    ends = no_data_left(denoise, time_density.scale, denoise.working_range[1])
+    ends &= is_clean(denoise, time_density.scale)
     return ClassLogits(
-        value=jnp.where(gone, value, jnp.nan),
+        value=jnp.where(ends, value, jnp.nan),
         standard_error=jnp.sqrt(square) / sizes * low_discrepancy.strata_factor(least),
     )
 
