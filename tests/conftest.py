@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import pathlib
+import tempfile
 
 os.environ.setdefault(
     "NPROC", "16"
@@ -22,13 +23,23 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 import pytest
+from jax._src.lru_cache import LRUCache
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# A cache for each worker: one that reads what another is writing finds half of it.
-cache = pathlib.Path(__file__).parent / ".cache" / os.environ.get("PYTEST_XDIST_WORKER", "main")
-jax.config.update("jax_compilation_cache_dir", str(cache))
+jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(__file__).parent / ".cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+jax.config.update("jax_persistent_cache_enable_xla_caches", "none")  # whose directory enters every key
+
+
+def put(cache, key, value):
+    """Whole or not at all: the workers share the cache, and jax's own writing is read half done."""
+    with tempfile.NamedTemporaryFile(dir=cache.path, delete=False) as file:
+        file.write(value)
+    os.replace(file.name, cache.path / f"{key}-cache")
+
+
+LRUCache.put = put
 
 
 @pytest.fixture(autouse=True, scope="module")

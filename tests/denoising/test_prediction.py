@@ -51,18 +51,32 @@ def test_every_row_converts_to_every_other(name, float64):
     case = CASES[name]
     rng = np.random.default_rng(1)
     truth = Denoised(*jnp.asarray(rng.standard_normal((2, 16))))
+    pairs = list(itertools.product(ROWS.values(), repeat=2))
+
+    @jax.jit  # one program for all pairs and times
+    def converted(t):
+        x = case.schedule.alpha(t) * truth.data + case.schedule.sigma(t) * truth.noise
+        given = [p.read(row.row, case.schedule, truth, t) for row, _ in pairs]
+        wanted = [p.read(row.row, case.schedule, truth, t) for _, row in pairs]
+        got = [
+            p.convert(case.schedule, y, x, t, source=source, target=target)
+            for y, (source, target) in zip(given, pairs, strict=True)
+        ]
+        solved = [
+            p.solve(source.row, case.schedule, y, x, t) for y, (source, _) in zip(given, pairs, strict=True)
+        ]
+        return [jnp.stack(rows) for rows in (got, wanted)], jax.tree.map(
+            lambda *rows: jnp.stack(rows), *solved
+        )
+
     for t in interior(case, 3):
         if 2 * abs(np.log(case.alpha(t) / case.sigma(t))) > 6:
             continue  # a fragile row amplifies rounding by 1/det beyond this; that is what det says
-        x = case.schedule.alpha(t) * truth.data + case.schedule.sigma(t) * truth.noise
-        for source, target in itertools.product(ROWS.values(), repeat=2):
-            given = p.read(source.row, case.schedule, truth, t)
-            wanted = p.read(target.row, case.schedule, truth, t)
-            got = p.convert(case.schedule, given, x, t, source=source, target=target)
-            assert float(jnp.linalg.norm(got - wanted) / jnp.linalg.norm(wanted)) < 1e-12
-            solved = p.solve(source.row, case.schedule, given, x, t)
-            np.testing.assert_allclose(solved.data, truth.data, rtol=1e-11, atol=1e-11)
-            np.testing.assert_allclose(solved.noise, truth.noise, rtol=1e-11, atol=1e-11)
+        (got, wanted), solved = converted(t)
+        error = np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert error.max() < 1e-12
+        for values, true in zip(solved, truth, strict=True):
+            np.testing.assert_allclose(values, np.tile(true, (len(pairs), 1)), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("name", few_of(NAMES))
@@ -74,21 +88,25 @@ def test_losses_convert_by_the_row_weight(name, float64):
     t = interior(case)[4]
     x = case.schedule.alpha(t) * data + case.schedule.sigma(t) * noise
     target = Denoised(data, noise)
-    for source, weight in itertools.product(ROWS.values(), repeat=2):
-        denoise = make_denoiser(
-            lambda params, x, t: prediction,
-            None,
-            case.schedule,
-            shape=(4,),
-            prediction=source,
-            t_min=case.t_min,
-            t_max=case.t_max,
-        )
-        got = regression_loss(denoise, x, target, t, weight=weight.row)
-        # the network's own prediction: what is left after the skip of its row
-        converted = p.convert(case.schedule, prediction, x, t, source=source, target=weight)
-        wanted = jnp.sum((converted - p.read(weight.row, case.schedule, target, t)) ** 2, axis=1)
-        np.testing.assert_allclose(got, wanted, rtol=1e-8)
+    shape, ends = (4,), {"t_min": case.t_min, "t_max": case.t_max}
+
+    @jax.jit  # one program for all pairs
+    def losses():
+        pairs = []
+        for source in ROWS.values():
+            network = make_denoiser(
+                lambda params, x, t: prediction, None, case.schedule, shape=shape, prediction=source, **ends
+            )
+            for weight in ROWS.values():
+                got = regression_loss(network, x, target, t, weight=weight.row)
+                # the network's own prediction: what is left after the skip of its row
+                converted = p.convert(case.schedule, prediction, x, t, source=source, target=weight)
+                wanted = jnp.sum((converted - p.read(weight.row, case.schedule, target, t)) ** 2, axis=1)
+                pairs.append((got, wanted))
+        return jnp.asarray(pairs)
+
+    answers = losses()
+    np.testing.assert_allclose(answers[:, 0], answers[:, 1], rtol=1e-8)
 
 
 def test_score_from_the_network_keeps_precision():
