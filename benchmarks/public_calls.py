@@ -293,6 +293,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "noise_level_curve": lambda key, i: jd.noise_level_curve(
             key, model(i), i.few, i.grid, num_evaluations=16 * (steps + 1)
         ),
+        "rotation_curve": lambda key, i: jd.rotation_curve(key, model(i), i.few, i.grid),
         "probability_flow": lambda key, i: jd.probability_flow(key, model(i), i.x, num_probes=2),
         "probability_flow, on a grid": lambda key, i: jd.probability_flow(
             key, model(i), i.x, i.grid, start=i.gaussian
@@ -332,6 +333,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "regression_loss": lambda key, i: jd.regression_loss(model(i), i.y, target(i), i.t),
         "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),
         "sliced_loss": lambda key, i: jd.sliced_loss(key, model(i), i.x, i.t),
+        "conservativity_loss": lambda key, i: jd.conservativity_loss(key, model(i), i.x, i.t),
         "score_regularizer": lambda key, i: jd.score_regularizer(key, model(i), i.x, i.t),
         "regularized_generator": lambda key, i: jd.regularized_generator(i.line, 0.1, i.last),
         "random_features.init": lambda key, i: random_features.init(key, d, 2 * d, bandwidth=i.last),

@@ -19,6 +19,7 @@ from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
+from jaxdiff.densities.conservativity import RotationCurve, rotation_curve
 from jaxdiff.densities.difference import log_density_difference, telescoped_log_density
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
@@ -43,6 +44,7 @@ from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.learning import bootstrap, ema, random_features, weights
 from jaxdiff.learning.bootstrap import bootstrapped_target
+from jaxdiff.learning.conservativity_loss import conservativity_loss
 from jaxdiff.learning.losses import (
     denoising_loss,
     implicit_loss,
@@ -139,6 +141,7 @@ __all__ = [
     "PredictorCorrector",
     "Progress",
     "RectifiedFlow",
+    "RotationCurve",
     "Sampler",
     "Schedule",
     "ScoreCurvature",
@@ -161,6 +164,7 @@ __all__ = [
     "bridge",
     "choose_horizon",
     "class_logits",
+    "conservativity_loss",
     "convert",
     "cosine_betas",
     "data",
@@ -220,6 +224,7 @@ __all__ = [
     "regression_loss",
     "regularized_generator",
     "restore",
+    "rotation_curve",
     "sample",
     "save",
     "score_curvature",
