@@ -13,18 +13,23 @@
     | E5         | one network over all levels: every recipe that was tried              | joint_network   |
     | E5-digits  | the same on a law fitted to the digits                                | joint_network   |
     | E6         | joint learning over a finite class, flat in the dimension             | dimension       |
+    | E7         | one network for all levels against one for each, d = 8 to 512         | joint_or_levels |
+    | E8         | real data: held-out nats from 200 to 1,400 digits                     | few_digits      |
 
+E7-choice and E8-choice chose the settings of E7 and E8, on other seeds. What the tables share is in `ratios`.
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
-figures.json with all of them, and figure.png; the one beside this file is of the run of 2026-11-22, two hours
-on one core of a busy machine. Method: Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the
-tasks, sizes and figures are this library's own, none of them the paper's.
+figures.json with all of them, and figure.png; the one beside this file is of E1 to E6 on 2026-11-22, two
+hours on one core of a busy machine. Method: Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the tasks, sizes
+and figures are this library's own, none of them the paper's.
 """
 
 from experiments import parts
 from experiments.bootstrapping import (
     dimension,
+    few_digits,
     hermite,
     joint_network,
+    joint_or_levels,
     level_networks,
     random_features,
     target_variance,
@@ -38,6 +43,10 @@ PARTS: parts.Parts = {
     "E5": (joint_network, joint_network.CONFIGS["mixture"]),
     "E5-digits": (joint_network, joint_network.CONFIGS["digits"]),
     "E6": (dimension, dimension.Config()),
+    "E7": (joint_or_levels, joint_or_levels.Config()),
+    "E7-choice": (joint_or_levels, joint_or_levels.choice()),
+    "E8": (few_digits, few_digits.Config()),
+    "E8-choice": (few_digits, few_digits.choice()),
 }
 
 if __name__ == "__main__":

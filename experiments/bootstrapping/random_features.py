@@ -16,29 +16,30 @@ denoising loss on the points left out; and the estimate is the mean of the five.
 The error at a level is E|score_hat - score|^2 / d on fresh points. Its ratio to denoising's is taken seed by
 seed and averaged geometrically over seeds.
 
-MEASURED, 8 seeds (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means over the levels
+MEASURED, 8 other seeds (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means over the levels
 t > 0.2, and the worst of these levels, with four noisings of each point: mix 0.9 has 0.546 +- .027 and 0.91
 in d = 2, 0.655 +- .024 and 0.90 in d = 8; mix 1 0.581 and 0.676; the stable field 0.278 and 0.339. With 32
 noisings in d = 2 bootstrapping has 0.61 to 0.63, and at t = 0.24 no gain. The part takes 5 minutes on one
 core.
 
 These figures are optimistic: noisings, bandwidth and the rule for the penalty were compared by the true error
-on these same seeds. At mix 0.9 a bandwidth of sqrt(2d) gave 0.630 and 0.644, a single held-out fifth 0.72 to
+on those same seeds. At mix 0.9 a bandwidth of sqrt(2d) gave 0.630 and 0.644, a single held-out fifth 0.72 to
 0.74 in d = 8, and one noising in d = 2, with that rule, 0.74 to 0.90 with levels above 1.
 """
 
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bootstrapping import ratios
 from experiments.bootstrapping.laws import sphere_law
-from experiments.estimates import geometric_mean, show
+from experiments.bootstrapping.ratios import STABLE
+from experiments.bootstrapping.ratios import draw as draw_ratios
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.network import make_denoiser
@@ -55,9 +56,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SCHEDULE = OrnsteinUhlenbeck()
-DENOISING, STABLE = "denoising", "stable field"
-RANGES = {"t > 0.2": 0.2, "t > 2": 2.0}
-"""Where bootstrapping is judged: at small t there is little to bootstrap from."""
 
 
 class Problem(NamedTuple):
@@ -76,9 +74,9 @@ class Config:
     problems: tuple[Problem, ...] = (
         Problem(2, 300, 200, 4),
         Problem(8, 500, 300, 4),
-        Problem(2, 300, 200, 32),  # what is left once the noise of the noisings is averaged
     )
     mixes: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95, 1.0)
+    more_noisings: tuple[int, ...] = (2, 8)  # times as many, which denoising alone is given besides
     seeds: int = 8
     num_levels: int = 15
     num_folds: int = 5
@@ -88,11 +86,17 @@ class Config:
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
-        problems=(Problem(2, 60, 40, 2),), mixes=(0.9,), seeds=2, num_levels=5, num_folds=3, test_points=256
+        problems=(Problem(2, 60, 40, 2),),
+        mixes=(0.9,),
+        seeds=2,
+        num_levels=5,
+        num_folds=3,
+        test_points=256,
+        more_noisings=(4,),
     )
 
 
-def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, field: bool) -> Array:
+def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, field: bool = False) -> Array:
     """E|score_hat - score|^2 / d for every mix, shape (seeds, mixes, levels); one compiled call.
 
     field: whether the training points' denoiser takes the noise at t out of the target, which for the mix 0
@@ -152,7 +156,7 @@ def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, fie
 
         return jax.lax.map(error, (models, levels))
 
-    keys = jax.random.split(jax.random.key(1), config.seeds)
+    keys = ratios.keys("E3", config.seeds)
     # The mixes together, since they share features, Gram matrices and factors; the seeds in turn.
     return jax.jit(functools.partial(jax.lax.map, lambda key: jax.vmap(functools.partial(one, key))(mixes)))(
         keys
@@ -162,17 +166,21 @@ def errors(config: Config, problem: Problem, levels: Array, mixes: Array, *, fie
 def run(config: Config) -> dict[str, Any]:
     """Every method on every problem."""
     levels = log_snr_grid(SCHEDULE, config.num_levels - 1, t_max=3.0, t_min=0.05)[::-1]
-    methods = (DENOISING, *(f"mix {mix:g}" for mix in config.mixes), STABLE)
+    many = [f"denoising, {k} times the noisings" for k in config.more_noisings]
+    methods = (ratios.DENOISING, *(f"mix {mix:g}" for mix in config.mixes), STABLE, *many)
     problems = []
     for problem in config.problems:
         began = time.monotonic()
-        chains = errors(config, problem, levels, jnp.array([0.0, *config.mixes]), field=False)
-        stable = errors(config, problem, levels, jnp.zeros(1), field=True)
-        error = np.asarray(jnp.concatenate([chains, stable], axis=1), np.float64)
+        found = [errors(config, problem, levels, jnp.array([0.0, *config.mixes]))]
+        found.append(errors(config, problem, levels, jnp.zeros(1), field=True))
+        for k in config.more_noisings:
+            richer = problem._replace(noisings=k * problem.noisings)
+            found.append(errors(config, richer, levels, jnp.zeros(1)))
+        error = np.asarray(jnp.concatenate(found, axis=1), np.float64)
         problems.append(
             {
                 "name": f"d = {problem.d}, {problem.noisings} noisings",
-                "rows": compare(methods, error, np.asarray(levels, np.float64)),
+                "rows": ratios.compare(methods, error, ranges(np.asarray(levels, np.float64))),
                 "seconds": time.monotonic() - began,
             }
         )
@@ -183,52 +191,16 @@ def run(config: Config) -> dict[str, Any]:
     }
 
 
-def compare(methods: Sequence[str], error: np.ndarray, levels: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each method from its errors, shape (seeds, methods, levels); the first is denoising.
-
-    Means are geometric, over seeds or over seeds and levels; standard errors are over seeds.
-    """
-    rows = []
-    for i, method in enumerate(methods):
-        log_ratio = np.log(error[:, i] / error[:, 0])
-        each = [geometric_mean(column) for column in log_ratio.T]
-        rows.append(
-            {
-                "method": method,
-                "error": np.exp(np.log(error[:, i]).mean(0)).tolist(),
-                "ratio": [level["mean"] for level in each],
-                "ratio_standard_error": [level["standard_error"] for level in each],
-            }
-        )
-        for name, start in RANGES.items():
-            chosen = levels > start
-            worst = max(level["mean"] for level, is_in in zip(each, chosen, strict=True) if is_in)
-            rows[-1][name] = geometric_mean(log_ratio[:, chosen].mean(1)) | {"worst_level": worst}
-    return rows
+def ranges(levels: np.ndarray) -> dict[str, np.ndarray]:
+    """Where bootstrapping is judged, for `ratios.compare`: at small t it has little to begin from."""
+    return {f"t > {start:g}": levels > start for start in (0.2, 2.0)}
 
 
 def table(figures: dict[str, Any]) -> str:
     """Errors of denoising and every method's ratio to it, level by level."""
     return "\n\n".join(
-        ratio_table(problem["name"], figures["levels"], problem["rows"]) for problem in figures["problems"]
+        ratios.table(problem["name"], figures["levels"], problem["rows"]) for problem in figures["problems"]
     )
-
-
-def ratio_table(title: str, levels: Sequence[float], rows: Sequence[dict[str, Any]]) -> str:
-    """The rows of `compare` as text: a line a method, a column a level."""
-    lines = [
-        f"{title:28}" + "".join(f"{name:>18}{'worst':>7}" for name in RANGES) + "   ratio at each t",
-        f"{'t':28}" + 25 * len(RANGES) * " " + "".join(f"{t:9.3f}" for t in levels),
-        f"{'error of ' + DENOISING:28}"
-        + 25 * len(RANGES) * " "
-        + "".join(f"{error:9.1e}" for error in rows[0]["error"]),
-    ]
-    for row in rows[1:]:
-        means = "".join(f"{show(row[name], 3):>18}{row[name]['worst_level']:7.2f}" for name in RANGES)
-        lines.append(f"{row['method']:28}{means}" + "".join(f"{ratio:9.3f}" for ratio in row["ratio"]))
-        spread = "".join(f"{value:9.3f}" for value in row["ratio_standard_error"])
-        lines.append(f"{'':28}{25 * len(RANGES) * ' '}{spread}")
-    return "\n".join(lines)
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
@@ -237,21 +209,3 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
         rows = [row for row in problem["rows"] if row["method"] in ("mix 0.9", STABLE)]
         draw_ratios(axes, figures["levels"], rows, label=", " + problem["name"])
     axes.set_title("random features, level by level")
-
-
-def draw_ratios(
-    axes: "Axes",
-    levels: Sequence[float],
-    rows: Sequence[dict[str, Any]],
-    *,
-    name: str = "method",
-    label: str = "",
-) -> None:
-    """A line and a band of two standard errors for each row, of `compare` or alike, which has a name."""
-    for row in rows:
-        ratio, spread = np.asarray(row["ratio"]), 2 * np.asarray(row["ratio_standard_error"])
-        (line,) = axes.plot(levels, ratio, label=row[name] + label, linewidth=1)
-        axes.fill_between(levels, ratio - spread, ratio + spread, alpha=0.15, color=line.get_color())
-    axes.axhline(1, color="black", linewidth=0.5)
-    axes.set(xscale="log", xlabel="t", ylabel="error / denoising's")
-    axes.legend(fontsize="x-small")

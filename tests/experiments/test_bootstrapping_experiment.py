@@ -82,14 +82,6 @@ def test_the_optimal_gate_is_measured_on_the_batch():
     assert variance["jump 4, optimal gate"] < 1e-3 * variance["jump 4"]
 
 
-def test_ratios_are_compared_seed_by_seed():
-    error = np.array([[[1.0, 2.0, 4.0], [0.5, 1.0, 4.0]], [[2.0, 2.0, 2.0], [2.0, 1.0, 0.5]]])
-    _, row = random_features.compare(["denoising", "other"], error, np.array([0.1, 1.0, 3.0]))
-    np.testing.assert_allclose(row["ratio"], [0.5**0.5, 0.5, 0.5], rtol=1e-12)
-    # the log ratios at the last level are 0 and -log 4: standard deviation log(4) / sqrt(2), over sqrt(2) seeds
-    assert row["ratio_standard_error"][2] == pytest.approx(0.5 * np.log(4) / 2)
-
-
 @pytest.mark.parametrize("part", [random_features, level_networks], ids=["E3", "E4"])
 def test_the_sequential_parts_run_small(part):
     """The first level is not bootstrapped, so every method but the stable field is denoising there."""
@@ -98,5 +90,5 @@ def test_the_sequential_parts_run_small(part):
     for rows in [p["rows"] for p in figures.get("problems", [figures])]:
         assert rows[0]["ratio"] == pytest.approx([1.0] * len(rows[0]["ratio"]))
         assert rows[1]["ratio"][0] == pytest.approx(1.0, rel=1e-3)
-        assert rows[1]["ratio"][-1] != pytest.approx(1.0, rel=1e-3)
+        assert all(row["ratio"][-1] != pytest.approx(1.0, rel=1e-3) for row in rows[1:])
     assert "stable field" in part.table(figures)
