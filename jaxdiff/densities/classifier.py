@@ -10,20 +10,22 @@ So no constant is left open, and the weight is dlambda / 2. Most of |r_c|^2 is t
 all classes: with one noise and one noise level for all of them it goes out of (1) point by point, and what
 is left falls at both ends as (4) there does. With log-priors added, softmax gives posteriors.
 
-Unlikely classes are told apart by few evaluations. In *successive elimination* a first round looks at all
-classes, and each later one at the likeliest of each row so far; a difference is then the mean over all points
-that both of its classes have seen. (Diffusion classifiers: Li et al. 2023, arXiv 2303.16203, with weight 1 in
-place of dlambda / 2, and the elimination.)
+Unlikely classes are told apart by few evaluations, and which are unlikely shows while they are spent. In a
+*race* the classes of a row go round by round, each as long as all before it; a class that is behind the
+likeliest by so many standard errors of their difference is out, and a row with one class left is done
+(Maron & Moore 1997). (Diffusion classifiers: Li et al. 2023, arXiv 2303.16203, with weight 1 in place of
+dlambda / 2, and eliminations that are fixed beforehand.)
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
@@ -54,6 +56,8 @@ class ClassLogits(NamedTuple):
     """In nats, (batch, classes); 0 for the likeliest class."""
     standard_error: Array
     """Of value, (batch, classes): the Monte Carlo error of the difference between two classes."""
+    num_evaluations: Array
+    """Of the denoiser, for all classes of a row together, (batch,)."""
 
 
 def class_logits(
@@ -63,7 +67,8 @@ def class_logits(
     *,
     num_classes: int,
     num_evaluations: int,
-    elimination: Sequence[tuple[int, int]] = (),
+    margin: float | None = None,
+    first_round: int = 20,
     log_prior: Array | None = None,
     references: References | None = None,
     time_density: TimeDensity | None = None,
@@ -73,9 +78,11 @@ def class_logits(
 
     denoise: one whose condition is a label 0, ..., num_classes - 1: class c is ``denoise.given(c)``, c a
         traced scalar. So are networks that are shown labels, and `Labelled` laws.
-    num_evaluations: the most that are spent on each class in the first round.
-    elimination: (classes, evaluations) of each later round: that many classes, the likeliest of each row so
-        far, get at most so many evaluations more. 10 classes with 20 and then ((3, 80),) cost 440 for 1,000.
+    num_evaluations: the most that are spent on each class.
+    margin: for a race, how many standard errors behind its row's likeliest a class is dropped; 3 is safe. It
+        keeps the difference that it has, of the evaluations that it had, and so its part in the posterior. By
+        default all classes get all evaluations.
+    first_round: evaluations of each class before the first are dropped, at least 20.
     log_prior: shape (num_classes,), up to a constant; by default classes are equally likely.
     references: a `Labelled` of laws that are like the classes: they take the noise out of eq. (1) that they
         know of. By default all classes have one, which is to say none.
@@ -83,26 +90,51 @@ def class_logits(
         working range the differences of classes are taken to fall on as they do for smooth densities.
 
     Row i depends on (key, i) and x_i only; denoisers are called on at most rows_per_call rows, or on one cell
-    (num_evaluations / 10 rows) of each class if that is more. Raises as `density_formula`, and ValueError for
-    fewer than two classes, rounds that do not have fewer and fewer classes, or a log_prior of other shape.
+    (num_evaluations / 10 rows) of each class if that is more. With a margin there is no reverse-mode
+    derivative. Raises as `density_formula`, and ValueError for fewer than two classes, a margin that is not
+    positive, a first round below 20, or a log_prior of other shape.
     """
     x = check_data(key, denoise, x)
     known_density = check_time_density(denoise, time_density)
     check_no_data_left(denoise, known_density.scale)
     check_clean(denoise, known_density.scale)
     checks.integer("rows_per_call", rows_per_call, 1)
-    rounds = _check_rounds(num_classes, num_evaluations, elimination)
+    checks.integer("num_classes", num_classes, 2)
+    checks.integer("num_evaluations", num_evaluations, 20)
+    checks.integer("first_round", first_round, 20)
+    if margin is not None:
+        checks.positive_number("margin", margin)
     if log_prior is not None:
         checks.shape("log_prior", log_prior, (num_classes,))
         checks.finite("log_prior", log_prior)
     if references is not None:
         checks.law("references.law(0)", references.law(jnp.asarray(0)), x)
     return _class_logits(
-        key, denoise, x, log_prior, references, known_density, rounds=rounds, rows_per_call=rows_per_call
+        key,
+        denoise,
+        x,
+        log_prior,
+        references,
+        known_density,
+        margin,
+        num_classes=num_classes,
+        rounds=(num_evaluations,) if margin is None else _rounds(num_evaluations, first_round),
+        rows_per_call=rows_per_call,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("rounds", "rows_per_call"))
+def _rounds(num_evaluations: int, first: int) -> tuple[int, ...]:
+    """Evaluations of a class in each round: as many as in all before it, and what is left in the last."""
+    rounds, left = [min(first, num_evaluations)], num_evaluations - first
+    while left >= 20:
+        rounds.append(min(left, sum(rounds)))
+        left -= rounds[-1]
+        if left < 20:  # too few for a round of their own
+            rounds[-1] += max(left, 0)
+    return tuple(rounds)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "rounds", "rows_per_call"))
 def _class_logits(
     key: Key,
     denoise: Denoiser,
@@ -110,105 +142,156 @@ def _class_logits(
     log_prior: Array | None,
     references: References | None,
     time_density: KnownTimeDensity,
+    margin: Array | float | None,
     *,
-    rounds: tuple[tuple[int, int], ...],
+    num_classes: int,
+    rounds: tuple[int, ...],
     rows_per_call: int,
 ) -> ClassLogits:
     """The rounds, and all differences to the winner."""
-    num_classes, rows = rounds[0][0], jnp.arange(len(x))[:, None]
     known = jnp.zeros((len(x), num_classes), x.dtype)  # what is added to a mean
     if log_prior is not None:
         known += jnp.asarray(log_prior, x.dtype)[None]
     if references is not None:
         known += jax.lax.map(lambda c: references.law(c).log_prob(x), jnp.arange(num_classes)).T
-    logits, sums, sizes, done = known, jnp.zeros_like(known), jnp.zeros_like(known), []
-    for number, (kept, evaluations) in enumerate(rounds):
-        labels = jax.lax.top_k(logits, kept)[1]
+    running, done = jnp.ones(known.shape, bool), []
+    value, error = jnp.zeros_like(known), jnp.zeros_like(known)
+    for number, evaluations in enumerate(rounds):
         pairs, strata = low_discrepancy.layout(evaluations, x[0].size)
-        round_key = jax.random.fold_in(key, number)
-        cells = pairs * _cells(
-            round_key, denoise, x, labels, references, time_density, pairs, strata, rows_per_call
+        seen = running & (running.sum(1, keepdims=True) > 1)
+        means = _CellMeans(
+            jax.random.fold_in(key, number),
+            denoise,
+            x,
+            references,
+            time_density,
+            pairs,
+            strata,
+            rows_per_call,
         )
-        seen = jnp.zeros_like(known).at[rows, labels].set(1)
-        full = jnp.zeros((*known.shape, *cells.shape[2:]), x.dtype).at[rows, labels].set(cells)
-        sums, sizes = sums + full.sum((2, 3)), sizes + 2 * pairs * strata * seen
-        logits = jnp.where(seen > 0, known + sums / sizes, -jnp.inf)  # who is out stays out
-        done.append((seen, full))
-    winner = jnp.argmax(logits, axis=1)[:, None]
-    total, square = jnp.zeros_like(known), jnp.zeros_like(known)
-    for seen, full in done:
-        difference = full - jnp.take_along_axis(full, winner[..., None, None], axis=1)
-        total += seen * difference.sum((2, 3))
-        square += seen * jnp.sum((difference[..., 0] - difference[..., 1]) ** 2, axis=2)
-    value = known - jnp.take_along_axis(known, winner, axis=1) + total / sizes
-    least = min(full.shape[2] for _, full in done)
+        done.append(_Round(seen, means.of_all(num_classes) if number == 0 else means.of(seen), pairs))
+        value, error = _differences(known, running, done)
+        if margin is not None:
+            running &= value >= -margin * error
     ends = no_data_left(denoise, time_density.scale, denoise.working_range[1])
     ends &= is_clean(denoise, time_density.scale)
     return ClassLogits(
         value=jnp.where(ends, value, jnp.nan),
-        standard_error=jnp.sqrt(square) / sizes * low_discrepancy.strata_factor(least),
+        standard_error=error,
+        num_evaluations=_sum(2 * one.points * one.seen.sum(1) for one in done),
     )
 
 
-def _cells(
-    key: Key,
-    denoise: Denoiser,
-    x: Array,
-    labels: Array,
-    references: References | None,
-    time_density: KnownTimeDensity,
-    pairs: int,
-    strata: int,
-    rows_per_call: int,
-) -> Array:
-    """Means over cells, shape (batch, k, strata, 2), of the labels (batch, k), with one noise for a row's."""
-    each, k = 4 * pairs * strata, labels.shape[1]
-    t_min, t_max = denoise.working_range
-    common = default_reference(denoise, x)
+class _Round(NamedTuple):
+    """What a round of the race has seen."""
 
-    def of_row(row: tuple[Array, Array, Array]) -> Array:
-        number, x, labels = row
-        own = denoise.at_rows(number[None])
+    seen: Array
+    """Which classes, (batch, classes)."""
+    cells: Array
+    """Their means over cells, (batch, classes, strata, 2)."""
+    pairs: int
+    """In each cell."""
 
-        def of_class(label: Array) -> Array:
-            reference = common if references is None else references.law(label)
-            integrand = level_integrand(
-                own.given(label),
-                reference.denoiser(denoise.schedule),
-                x[None],
-                t_min,
-                t_max,
-                (True, True),
-                time_density,
+    @property
+    def points(self) -> int:
+        return 2 * self.pairs * self.cells.shape[2]
+
+
+def _differences(known: Array, running: Array, done: list[_Round]) -> tuple[Array, Array]:
+    """Log-posteriors less that of the likeliest that is still running, and their errors, (batch, classes)."""
+    sizes = _sum(one.points * one.seen for one in done)
+
+    def mean(of: Callable[[_Round], Array]) -> Array:
+        return _sum(one.seen * one.pairs * of(one) for one in done) / sizes
+
+    total = known + mean(lambda one: one.cells.sum((2, 3)))
+    winner = jnp.argmax(jnp.where(running, total, -jnp.inf), axis=1)[:, None]
+
+    def apart(cells: Array) -> Array:
+        return cells - jnp.take_along_axis(cells, winner[..., None, None], axis=1)
+
+    value = (
+        known - jnp.take_along_axis(known, winner, axis=1) + mean(lambda one: apart(one.cells).sum((2, 3)))
+    )
+    square = _sum(
+        one.seen * one.pairs**2 * jnp.sum(jnp.diff(apart(one.cells))[..., 0] ** 2, axis=2) for one in done
+    )
+    strata = np.cumsum([one.cells.shape[2] for one in done])
+    factors = jnp.asarray([low_discrepancy.strata_factor(count) for count in strata], known.dtype)
+    rounds = _sum(one.seen.astype(int) for one in done)
+    return value, jnp.sqrt(square) / sizes * factors[rounds - 1]
+
+
+def _sum(arrays: Iterable[Array]) -> Array:
+    return functools.reduce(jnp.add, arrays)
+
+
+class _CellMeans(NamedTuple):
+    """Means over cells of the integrands of rows and classes, with one noise for all classes of a row."""
+
+    key: Key
+    denoise: Denoiser
+    x: Array
+    references: References | None
+    time_density: KnownTimeDensity
+    pairs: int
+    strata: int
+    rows_per_call: int
+
+    def of_all(self, num_classes: int) -> Array:
+        """Of every class of every row, (batch, num_classes, strata, 2)."""
+        labels = jnp.arange(num_classes)
+        each = 4 * self.pairs * self.strata
+        together = min(len(self.x), max(1, self.rows_per_call // (num_classes * each)))
+
+        def of_row(row: Array) -> Array:
+            return jax.vmap(lambda label: self._one(row, label, max(1, self.rows_per_call // num_classes)))(
+                labels
             )
-            return low_discrepancy.cell_means(
-                jax.random.fold_in(key, number),
-                x[None],
-                integrand,
-                strata=strata,
-                replicates=2,
-                pairs=pairs,
-                rows_per_call=max(1, rows_per_call // k),
-            )[0]
 
-        return jax.vmap(of_class)(labels)
+        return jax.lax.map(of_row, jnp.arange(len(self.x)), batch_size=together)
 
-    together = min(len(x), max(1, rows_per_call // (k * each)))
-    return jax.lax.map(of_row, (jnp.arange(len(x)), x, labels), batch_size=together)
+    def of(self, seen: Array) -> Array:
+        """Of what is seen, (batch, classes), and zero elsewhere, in time in proportion to what is seen."""
+        n = len(self.x)
+        # Few rows in a call leave little of the last call of a class empty.
+        together = min(-(-n // 8), max(1, self.rows_per_call // (4 * self.pairs * self.strata)))
 
+        def of_class(numbered: tuple[Array, Array]) -> Array:
+            label, wanted = numbered
+            order = jnp.argsort(~wanted)
 
-def _check_rounds(
-    num_classes: int, num_evaluations: int, elimination: Sequence[tuple[int, int]]
-) -> tuple[tuple[int, int], ...]:
-    checks.integer("num_classes", num_classes, 2)
-    rounds = [(num_classes, num_evaluations), *elimination]
-    for i, (kept, evaluations) in enumerate(rounds):
-        checks.integer(f"elimination[{i - 1}][1]" if i else "num_evaluations", evaluations, 20)
-        if i:
-            checks.integer(f"elimination[{i - 1}][0]", kept, 1)
-            if kept >= rounds[i - 1][0]:
-                raise ValueError(
-                    f"elimination must have fewer classes in each round than before, got {kept} after "
-                    f"{rounds[i - 1][0]}."
-                )
-    return tuple((int(kept), int(evaluations)) for kept, evaluations in rounds)
+            def some(i: Array, answer: Array) -> Array:
+                rows = order[jnp.minimum(i * together + jnp.arange(together), n - 1)]
+                found = jax.vmap(lambda row: self._one(row, label, self.rows_per_call))(rows)
+                return answer.at[rows].set(found)
+
+            calls = (wanted.sum() + together - 1) // together
+            nothing = jnp.zeros((n, self.strata, 2), self.x.dtype)
+            return jnp.where(wanted[:, None, None], jax.lax.fori_loop(0, calls, some, nothing), 0)
+
+        cells = jax.lax.map(of_class, (jnp.arange(seen.shape[1]), seen.T))
+        return jnp.swapaxes(cells, 0, 1)
+
+    def _one(self, row: Array, label: Array, rows_per_call: int) -> Array:
+        """(strata, 2), of one class of one row."""
+        x, t_ends = self.x[row][None], self.denoise.working_range
+        schedule = self.denoise.schedule
+        law = default_reference(self.denoise, x) if self.references is None else self.references.law(label)
+        integrand = level_integrand(
+            self.denoise.at_rows(row[None]).given(label),
+            law.denoiser(schedule),
+            x,
+            *t_ends,
+            (True, True),
+            self.time_density,
+        )
+        return low_discrepancy.cell_means(
+            jax.random.fold_in(self.key, row),
+            x,
+            integrand,
+            strata=self.strata,
+            replicates=2,
+            pairs=self.pairs,
+            rows_per_call=rows_per_call,
+        )[0]

@@ -39,7 +39,7 @@ def test_digits_are_classified(figures):
     """The network has hardly learnt: it is the Gaussians of the classes that classify."""
     rows = {row["method"]: row for row in figures["digits"]}
     assert rows["Gaussians of the classes"]["accuracy"] > 0.9
-    for name in ("formula", "formula, elimination"):
+    for name in ("formula", "formula, race"):
         assert abs(rows[name]["accuracy"] - rows["Gaussians of the classes"]["accuracy"]) < 0.06
-    assert rows["formula, elimination"]["evaluations"] < rows["formula"]["evaluations"]
+    assert rows["formula, race"]["evaluations"] < rows["formula"]["evaluations"]
     assert rows["uniform weights"]["cross_entropy"] > 2 * rows["formula"]["cross_entropy"]
