@@ -1,13 +1,23 @@
-"""How late a sampler may start: the horizon where a start's error and the steps' are least together.
+"""How late a sampler may start, from which law and on which grid: all of it is tried, by the sampler itself.
 
-The shorter the horizon T, the less the steps cost and the more the start does (`jaxdiff.sampling.budget`):
+From each horizon T a law of the family, fitted at T, is run down every grid with the sampler and the number
+of steps that are meant, and its samples are compared with what they should be:
 
-    total(T) = E_init(T) + E_disc(T; num_steps)                                                     (1)
+    cost(T, grid) = SW_2(samples, reference)              `jaxdiff.laws.metrics`, eq. (2)            (1)
 
-with E_init of a law of the family fitted at T, on rows held out of the fit, and E_disc of the best grid.
+So the integrator's own error counts, whatever the integrator is, and so does all of the start's; neither is a
+bound or a surrogate, and no density or score of the start is asked for. Divergences are those of Euler and
+Maruyama's chain (`jaxdiff.sampling.budget`), and rank horizons wrongly for any better integrator.
 
-Another rule does not ask the score: the shortest T at which no projection of the noised data has two modes,
-`dip_scores`.
+The grids, with r = sigma / alpha and a last step to no noise on every one of them, are, in K steps,
+
+    r_k = r_0 (1 - k / K)^rho,               rho = 1, 3/2, 2, 3, 5                                   (2)
+    r_k = r_0 (r_last / r_0)^(k / (K - 1)),  r_last = 1/100, 1/25, 1/10 of the data's scale          (3)
+
+since where the last step begins matters as much as the spacing does, and both depend on the sampler's order.
+
+Another rule does not ask the denoiser: the shortest T at which no projection of the noised data has two
+modes, `dip_scores`.
 """
 
 from __future__ import annotations
@@ -26,40 +36,37 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.laws.components import PRECISION
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
-from jaxdiff.noising.times import log_snr_grid
-from jaxdiff.sampling.budget import (
-    check_data,
-    discretization_error,
-    initialization_error,
-    last_time,
-    optimal_grid,
-    score_curvature,
-)
-from jaxdiff.sampling.starts import Family, check_fit, sampling_error
+from jaxdiff.noising.times import log_snr_grid, to_clean
+from jaxdiff.sampling.budget import check_data, last_time
+from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.exponential_adams import dpm_solver_pp, unipc
+from jaxdiff.sampling.sampler import Sampler, check_sampler
+from jaxdiff.sampling.starts import Family, check_fit
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
-_CURVATURE_ROWS = 2048
 _NUM_HORIZONS = 8
 _LEAST, _MOST = 0.125, 64.0  # sigma over alpha in units of the data, on either side of those tried
+_POWERS, _LAST = (1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.04, 0.1)  # of (2) and (3)
+_REFERENCE_STEPS = 48  # of the long run, whose own error is then far below what samples can show
+_PROJECTIONS = 64
+REFERENCES = ("model", "data")
 
 
 class Candidates(NamedTuple):
-    """What each horizon would cost, in nats; arrays of shape (horizons,)."""
+    """What was tried: distances (1), in the data's unit."""
 
     t_max: Array
-    """Increasing."""
-    initialization: Array
-    standard_error: Array
-    """Of initialization, the Monte Carlo part."""
-    sampling_error: Array
-    """d* / 2n of the family, which initialization holds already."""
-    discretization: Array
-
-    @property
-    def total(self) -> Array:
-        """Eq. (1)."""
-        return self.initialization + self.discretization
+    """Horizons, (horizons,), increasing."""
+    times: Array
+    """Grids, (horizons, grids, num_steps + 1)."""
+    distance: Array
+    """Of each, (horizons, grids)."""
+    from_data: Array
+    """The same from the data themselves, noised, on the best grid of each horizon, (horizons,)."""
+    no_steps: Array
+    """Of the start's draws over alpha as they are, without the denoiser, (horizons,)."""
 
 
 class Horizon(NamedTuple):
@@ -67,31 +74,33 @@ class Horizon(NamedTuple):
 
     t_max: Array
     start: StartLaw
-    """Fitted to all data at t_max."""
+    """The one that was tried at t_max."""
     times: Array
-    """num_steps + 1 decreasing times from t_max, the best for the steps of eq. (1)."""
+    """num_steps + 1 decreasing times from t_max to no noise."""
     candidates: Candidates
 
     def table(self, dip_scores: ArrayLike | None = None) -> str:
-        """All candidates in print, beside `dip_scores` of the same horizons where those are given.
+        """The best grid of every horizon in print, beside `dip_scores` of the horizons where they are given.
 
         Raises ValueError for another number of scores, and where the choice is traced.
         """
         if self._traced():
             raise ValueError("a traced choice has no numbers to print: return it from jit first.")
-        chosen, candidates = jax.device_get((self.t_max, self.candidates))
-        head = ["t_max", "E_init", "+-", "d*/2n", "E_disc", "total"]
-        columns = [*candidates, candidates.total]
+        chosen, tried = jax.device_get((self.t_max, self.candidates))
+        best = tried.distance.argmin(1)
+        last = np.take_along_axis(tried.times[:, :, -2], best[:, None], axis=1)[:, 0]
+        head = ["t_max", "last t", "distance", "from data", "no steps"]
+        columns = [tried.t_max, last, tried.distance.min(1), tried.from_data, tried.no_steps]
         if dip_scores is not None:
-            checks.shape("dip_scores", dip_scores, np.shape(candidates.t_max))
+            checks.shape("dip_scores", dip_scores, np.shape(tried.t_max))
             head, columns = [*head, "dip"], [*columns, np.asarray(dip_scores)]
         lines = ["".join(f"{name:>11}" for name in head)]
         for row in zip(*columns, strict=True):
-            mark = "  <- shortest within an error of the least" if row[0] == chosen else ""
+            mark = "  <- the least" if row[0] == chosen else ""
             lines.append("".join(f"{value:11.3g}" for value in row) + mark)
-        lines.append(f"nats, {len(self.times) - 1} steps")
+        lines.append(f"sliced W_2, {len(self.times) - 1} steps")
         if dip_scores is not None:
-            unimodal = candidates.t_max[np.asarray(dip_scores) < 0]
+            unimodal = tried.t_max[np.asarray(dip_scores) < 0]
             rule = f"t_max = {unimodal.min():.3g}" if unimodal.size else "none of these"
             lines[-1] += f"; the first horizon without a second mode, by the dip, is {rule}"
         return "\n".join(lines)
@@ -110,129 +119,164 @@ def choose_horizon(
     data: Array,
     *,
     num_steps: int,
+    sampler: Sampler | None = None,
     horizons: Sequence[float] | Array | None = None,
+    reference: str = "model",
     held_out: float = 0.2,
-    reference: Family[Any] | None = None,
+    num_samples: int = 2048,
 ) -> Horizon:
-    """The shortest of horizons whose total (1) is the least to within its error, with start law and grid.
-
-    Totals are those of `EulerMaruyama`, whose steps are judged by divergence; an integrator of the
-    probability flow errs less in its steps, and passes all of the start's error on. A horizon is as good
-    as the best where its total is within the Monte Carlo error of the least. Print the answer to see all.
+    """The horizon, start law and grid from which so many steps of the sampler leave the least distance (1).
 
     data: of shape (n, *shape), the denoiser's.
-    horizons: times to try, any order, between the first of the denoiser's working range, where steps end, and
-        its `last_time`; the family is fitted at each to all but a part held_out of the rows. By default 8, at
-        which noise is from 1/4 to 32 times the data, each twice the one before, or as many closer ones
-        where the denoiser knows less.
-    reference: a family of laws with a denoiser. E_init is then the reference's, less the mean of
-        log p_start - log p_reference on rows held out. Needed for laws that have no denoiser, as flows, and
-        better with a learned denoiser, whose errors enter by the reference alone: `starts.gaussian()`.
+    sampler: the one that is to be used, by default `sample`'s own.
+    horizons: times to try, any order, between the first of the denoiser's working range and its `last_time`.
+        By default 8, at which noise is from 1/4 to 32 times the data, each twice the one before, or as many
+        closer ones where the denoiser knows less.
+    reference: "model", what the denoiser's own long run makes of data under all of its noise. Of it there are
+        as many samples as are wanted, so near candidates are told apart, and what the denoiser has learned
+        wrongly counts for nothing. Or "data", a part held_out of the rows, which is not fitted: then all
+        errors count, to the precision that as many rows have.
+    num_samples: of each run; there are 9 runs a horizon. All draw from the same random numbers.
 
-    Under ``jit`` it is one program where the fits of the family are pure JAX, as all but flows' are.
+    Print the answer to see what each horizon would cost. Under ``jit`` it is one program where the fits of
+    the family are pure JAX, as all but flows' are. Random projections see the large shapes of images best.
+
     Raises TypeError for integer data, and ValueError for NaN, for data of another shape than the denoiser's,
-    for horizons out of range, for a held_out that leaves fewer than 2 rows on either side, for a law without
-    denoiser and no reference, and what the fits raise.
+    for horizons out of range, for an unknown reference, for a held_out that leaves fewer than 2 rows on
+    either side, and what the fits raise.
     """
     checks.key(key)
     data = check_data(denoise, data)
     checks.integer("num_steps", num_steps, 1)
+    checks.integer("num_samples", num_samples, 2)
+    checks.option("reference", reference, REFERENCES)
+    sampler = check_sampler(dpm_solver_pp() if sampler is None else sampler)
     tried, t_min = _check_horizons(denoise, horizons)
-    num_held_out = round(held_out * len(data))
-    if not 2 <= num_held_out <= len(data) - 2:
+    num_held_out = round(held_out * len(data)) if reference == "data" else 0
+    if reference == "data" and not 2 <= num_held_out <= len(data) - 2:
         raise ValueError(
             f"held_out must leave at least 2 rows on either side, got {held_out} of {len(data)} rows, "
             f"which is {num_held_out}."
         )
     check_fit(key, family, data, denoise.schedule, tried)
-    split_key, cost_key, fit_key = jax.random.split(key, 3)
-    held, fitted = _split(split_key, data, num_held_out)
-    laws = _fits(fit_key, family, fitted, denoise.schedule, tried, with_denoiser=reference is None)
-    known = None
-    if reference is not None:
-        known = _fits(fit_key, reference, fitted, denoise.schedule, tried, with_denoiser=True)
-    error = jnp.asarray(sampling_error(family, fitted))
-    candidates, t_max, times = _costs(
-        cost_key, denoise, data, held, laws, known, error, jnp.asarray(tried, float), t_min, num_steps
-    )
-    checks.finite("the total of each horizon", candidates.total)
-    return Horizon(t_max, family.fit(fit_key, data, denoise.schedule, t_max), times, candidates)
+    split_key, run_key, fit_key = jax.random.split(key, 3)
+    fitted, judging = _split(split_key, data, num_held_out, num_samples)
+    laws = _fits(fit_key, family, fitted, denoise.schedule, tried)
+    horizons = jnp.asarray(tried, float)
+    own = reference == "model"
+    choice = _choose(run_key, denoise, data, judging, laws, sampler, horizons, t_min, num_steps, own)
+    checks.finite("the distance of each candidate", choice.candidates.distance)
+    return choice
 
 
 def _fits(
-    key: Key,
-    family: Family[Any],
-    data: Array,
-    schedule: Schedule,
-    horizons: Array | np.ndarray,
-    *,
-    with_denoiser: bool,
+    key: Key, family: Family[Any], data: Array, schedule: Schedule, horizons: Array | np.ndarray
 ) -> StartLaw:
     """The laws of family at each horizon, stacked: one after another, or in one loop of a program's."""
 
     def fit(t: Time) -> StartLaw:
-        law = family.fit(key, data, schedule, t)
-        if with_denoiser and not hasattr(law, "denoiser"):
-            raise ValueError(
-                f"a start law of this family, {type(law).__name__}, has no denoiser, by which its error is "
-                "measured; pass reference=, a family whose laws have one, such as starts.gaussian_mixture(8)."
-            )
-        return law
+        return family.fit(key, data, schedule, t)
 
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, data, schedule, horizons))):
         return jax.lax.map(fit, jnp.asarray(horizons, float))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(fit, horizons))
 
 
-@functools.partial(jax.jit, static_argnames="num_held_out")
-def _split(key: Key, data: Array, num_held_out: int) -> tuple[Array, Array]:
-    """The numbers of the rows held out, and the other rows."""
+@functools.partial(jax.jit, static_argnames=("num_held_out", "num_samples"))
+def _split(key: Key, data: Array, num_held_out: int, num_samples: int) -> tuple[Array, Array]:
+    """The rows to be fitted, and the numbers of those that judge, again and again until they are num_samples.
+
+    With none held out, all rows do both.
+    """
     order = jax.random.permutation(key, len(data))
-    return order[:num_held_out], data[order[num_held_out:]]
+    judging = order[: num_held_out or len(data)][:num_samples]
+    return data[order[num_held_out:]], jnp.tile(judging, max(1, num_samples // len(judging)))
 
 
-@functools.partial(jax.jit, static_argnames="num_steps")
-def _costs(
+@functools.partial(jax.jit, static_argnames=("num_steps", "own"))
+def _choose(
     key: Key,
     denoise: Denoiser,
     data: Array,
-    held: Array,
+    judging: Array,
     laws: StartLaw,
-    references: StartLaw | None,
-    sampling_error: Array,
+    sampler: Sampler,
     horizons: Array,
     t_min: Time,
     num_steps: int,
-) -> tuple[Candidates, Array, Array]:
-    """The candidates, and of the best of them the horizon and the grid, NaN where a total is."""
-    schedule = denoise.schedule
-    curvature_key, noise_key = jax.random.split(key)
-    few = held[:_CURVATURE_ROWS]
-    levels = log_snr_grid(schedule, 63, t_max=horizons[-1], t_min=t_min)
-    curvature = score_curvature(curvature_key, denoise.at_rows(few), data[few], levels)
-    denoise, data = denoise.at_rows(held), data[held]
+    own: bool,
+) -> Horizon:
+    """The best of all candidates, NaN where a distance is."""
+    schedule, denoise, data = denoise.schedule, denoise.at_rows(judging), data[judging]
+    reference_key, noise_key, start_key, run_key, judge_key = jax.random.split(key, 5)
+    reference = _own_samples(reference_key, denoise, data, t_min) if own else data
+    noise = noise_like(noise_key, data)
 
-    def cost(candidate: tuple[Any, Any, Array]) -> tuple[Array, Array, Array, Array]:
-        law, reference, t = candidate
-        value, error = initialization_error(
-            noise_key, denoise, law if reference is None else reference, data, t
-        )
-        if reference is not None:
-            x = perturb(schedule, data, noise_like(noise_key, data), t)
-            gain = law.log_prob(x) - reference.log_prob(x)
-            value, error = value - gain.mean(), jnp.hypot(error, gain.std(ddof=1) / len(gain) ** 0.5)
-        times = optimal_grid(curvature, num_steps, t_max=t, t_min=t_min)
-        return value, error, discretization_error(curvature, times), times
+    directions = jax.random.normal(judge_key, (_PROJECTIONS, data.size // len(data)), data.dtype)
+    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
-    value, error, discretization, grids = jax.lax.map(cost, (laws, references, horizons))
-    candidates = Candidates(
-        horizons, value, error, jnp.broadcast_to(sampling_error, horizons.shape), discretization
+    def sorted_projections(x: Array) -> Array:
+        return jnp.sort(jnp.matmul(directions, x.reshape(len(x), -1).T, precision=PRECISION), axis=1)
+
+    wanted = sorted_projections(reference)
+
+    def distance(x: Array) -> Array:
+        return jnp.sqrt(jnp.mean((sorted_projections(x) - wanted) ** 2))
+
+    def run(x: Array, times: Array) -> Array:
+        return distance(integrate(run_key, denoise, x, times, sampler=sampler))
+
+    def at(candidate: tuple[Any, Array]) -> tuple[Array, Array, Array, Array]:
+        law, t = candidate
+        x, grids = law.sample(start_key, len(data)), _grids(schedule, denoise.scale, t, t_min, num_steps)
+        distances = jax.lax.map(lambda times: run(x, times), grids)
+        ideal = run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)])
+        return grids, distances, ideal, distance(x / schedule.alpha(t))
+
+    candidates = Candidates(horizons, *jax.lax.map(at, (laws, horizons)))
+    horizon, grid = jnp.unravel_index(jnp.argmin(candidates.distance), candidates.distance.shape)
+    inside = (horizons > t_min) & (horizons < last_time(denoise))
+    good = (inside & jnp.isfinite(candidates.distance).all(axis=1)).all()
+
+    def chosen(leaf: Array) -> Array:
+        leaf = leaf[horizon]
+        return jnp.where(good, leaf, jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    start = jax.tree.map(chosen, laws)
+    return Horizon(chosen(horizons), start, chosen(candidates.times[:, grid]), candidates)
+
+
+def _own_samples(key: Key, denoise: Denoiser, data: Array, t_min: Time) -> Array:
+    """What a long run makes of data under all noise, of data's shape."""
+    t_end = last_time(denoise)
+    times = to_clean(
+        denoise.schedule, log_snr_grid(denoise.schedule, _REFERENCE_STEPS, t_max=t_end, t_min=t_min)
     )
-    total = candidates.total
-    least = jnp.argmin(total)
-    best = jnp.argmax(total <= total[least] + error[least])
-    t_max, times = (jnp.where(jnp.isfinite(total).all(), each[best], jnp.nan) for each in (horizons, grids))
-    return candidates, t_max, times
+    x = perturb(denoise.schedule, data, noise_like(key, data), t_end)
+    return integrate(key, denoise, x, times, sampler=unipc())
+
+
+def _grids(schedule: Schedule, scale: Array | float, t_max: Time, t_min: Time, num_steps: int) -> Array:
+    """All of (2) and (3), (grids, num_steps + 1), with no noise but the last below that of t_min."""
+    first, least = (jnp.exp(-0.5 * log_snr(schedule, t)) for t in (t_max, t_min))
+    # In terms of the last noise, (2) is a power law as well, and (3) one of no power.
+    powers = jnp.asarray(_POWERS)
+    ends = jnp.maximum(first * jnp.asarray(float(num_steps)) ** -powers, least)
+    below = jnp.maximum(0.5 * first, jnp.sqrt(first * least))
+    lasts = jnp.clip(scale * jnp.asarray(_LAST), least, below)
+    part = jnp.arange(num_steps) / max(1, num_steps - 1)
+
+    def by_power(power: Array, last: Array) -> Array:
+        return (first ** (1 / power) + part * (last ** (1 / power) - first ** (1 / power))) ** power
+
+    ratios = jnp.concatenate(
+        [jax.vmap(by_power)(powers, ends), first * (lasts[:, None] / first) ** part[None]]
+    )
+    times = jax.vmap(
+        jax.vmap(lambda ratio: inverse_log_snr(schedule, -2 * jnp.log(ratio), t_min=t_min, t_max=t_max))
+    )(ratios)
+    times = times.at[:, 0].set(t_max)
+    return jnp.pad(times, ((0, 0), (0, 1)), constant_values=schedule.t_min)
 
 
 def _check_horizons(
