@@ -29,7 +29,8 @@ LEFT_OUT = {
         "times.truncate",
     ],
     "what a call makes is a function or a value for later calls": [
-        *("as_denoiser", "guided", "ancestral", "pytree", "init_state", "averaged", "make_train_step"),
+        *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
+        *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
@@ -238,7 +239,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "times.to_clean": lambda key, i: times.to_clean(SCHEDULE, i.falling),
         "times.whole": lambda key, i: times.whole(i.whole_steps),
         # Sampling
-        "sample": sampling(jd.DPMSolverPP()),
+        "sample": sampling(jd.dpm_solver_pp()),
         "sample, Heun": sampling(jd.Heun()),
         "sample, ancestral": sampling(jd.ancestral()),
         "sample, PredictorCorrector": sampling(jd.PredictorCorrector()),

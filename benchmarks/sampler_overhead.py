@@ -7,12 +7,12 @@ every sampler, in one run: rounds of one sampling run and of as many single call
 of the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most
 1.0, and less where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
 
-MEASURED (two quiet cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
+MEASURED (two busy cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
 
-    DDIM                    .78 [.74, .81]      ancestral             .76 [.74, .77]
-    Heun                    .73 [.71, .77]      EulerMaruyama         .80 [.78, .81]
-    DPMSolverPP, order 2    .73 [.73, .75]      PredictorCorrector    .76 [.74, .77]
-    DPMSolverPP, order 3    .80 [.75, .83]
+    DDIM                     .81 [.81, .82]      ancestral             .84 [.81, .94]
+    Heun                     .80 [.74, .84]      EulerMaruyama         .73 [.70, .78]
+    DPM-Solver++, order 2    .77 [.75, .80]      PredictorCorrector    .78 [.75, .79]
+    DPM-Solver++, order 3    .81 [.78, .84]      UniPC, order 3        .84 [.80, .88]
 """
 
 import argparse
@@ -35,8 +35,9 @@ from jaxdiff.typing import Params
 SAMPLERS: dict[str, tuple[jd.Sampler, int, int]] = {
     "DDIM": (jd.DDIM(), 1, 0),
     "Heun": (jd.Heun(), 2, 0),
-    "DPMSolverPP, order 2": (jd.DPMSolverPP(), 1, 0),
-    "DPMSolverPP, order 3": (jd.DPMSolverPP(order=3), 1, 1),
+    "DPM-Solver++, order 2": (jd.dpm_solver_pp(), 1, 0),
+    "DPM-Solver++, order 3": (jd.dpm_solver_pp(order=3), 1, 1),
+    "UniPC, order 3": (jd.unipc(), 1, 0),
     "ancestral": (jd.ancestral(), 1, 0),
     "EulerMaruyama": (jd.EulerMaruyama(), 1, 0),
     "PredictorCorrector": (jd.PredictorCorrector(), 2, 0),

@@ -24,6 +24,7 @@ from jaxdiff.densities.difference import log_density_difference, telescoped_log_
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
 from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import (
     TimeDensity,
     density_formula,
@@ -91,9 +92,16 @@ from jaxdiff.sampling.budget import (
 )
 from jaxdiff.sampling.ddim import DDIM, ancestral
 from jaxdiff.sampling.dip import dip_score, dip_scores
-from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
 from jaxdiff.sampling.euler_maruyama import EulerMaruyama
+from jaxdiff.sampling.exponential_adams import (
+    ExponentialAdams,
+    deis,
+    dpm_solver_pp,
+    sde_dpm_solver_pp,
+    unipc,
+)
+from jaxdiff.sampling.exponential_runge_kutta import ExponentialRungeKutta
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.horizon import Candidates, Horizon, choose_horizon
@@ -116,12 +124,13 @@ __all__ = [
     "Checkpoints",
     "ClassLogits",
     "Cosine",
-    "DPMSolverPP",
     "Denoised",
     "Denoiser",
     "Distribution",
     "Empirical",
     "EulerMaruyama",
+    "ExponentialAdams",
+    "ExponentialRungeKutta",
     "Family",
     "Flow",
     "Gaussian",
@@ -171,6 +180,7 @@ __all__ = [
     "data_mesh",
     "data_parallel",
     "ddpm_denoiser",
+    "deis",
     "denoising_loss",
     "denoising_target",
     "density_formula",
@@ -179,6 +189,7 @@ __all__ = [
     "discretization_error",
     "discretized",
     "discretized_formula",
+    "dpm_solver_pp",
     "drop_condition",
     "elbo",
     "ema",
@@ -231,6 +242,7 @@ __all__ = [
     "score_error",
     "score_regularizer",
     "sde",
+    "sde_dpm_solver_pp",
     "sliced_loss",
     "stable_target",
     "starts",
@@ -239,5 +251,6 @@ __all__ = [
     "times",
     "train",
     "transition",
+    "unipc",
     "weights",
 ]

@@ -28,10 +28,10 @@ from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.learning import losses, targets, training, weights
 from jaxdiff.noising import process, schedules, times
 from jaxdiff.sampling.ddim import DDIM
-from jaxdiff.sampling.dpm_solver import DPMSolverPP
 from jaxdiff.sampling.driver import initial_noise, integrate
 from jaxdiff.sampling.driver import sample as sample_from_noise
 from jaxdiff.sampling.euler_maruyama import EulerMaruyama
+from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 from jaxdiff.typing import Denoised
@@ -282,7 +282,17 @@ MISTAKES = [
     ("heun: noise", lambda: Heun(churn_noise=-1), ValueError, "churn_noise must lie in"),
     ("heun: churn_range", lambda: Heun(churn=0.1, churn_range=(2.0, 1.0)),
      ValueError, r"churn_range must be \(low, high\) .* got \(2.0, 1.0\)"),
-    ("dpm: order", lambda: DPMSolverPP(order=4), ValueError, "order must be one of 1, 2, 3; got 4"),
+    ("adams: order", lambda: dpm_solver_pp(order=5), ValueError, "order must be one of 1, 2, 3, 4; got 5"),
+    ("adams: estimate", lambda: jd.unipc(3, "score"),
+     ValueError, "estimate must be one of 'data', 'noise'; got 'score'"),
+    ("adams: corrector", lambda: jd.ExponentialAdams(corrector="UniC"),
+     ValueError, "corrector must be one of"),
+    ("adams: tau", lambda: jd.ExponentialAdams(stochasticity=-0.1),
+     ValueError, r"stochasticity must lie in \[0, inf\], got -0.1"),
+    ("runge: order", lambda: jd.ExponentialRungeKutta(order=5),
+     ValueError, "order must be one of 1, 2, 3, 4; got 5"),
+    ("runge: estimate", lambda: jd.ExponentialRungeKutta(3, "eps"),
+     ValueError, "estimate must be one of"),
     ("corrector: none", lambda: PredictorCorrector(num_corrections=0),
      ValueError, "num_corrections must be an integer of at least 1, got 0"),
     ("corrector: step", lambda: PredictorCorrector(signal_to_noise=0.0),
@@ -397,7 +407,7 @@ MISTAKES = [
     ("sampler: a class", lambda: sample_from_noise(KEY, KNOWN, 4, sampler=Heun),
      TypeError, "got the class Heun; call it"),
     ("sampler: a string", lambda: sample_from_noise(KEY, KNOWN, 4, sampler="heun"), TypeError, "got 'heun'"),
-    ("order of 2.0", lambda: DPMSolverPP(order=2.0), ValueError, "order must be an integer of at least 1"),
+    ("order of 2.0", lambda: dpm_solver_pp(order=2.0), ValueError, "order must be an integer of at least 1"),
     ("two grids", lambda: sample_from_noise(KEY, KNOWN, 4, times=FALLING, num_steps=3),
      ValueError, "num_steps and times were both given"),
     ("a start of another shape", lambda: sample_from_noise(KEY, KNOWN, 4, start=PLANE),
@@ -644,7 +654,7 @@ MISTAKES = [
      ValueError, "num_steps must be an integer of at least 3, got 10.5"),
     ("a shape for a number of samples", lambda: jd.sample(KEY, KNOWN, (4, 3)),
      ValueError, r"n must be an integer of at least 1, got \(4, 3\)"),
-    ("an order in a string", lambda: jd.DPMSolverPP("2"),
+    ("an order in a string", lambda: jd.dpm_solver_pp("2"),
      ValueError, "order must be an integer of at least 1, got '2'"),
     ("few evaluations", lambda: jd.log_density(KEY, known(untouched), X, num_evaluations=19),
      ValueError, "num_evaluations must be an integer of at least 20, got 19"),

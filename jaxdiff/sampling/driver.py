@@ -19,7 +19,7 @@ from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.denoising.ends import check_no_data_left, no_data_left
 from jaxdiff.noising import times as grids
 from jaxdiff.noising.process import marginals
-from jaxdiff.sampling.dpm_solver import DPMSolverPP
+from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.sampler import Sampler, check_sampler, check_state
 from jaxdiff.typing import Array, Key, StartLaw, Time
 
@@ -40,7 +40,7 @@ def sample(
     """n samples of the data, shape (n, *denoise.shape), by the reverse process from noise.
 
     Point i depends on (key, i) only.
-    sampler: by default `DPMSolverPP`, one denoiser call a step.
+    sampler: by default `dpm_solver_pp(2)`, one denoiser call a step.
     num_steps: of the default grid, `times.noise_grid` over the denoiser's working range with a last step to
         its estimate of the data; 32 if nothing is said, and at least 3: with 2, one step goes through all
         noise, and samples are the data's mean. A model made for fewer steps has times of its own.
@@ -57,7 +57,7 @@ def sample(
     checks.key(key)
     check_denoiser("denoise", denoise)
     checks.integer("n", n, 1)
-    sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
+    sampler = check_sampler(dpm_solver_pp() if sampler is None else sampler)
     if times is None:
         _check_clean_enough(denoise)
         times = default_times(denoise, NUM_STEPS if num_steps is None else num_steps)
@@ -229,7 +229,7 @@ def _check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = ch
 def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler | None) -> Sampler:
     checks.key(key)
     check_denoiser("denoise", denoise)
-    sampler = check_sampler(DPMSolverPP() if sampler is None else sampler)
+    sampler = check_sampler(dpm_solver_pp() if sampler is None else sampler)
     checks.batch("x", x)
     denoise.check_shape("x", x)
     checks.finite("x", x)

@@ -114,7 +114,7 @@ def by_default(denoise, key, n):
     return jd.sample(key, denoise, n, num_steps=4)
 
 
-@pytest.mark.parametrize("sampler", [jd.DPMSolverPP(3), jd.Heun(churn=2.0), jd.DDIM(jnp.float32(0.3))])
+@pytest.mark.parametrize("sampler", [jd.dpm_solver_pp(3), jd.Heun(churn=2.0), jd.DDIM(jnp.float32(0.3))])
 def test_a_sampler_and_a_denoiser_are_what_is_exported(denoise, sampler, tmp_path):
     """Any sampler, whose settings are part of the program or beside it; parameters are beside the program."""
 
