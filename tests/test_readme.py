@@ -49,6 +49,7 @@ def test_the_same_on_many_devices():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_digits_of_a_wanted_class():
     """Judged by the nearest training images: the class is the wanted one for nearly all."""
     from sklearn.neighbors import KNeighborsClassifier

@@ -10,7 +10,9 @@ from experiments import pictures, quickstart
 CONFIG = quickstart.smoke()
 
 
-@pytest.fixture(scope="module", params=["digits", pytest.param("patches", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("digits", "patches")]
+)
 def run(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     config = dataclasses.replace(CONFIG, dataset=request.param)
@@ -55,6 +57,7 @@ def test_another_config_is_refused(run):
         (["--step_size", "3"], "unrecognized arguments"),
         (["--steps", "0"], "--steps must be at least 1, got 0"),
         (["--bootstrap", "1.5"], r"--bootstrap must lie in [0, 1], got 1.5"),
+        (["--pool", "-1"], "--pool must be at least 0, got -1"),
         (["--out", __file__], "is a file"),
     ],
 )
@@ -87,8 +90,9 @@ def test_bootstrapped_targets_keep_the_conditional_mean():
 
 
 @pytest.mark.slow
-def test_the_main_job_trains_on_bootstrapped_targets(tmp_path):
-    config = dataclasses.replace(CONFIG, bootstrap=0.9, warm_up=5, steps=10)
+@pytest.mark.parametrize(("bootstrap", "pool"), [(0.9, 0), (0.9, 16), (0.0, 16)])
+def test_the_main_job_trains_on_other_targets(tmp_path, bootstrap, pool):
+    config = dataclasses.replace(CONFIG, bootstrap=bootstrap, pool=pool, warm_up=5, steps=10)
     quickstart.fit(config, quickstart.PROBLEMS["digits"](), tmp_path)  # which begins where there is nothing
     log = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert log[-1]["step"] == 10

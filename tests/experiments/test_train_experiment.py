@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ CONFIG = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param("run", marks=pytest.mark.slow)])
 def finished(tmp_path_factory):
     """A whole run on one device: what it is made of, its directory, its figures and the state at its end."""
     out = tmp_path_factory.mktemp("run")
@@ -120,6 +121,27 @@ def test_the_average_is_listened_to_when_it_knows_something(finished):
     ]
     assert taught[0][0] == taught[1][0]
     assert abs(taught[0][1] - taught[1][1]) > 1e-3 * taught[0][1]
+
+
+def test_a_pool_joins_the_target(finished):
+    """With the Gaussian's own rows in it less of the noise is left."""
+    run, _, _, end = finished
+    x, pool = (run.problem.law.sample(jax.random.key(k), n) for k, n in ((0, 16), (1, 64)))
+    for bootstrap in (0.0, 0.9):
+        config = dataclasses.replace(run.config, bootstrap=bootstrap, bootstrap_after=0)
+        loss = functools.partial(run.learner._replace(config=config).loss, run.problem.law, end.params)
+        given = (end.params, jnp.int32(3), jax.random.key(1), x)
+        assert loss(*given, pool=pool) < 0.99 * loss(*given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["jit", "pmap"])
+def test_a_run_with_a_pool(finished, tmp_path, engine):
+    run = finished[0]
+    config = dataclasses.replace(run.config, pool=8, bootstrap=0.9, bootstrap_after=0, engine=engine)
+    state = trainer.fit(run._replace(config=config), tmp_path)
+    assert state.step == 6
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.device_get(state.params)))
 
 
 def test_an_untrained_model_has_the_bits_of_its_gaussian(finished):

@@ -343,7 +343,7 @@ def killed_in_a_save(directory):
 @fault("the disk is full", "status 1, the last of few lines says which step is whole, the next save is",
        ("mode", "--full"), ("goes_on", lambda directory: assert_large_goes_on(directory)))  # fmt: skip
 @fault("the disk is full in training", "the same, and the run goes on, same bits", ("mode", "--full-disk"),
-       ("goes_on", lambda directory: assert_worker_goes_on(directory)))  # fmt: skip
+       ("goes_on", lambda directory: assert_worker_goes_on(directory)), slow=True)  # fmt: skip
 def disk_full(directory, mode, goes_on):
     with spawn(directory, mode) as process:
         _, errors = process.communicate(timeout=60)

@@ -105,7 +105,7 @@ def test_a_sample_does_not_depend_on_their_number(images):
     np.testing.assert_allclose(LOG_PROB(flow, many[-5:]), in_parts[-5:], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("noise", ["dynamic", "fixed"])
+@pytest.mark.parametrize("noise", [pytest.param("dynamic", marks=pytest.mark.slow), "fixed"])
 def test_a_fit_leaves_a_small_part_of_the_gaussian_s_divergence(data, noised, noise):
     reported = []
 
@@ -153,6 +153,7 @@ def test_images_are_fitted_too():
     assert -4 * error < rest < 0.75 * gaussian - 4 * error
 
 
+@pytest.mark.slow
 def test_labels_tell_the_classes_apart():
     """Two Gaussians on either side of a line: each class is near its own law, no class near the mixture."""
     schedule, t = VariancePreserving(), 0.4
