@@ -185,7 +185,8 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
 
 def _repeat(experiment: Callable[[Key], Any], keys: Array, at_once: int) -> Any:
     """What the experiment gives for every key, in float64 NumPy, by one compiled call."""
-    size = min(len(keys), max(1, at_once))  # as many at once as caches like
+    # As many at once as caches like; vmapped over one, products of matrices are several times slower.
+    size = min(len(keys), at_once) if at_once > 1 else None
     call = jax.jit(lambda keys: jax.lax.map(experiment, keys, batch_size=size))
     return jax.tree.map(lambda x: np.asarray(x, np.float64), call(keys))
 

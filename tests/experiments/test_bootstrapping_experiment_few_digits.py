@@ -87,7 +87,7 @@ def test_methods_differ_in_what_they_say():
         part.BOOTSTRAPPED: (pytest.approx(config.mix), 0.0, 3.0, 100.0),
         ratios.STABLE: (0.0, 1.0, 3.0, 100.0),
         part.BOTH: (pytest.approx(config.mix), 1.0, 3.0, 100.0),
-        ratios.MORE_STEPS: (0.0, 0.0, 3.0, 140.0),
+        ratios.MORE_STEPS: (0.0, 0.0, 3.0, 150.0),
     }
 
 
