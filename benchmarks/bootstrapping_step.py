@@ -1,23 +1,27 @@
-"""What does a bootstrapped train step cost beside a denoising one?
+"""What do bootstrapped targets and a pool of training data cost beside a denoising step?
 
     python -m benchmarks.bootstrapping_step
+    python -m benchmarks.bootstrapping_step --networks UNet --rounds 6
 
-One step is `make_train_step` with a `ResidualMLP`, Adam and an average of the parameters; the bootstrapped
-step, `make_joint_step`, takes that average as its teacher: one forward pass more. A step without it is about
-three passes (a forward pass, and a backward one of twice its cost), so 4/3 is to be expected, and noise for
-x_s besides. Blocks of steps of the two kinds alternate, and the median of the blocks' ratios is reported
-with its quartiles, so that a busy machine slows both sides. The goal is at most 1.6.
+One step draws its batch from 100,000 data on the device, vectors of 64 bytes or images of 32 x 32 x 3,
+and is `make_train_step` with Adam and an average of the parameters. Beside it, in units of it:
 
-MEASURED on one busy core of an AMD EPYC (jax 0.12.0.1, 2026-11-22, --rounds 12): 1.20 at batch 256, 1.31 at
-512, 1.24 at 1,024.
+    pool                    `stable_target` with a pool drawn at each step: no pass of a network more
+    bootstrapped            `half_noise_target`, taught by the average: one forward pass more, of about three
+    bootstrapped, pool      the same with the pool in its target
+    bootstrapped, Jacobian  the same with the gate of one Jacobian product of the teacher: about three more
+
+Blocks of steps of all kinds alternate, and the median of the blocks' ratios is reported with its quartiles,
+so that a busy machine slows all. Aims: a pool at most 1.35, and 1.35 times bootstrapping.
 """
 
 import argparse
 import json
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,78 +30,99 @@ import optax
 import jaxdiff as jd
 from benchmarks.machine import machine
 from experiments.networks import applied
-from jaxdiff.learning.training import StepFn, TrainState
-from jaxdiff.models import ResidualMLP
-from jaxdiff.typing import Array, Denoised, Key, Params
+from jaxdiff.learning.training import StepFn
+from jaxdiff.models import DiffusionTransformer, ResidualMLP, UNet
+from jaxdiff.typing import Array, Key, Params
 
 SCHEDULE = jd.Karras()
 EMA_DECAY = 0.999
 
 
-def steps(network: ResidualMLP, optimizer: optax.GradientTransformation, dimension: int) -> dict[str, StepFn]:
-    """Both train steps, by name."""
+class Case(NamedTuple):
+    """A network, and what it is trained on."""
+
+    network: nn.Module
+    shape: tuple[int, ...]
+    batch: int
+
+
+KINDS = ("denoising", "pool", "bootstrapped", "bootstrapped, pool", "bootstrapped, Jacobian")
+
+CASES = {
+    "MLP": Case(ResidualMLP(width=256), (64,), 512),
+    "UNet": Case(UNet(channels=24, channel_multipliers=(1, 2, 2), blocks_per_level=1), (32, 32, 3), 16),
+    "transformer": Case(
+        DiffusionTransformer(patch_size=4, width=192, num_blocks=6, num_heads=4), (32, 32, 3), 16
+    ),
+}
+
+
+def steps(case: Case, optimizer: optax.GradientTransformation, pool_size: int) -> dict[str, StepFn]:
+    """The train steps by name, the first being denoising's; they are given all of the training set, bytes."""
 
     def model(params: Params) -> jd.Denoiser:
-        return jd.make_denoiser(applied(network), params, SCHEDULE, shape=(dimension,))
+        return jd.make_denoiser(applied(case.network), params, SCHEDULE, shape=case.shape)
 
-    def regress(params: Params, x: Array, target: Denoised, t: Array) -> Array:
-        return jd.regression_loss(model(params), x, target, t).mean()
+    def drawn(key: Key, pixels: Array, size: int) -> Array:
+        return jd.data.batch(key, pixels, size).astype(jnp.float32) / 74 - 1.72  # of variance one
 
-    def training_times(key: Key, data: Array) -> Array:
-        # From where the teacher, at t / 1.4, knows its times too.
-        u, first = jd.times.stratified(key, len(data)), 1.5 * SCHEDULE.working_range[0]
-        return jd.times.log_normal(u, SCHEDULE, t_min=first).t
+    def step(name: str) -> StepFn:
+        def loss(params: Params, average: Params, step: Array, key: Key, pixels: Array) -> Array:
+            batch_key, pool_key, time_key, key = jax.random.split(key, 4)
+            x_0, teacher = drawn(batch_key, pixels, case.batch), model(average)
+            pool = drawn(pool_key, pixels, pool_size) if "pool" in name else None
+            t = jd.times.log_normal(jd.times.stratified(time_key, case.batch), SCHEDULE).t
+            if "bootstrapped" in name:
+                gate = teacher if "Jacobian" in name else None
+                x, y = jd.bootstrap.half_noise_target(key, teacher, x_0, t, mix=0.9, gate=gate, pool=pool)
+            elif pool is None:
+                x, y = jd.denoising_target(key, SCHEDULE, x_0, t)
+            else:
+                x, y = jd.stable_target(key, SCHEDULE, x_0, t, pool=pool)
+            return jd.regression_loss(model(params), x, y, t).mean()
 
-    def denoising(params: Params, key: Key, data: Array) -> Array:
-        time_key, target_key = jax.random.split(key)
-        t = training_times(time_key, data)
-        return regress(params, *jd.denoising_target(target_key, SCHEDULE, data, t), t)
+        return jd.bootstrap.make_joint_step(loss, optimizer, ema_decay=EMA_DECAY)
 
-    def bootstrapping(params: Params, average: Params, step: Array, key: Key, data: Array) -> Array:
-        time_key, target_key = jax.random.split(key)
-        t = training_times(time_key, data)
-        target = jd.bootstrapped_target(target_key, model(average), data, t / 1.4, t, mix=0.9)
-        return regress(params, *target, t)
+    return {name: step(name) for name in KINDS}
 
+
+def measure(case: Case, num_data: int, pool_size: int, block: int, rounds: int) -> dict[str, Any]:
+    """Milliseconds of every kind of step, and the ratios to the first with their quartiles."""
+    key, optimizer = jax.random.key(0), optax.adam(1e-3)
+    pixels = jnp.asarray(np.random.default_rng(0).integers(256, size=(num_data, *case.shape), dtype=np.uint8))
+    params = jax.jit(case.network.init)(key, jnp.zeros((1, *case.shape)), jnp.zeros(1))
+    state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
+
+    def seconds(step: Callable[..., Any]) -> float:
+        own = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+        began = time.perf_counter()
+        for _ in range(block):
+            own, _ = step(key, own, pixels)
+        jax.block_until_ready(own)
+        return (time.perf_counter() - began) / block
+
+    kinds = {n: jax.jit(step, donate_argnums=1) for n, step in steps(case, optimizer, pool_size).items()}
+    for step in kinds.values():
+        seconds(step)  # compile
+    times = np.array([[seconds(step) for step in kinds.values()] for _ in range(rounds)])
+    low, middle, high = np.percentile(times / times[:, :1], [25, 50, 75], axis=0)
     return {
-        "denoising": jd.make_train_step(denoising, optimizer, ema_decay=EMA_DECAY),
-        "bootstrapped": jd.bootstrap.make_joint_step(bootstrapping, optimizer, ema_decay=EMA_DECAY),
+        name: {"milliseconds": 1e3 * ms, "ratio": ratio, "quartiles": [a, b]}
+        for name, ms, ratio, a, b in zip(kinds, np.median(times, axis=0), middle, low, high, strict=True)
     }
 
 
 def main(
-    network: ResidualMLP, batches: tuple[int, ...], dimension: int, block: int, rounds: int
-) -> dict[str, Any]:
-    """Measure at every batch size; returns the ratios, each with its quartiles."""
-    key, optimizer, figures = jax.random.key(0), optax.adam(1e-3), {}
-    for batch in batches:
-        data = jax.random.normal(key, (batch, dimension))
-        params = jax.jit(network.init)(key, data, jnp.zeros(batch))
-        state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
-
-        def seconds(step: Callable[..., Any], state: TrainState = state, data: Array = data) -> float:
-            state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
-            began = time.perf_counter()
-            for _ in range(block):
-                state, _ = step(key, state, data)
-            jax.block_until_ready(state)
-            return (time.perf_counter() - began) / block
-
-        both = {
-            name: jax.jit(step, donate_argnums=1)
-            for name, step in steps(network, optimizer, dimension).items()
-        }
-        for step in both.values():
-            seconds(step)  # compile
-        times = np.array([[seconds(step) for step in both.values()] for _ in range(rounds)])
-        low, middle, high = np.percentile(times[:, 1] / times[:, 0], [25, 50, 75])
-        milliseconds = dict(zip(both, 1e3 * np.median(times, axis=0), strict=True))
-        figures[batch] = {"ratio": middle, "quartiles": [low, high], "milliseconds": milliseconds}
-        print(
-            f"batch {batch:5}   {milliseconds['denoising']:7.2f} ms denoising   "
-            f"{milliseconds['bootstrapped']:7.2f} ms bootstrapped   {middle:.3f}  [{low:.3f}, {high:.3f}]",
-            flush=True,
-        )
+    cases: dict[str, Case], num_data: int, pool_size: int, block: int, rounds: int
+) -> dict[str, dict[str, Any]]:
+    """`measure` every case, and print a line for each kind of step."""
+    figures = {}
+    for name, case in cases.items():
+        figures[name] = measure(case, num_data, pool_size, block, rounds)
+        for kind, row in figures[name].items():
+            low, high = row["quartiles"]
+            ratio = f"{row['ratio']:.3f}  [{low:.3f}, {high:.3f}]"
+            print(f"{name:12} {kind:24} {row['milliseconds']:8.2f} ms   {ratio}", flush=True)
     return figures
 
 
@@ -107,12 +132,12 @@ if __name__ == "__main__":
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
-    parser.add_argument("--dimension", type=int, default=64)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--block", type=int, default=10, help="steps timed together")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--data", type=int, default=100_000, help="of the training set")
+    parser.add_argument("--pool", type=int, default=1024)
+    parser.add_argument("--block", type=int, default=3, help="steps timed together")
+    parser.add_argument("--rounds", type=int, default=12)
     flags = parser.parse_args()
-    print(f"{machine()}, dimension {flags.dimension}, width {flags.width}")
-    network = ResidualMLP(width=flags.width)
-    print(json.dumps(main(network, tuple(flags.batches), flags.dimension, flags.block, flags.rounds)))
+    print(f"{machine()}, {flags.data} data, a pool of {flags.pool}")
+    chosen = {name: CASES[name] for name in flags.networks}
+    print(json.dumps(main(chosen, flags.data, flags.pool, flags.block, flags.rounds)))

@@ -3,6 +3,7 @@
     python -m experiments.quickstart                       # handwritten digits, a few minutes on two cores
     python -m experiments.quickstart --dataset patches     # 8 x 8 patches of photographs
     python -m experiments.quickstart --bootstrap 0.9       # targets that reuse the network's own average
+    python -m experiments.quickstart --pool 1024           # and the posterior over that many training images
     python -m experiments.quickstart --resume              # go on after an interruption, or begin
 
 Digits are scikit-learn's 1,797 images of 8 x 8 pixels in 17 levels, dequantized as (pixel + u) / 17. The
@@ -50,6 +51,7 @@ from jaxdiff.densities.flow import probability_flow
 from jaxdiff.laws import metrics
 from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.targets import stable_target
 from jaxdiff.models import Mixer
 from jaxdiff.noising import times
 from jaxdiff.running.checkpoints import Checkpoints
@@ -77,6 +79,7 @@ class Config:
     ema_decay: float = 0.998
     bootstrap: float = 0.0  # how much of the target comes from the average at an earlier time
     warm_up: int = 500  # steps before the average is listened to
+    pool: int = 0  # training images, drawn anew at each step, whose posterior mean the target is made of
     evaluation_rows: int = 360
     evaluation_steps: int = 32
     num_probes: int = 4
@@ -156,11 +159,16 @@ def fit(
 
     def loss(params: Params, average: Params, step: Array, key: Key, pixels: Array) -> Array:
         time_key, target_key, dropout_key = jax.random.split(key, 3)
+        pool = None
+        if config.pool:
+            rows_key, encode_key = jax.random.split(jax.random.fold_in(key, 3))
+            pool = problem.encode(encode_key, data.batch(rows_key, problem.train, config.pool))
         u = times.stratified(time_key, len(pixels))
         t = times.log_snr_uniform(u, SCHEDULE, t_min=problem.t_min, t_max=problem.t_max).t
-        if config.bootstrap:
+        if config.bootstrap or config.pool:
             mix = config.bootstrap * (step >= config.warm_up)
-            x, target = bootstrapped(problem, target_key, model(problem, network, average), pixels, t, mix)
+            teacher = model(problem, network, average) if config.bootstrap else None
+            x, target = bootstrapped(problem, target_key, teacher, pixels, t, mix, pool)
         else:
             x, target = problem.target(target_key, pixels, t)
         denoise = model(problem, network, params, dropout=dropout_key)
@@ -211,12 +219,20 @@ def model(problem: Problem, network: Mixer, params: Params, *, dropout: Key | No
 
 
 def bootstrapped(
-    problem: Problem, key: Key, teacher: Denoiser, pixels: Array, t: Array, mix: Array | float
+    problem: Problem,
+    key: Key,
+    teacher: Denoiser | None,
+    pixels: Array,
+    t: Array,
+    mix: Array | float,
+    pool: Array | None = None,
 ) -> tuple[Array, Denoised]:
-    """x_t and its target, mixed with the teacher's estimate at half the noise of t."""
+    """x_t and its target, mixed with the teacher's estimate, if any, at half the noise of t."""
     encode_key, key = jax.random.split(key)
     x = problem.encode(encode_key, pixels)
-    return bootstrap.half_noise_target(key, teacher, x, t, mix=mix, t_min=problem.t_min)
+    if teacher is None:
+        return stable_target(key, SCHEDULE, x, t, pool=pool)
+    return bootstrap.half_noise_target(key, teacher, x, t, mix=mix, t_min=problem.t_min, pool=pool)
 
 
 def evaluate(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, Any]:
@@ -340,6 +356,9 @@ def command_line(arguments: list[str] | None = None) -> None:
         metavar="MIX",
         help="part of the target, in [0, 1], from the network's average at an earlier time (default none)",
     )
+    parser.add_argument(
+        "--pool", type=int, default=0, metavar="N", help="training images that join a target (default none)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of initialization, batches and noise")
     parser.add_argument("--out", type=pathlib.Path, help="directory (default results/quickstart-<dataset>)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
@@ -348,9 +367,10 @@ def command_line(arguments: list[str] | None = None) -> None:
         parser.error(f"--steps must be at least 1, got {flags.steps}.")
     if not 0 <= flags.bootstrap <= 1:
         parser.error(f"--bootstrap must lie in [0, 1], got {flags.bootstrap}.")
-    config = dataclasses.replace(
-        CONFIGS[flags.dataset], steps=flags.steps, seed=flags.seed, bootstrap=flags.bootstrap
-    )
+    if flags.pool < 0:
+        parser.error(f"--pool must be at least 0, got {flags.pool}.")
+    options = {name: getattr(flags, name) for name in ("steps", "seed", "bootstrap", "pool")}
+    config = dataclasses.replace(CONFIGS[flags.dataset], **options)
     out = flags.out or pathlib.Path("results") / f"quickstart-{flags.dataset}"
     try:
         figures = main(config, out, resume=flags.resume)

@@ -47,11 +47,13 @@ def test_it_runs_small(capsys):
 
 @pytest.mark.slow
 def test_the_cost_of_a_bootstrapped_step_runs_small(capsys):
-    network = ResidualMLP(width=8, num_blocks=1)
-    figures = bootstrapping_step.main(network, (8,), dimension=2, block=1, rounds=2)
-    low, high = figures[8]["quartiles"]
-    assert 0 < low <= figures[8]["ratio"] <= high
-    assert "batch     8" in capsys.readouterr().out
+    case = bootstrapping_step.Case(ResidualMLP(width=8, num_blocks=1), (2,), batch=8)
+    figures = bootstrapping_step.main({"MLP": case}, num_data=50, pool_size=4, block=1, rounds=2)
+    assert list(figures["MLP"]) == list(bootstrapping_step.KINDS)
+    for row in figures["MLP"].values():
+        low, high = row["quartiles"]
+        assert 0 < low <= row["ratio"] <= high
+    assert "bootstrapped, pool" in capsys.readouterr().out
 
 
 @pytest.mark.slow

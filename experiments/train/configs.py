@@ -48,6 +48,8 @@ class Config:
     """How much of the target comes from the average at half the noise, in [0, 1]."""
     bootstrap_after: int = 500
     """Steps before the average is listened to."""
+    pool: int = 0
+    """Training images, drawn anew at each step, of whose posterior the target is made; 0: none."""
 
     seed: int = 0
     steps: int
@@ -91,7 +93,7 @@ class Config:
             "sample_steps",
         ):  # fmt: skip
             checks.integer(name, getattr(self, name), 1)
-        for name in ("seed", "bootstrap_after", "warm_up"):
+        for name in ("seed", "bootstrap_after", "pool", "warm_up"):
             checks.integer(name, getattr(self, name), 0)
         for name in ("num_samples", "evaluation_rows"):
             checks.integer(name, getattr(self, name), 2)

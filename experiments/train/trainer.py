@@ -21,14 +21,14 @@ from experiments.pictures import finite
 from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.problems import Problem, flipped
-from jaxdiff import pytree
+from jaxdiff import data, pytree
 from jaxdiff.data import feeds
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
-from jaxdiff.learning.targets import denoising_target
+from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.learning.training import Metrics, TrainState
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
@@ -73,7 +73,15 @@ class Learner(NamedTuple):
         )
 
     def loss(
-        self, law: Distribution, params: Params, average: Params, step: Array, key: Key, x: Array
+        self,
+        law: Distribution,
+        params: Params,
+        average: Params,
+        step: Array,
+        key: Key,
+        x: Array,
+        *,
+        pool: Array | None = None,
     ) -> Array:
         """Mean squared error for a pixel's channel, in the units that config.weight says."""
         config = self.config
@@ -88,8 +96,10 @@ class Learner(NamedTuple):
             mix = config.bootstrap * (step >= config.bootstrap_after)
             teacher = self.model(law, average)
             x_t, target = bootstrap.half_noise_target(
-                target_key, teacher, x, t, mix=mix, t_min=config.sigma_min
+                target_key, teacher, x, t, mix=mix, t_min=config.sigma_min, pool=pool
             )
+        elif pool is not None:
+            x_t, target = stable_target(target_key, SCHEDULE, x, t, pool=pool)
         else:
             x_t, target = denoising_target(target_key, SCHEDULE, x, t)
         denoise = self.model(law, params, dropout=dropout_key)
@@ -202,15 +212,19 @@ def fit(
     """
     config, layout = run.config, run.layout
     main = jax.process_index() == 0
-    init_key, key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in range(2))
+    init_key, key, pools_key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in range(3))
     rule, decays = optimizer(config), tuple(map(ema.power_function, config.ema_widths))
 
     def init() -> TrainState:
         return training.init_state(run.learner.init(init_key), rule, ema_decay=decays)
 
-    def step(law: Distribution, key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+    def step(
+        law: Distribution, pixels: Array | None, key: Key, state: TrainState, batch: Any
+    ) -> tuple[TrainState, Metrics]:
+        rows_key, pool_key = jax.random.split(jax.random.fold_in(pools_key, state.step))
+        pool = None if pixels is None else draw(pool_key, data.batch(rows_key, pixels, config.pool))
         joint = bootstrap.make_joint_step(
-            functools.partial(run.learner.loss, law),
+            functools.partial(run.learner.loss, law, pool=pool),
             rule,
             ema_decay=decays,
             num_microbatches=config.num_microbatches,
@@ -223,6 +237,7 @@ def fit(
         images = flipped(flip_key, pixels) if config.flip else pixels
         return run.problem.encode(encode_key, images)
 
+    pixels = run.problem.train if config.pool else None
     rows = feeds.from_arrays(run.problem.train, config.batch_size, seed=config.seed)
     with (
         training.interruption() as stop,
@@ -254,8 +269,8 @@ def fit(
             state = training.train(
                 layout.place(key),
                 state,
-                # The law is an argument of the compiled loop, being too large for a constant.
-                jax.tree_util.Partial(step, layout.place(run.problem.law)),
+                # The law and the images are arguments of the compiled loop, being too large for constants.
+                jax.tree_util.Partial(step, *layout.place((run.problem.law, pixels))),
                 draw,
                 num_steps=config.steps,
                 feed=layout.feed(rows),

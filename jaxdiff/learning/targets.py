@@ -43,17 +43,16 @@ def stable_target(
 ) -> tuple[Array, Denoised]:
     """The mean of the candidates for the data, weighted by their posterior given x_t.
 
-    The candidates are the batch and, if given, a pool of further data, shape (m, ...). The variance of
-    the target falls with their number and a bias of order 1/number comes in: the conditional mean is the
-    exact one only in the limit. Xu et al. 2023, arXiv 2302.00670, eq. 6. Where sigma = 0 only a datum itself
-    is left. Raises as `denoising_target`, and ValueError for a pool of other rows than data's.
+    The candidates are the batch and, if given, a pool of further data, shape (m, ...). The variance of the
+    target falls with their number. Where they are independent draws of one law, any of them is as likely to
+    have made x_t, so the target is the mean of the datum given x_t and the set of candidates: its conditional
+    mean is the exact one for any number of them. Candidates that stay the same from step to step are learnt
+    themselves. Xu et al. 2023, arXiv 2302.00670, eq. 6, who allow for a bias. Where sigma = 0 only a datum
+    itself is left. Raises as `denoising_target`, and ValueError for a pool of other rows than data's.
     """
     _check(key, schedule, data, t)
     if pool is not None:
-        checks.batch("pool", pool)
-        checks.finite("pool", pool)
-        if pool.shape[1:] != data.shape[1:]:
-            raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")
+        check_pool(pool, data)
     return _stable_target(key, schedule, jnp.asarray(data), t, pool)
 
 
@@ -79,6 +78,14 @@ def _stable_target(
         exact,
     )
     return x, chosen
+
+
+def check_pool(pool: Array, data: Array) -> None:
+    """Raise TypeError for integers, ValueError unless a pool holds finite rows of the shape of data's."""
+    checks.batch("pool", pool)
+    checks.finite("pool", pool)
+    if pool.shape[1:] != data.shape[1:]:
+        raise ValueError(f"pool must hold rows of shape {data.shape[1:]}, got {pool.shape[1:]}.")
 
 
 def _check(key: Key, schedule: Schedule, data: Array, t: Time) -> None:

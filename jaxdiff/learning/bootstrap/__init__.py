@@ -43,10 +43,38 @@ Where the training set can be looked up, its own denoiser S (`Empirical`) takes 
 and at a = 1 the variance that is left is that of x_0 given x_s, however late t is. Where the noise is small,
 S is x_0 and the teacher alone is left, which holds memorization back; where it is large, S does the work.
 
+Where it is too large for that, a pool of some thousands of its rows will do, drawn anew at each step. With
+S_t = E[x_0 | x_t, rows], the rows being x_0 and the pool and each as likely as the others,
+
+    y     = (1 - a) S_t + a [D(x_s, s) - kappa (S_s - S_t)]                                            (10)
+    kappa = 1 - rho^2 / n_s,        n_s = 1 + (n_t - 1) rho^r,        r = tr Cov(n_t | x_t, rows)      (11)
+
+Which of the rows made x_t is not told by the set of them, so S_t and S_s are the exact conditional means
+given the set, and the conditional mean of y is that of (6), whatever the size of the pool and for any kappa
+of x_t and the set. The noise that is left is a (D - S_s) where the pool knows the earlier level: little, both
+being near E[x_0 | x_s]. Where it knows neither level, being x_0 alone, the correction is zero by itself.
+In between, where x_0 is known at s but not at t, the best kappa is 1 - V_s / V_t, V being the variance of x_0
+at a level; as sigma^2 / alpha^2 where it is the noise that limits it. In general (11) serves, with n_t
+= 1 / sum of squared weights, and n_s the rows left at s: of those at t rho^r, for r unresolved directions.
+
+The best gate of all matrices that depend on x_t alone, which leaves y_g unbiased whatever it is, is at a = 1
+
+    G* = rho^2 (rho^2 + (1 - rho^2) Q)^-1,    Q = E[sigma_s dN/dx (x_s, s) | x_t]                      (12)
+
+Q asks for all x_s. For Gaussian data it is a function of the Jacobian at x_t itself, with which
+
+    G = rho^2 + rho^2 (1 - rho^2) k / ((1 - a)^2 + k rho^2) C,    k = 1 - (1 - a)^2                    (13)
+    C = Cov(n_t | x_t) = alpha_t dD/dx (x_t, t)
+
+is G* at a = 1 and leaves no variance. G times the bracket of (5) is one product with the Jacobian of a
+denoiser (`gate=denoiser`). For mixtures it is near (12) wherever the eigenvalues of C are at most about 2;
+where they are larger, between modes that x_s tells apart and x_t does not, it goes too far. A gate takes out
+the same noise as a pool or a field does, so it is one or the other.
+
 Where s is so near to t that their noises draw together, and at s = t, the teacher only repeats the learner: a
 mix a > 0 is refused at s = t, and `half_noise_target` lets it fall with 1 - rho^2.
 
-The method is that of Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the form in rho and (7) to (9) are
+The method is that of Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the form in rho and (7) to (13) are
 derived here.
 """
 

@@ -1,4 +1,4 @@
-"""The best gates and mixes; the equations are those of `jaxdiff.learning.bootstrap`."""
+"""Gates and mixes; the equations are those of `jaxdiff.learning.bootstrap`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def _matrix_gate(correlation: Array | float, jacobian: Array) -> Array:
     identity = jnp.eye(jacobian.shape[-1], dtype=jacobian.dtype)
     total = jnp.where(square == 0, identity, square * identity + (1 - square) * jacobian)
     return square * jnp.linalg.inv(total)
+
+
+def jacobian_weight(rho: Array, mix: Array | float) -> Array:
+    """Of (13), rho k / ((1 - a)^2 + k rho^2): what C [(1 - rho^2) m - rho (n_t - rho n_s)] is multiplied by.
+
+    It is 0 for a = 0, and where rho = 0, whatever a is: the gate is then rho^2.
+    """
+    k = 1 - (1 - mix) ** 2
+    total = (1 - mix) ** 2 + k * rho**2
+    return rho * k / jnp.where(total == 0, 1.0, total)
 
 
 def target_variance(

@@ -11,8 +11,10 @@ from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser, time_axis
+from jaxdiff.learning.bootstrap.gates import jacobian_weight
+from jaxdiff.learning.bootstrap.pool import Rows, posterior, share
 from jaxdiff.learning.bootstrap.times import correlation, earlier_time
-from jaxdiff.learning.targets import denoising_target
+from jaxdiff.learning.targets import check_pool, denoising_target
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
@@ -25,8 +27,9 @@ def bootstrapped_target(
     t: Time,
     *,
     mix: Array | float,
-    gate: Array | float | None = None,
+    gate: Array | float | Denoiser | None = None,
     field: Denoiser | None = None,
+    pool: Array | None = None,
 ) -> tuple[Array, Denoised]:
     """x_t and the target y_g of eqs. (5) and (6), of data's shape (batch, ...), averaged over draws of x_s.
 
@@ -38,13 +41,18 @@ def bootstrapped_target(
     mix: a, scalar or (batch,); 0 is denoising score matching, and s = t is allowed there and only there.
     gate: g, scalar or (batch,), or (batch, d, d) or (d, d) matrices for data (batch, d), see `matrix_gate`;
         by default the Rao-Blackwell gate rho^2, which alone needs no division by alpha_t, rho or 1 - rho^2.
+        Or a denoiser, of which one Jacobian product at x_t makes the gate (13): the teacher itself, at about
+        two of its passes more, or a law's. Nothing is differentiated through it either.
     field: a denoiser that knows the data at t as well as they can be known, as `Empirical(data)` does of a
         training set; the target is then y + S(x_t) - x_0, eq. (9).
+    pool: further rows of the training set, (m, ...), for one too large for that; the target is then eq. (10),
+        exactly unbiased if the pool is drawn anew, independently of the data and by the same law, as
+        ``jaxdiff.data.batch(key, training_set, 2048)`` is at each step. A pool that stays is learnt by heart.
 
     Raises TypeError for integer data and for what is no key or denoiser; ValueError for NaN, for times, mix
     or gate of a wrong shape, for times out of the range of the schedule or of the denoiser that is asked
-    there, for s > t, s = t with mix > 0, a mix outside [0, 1] and a field of another schedule or shape. Where
-    such times and mixes are traced the target is NaN.
+    there, for s > t, s = t with mix > 0, a mix outside [0, 1], a field of another schedule or shape, a pool
+    of other rows, and a pool with a field or gate. Where such times and mixes are traced the target is NaN.
     """
     checks.key(key)
     check_denoiser("teacher", teacher)
@@ -59,13 +67,24 @@ def bootstrapped_target(
     checks.in_range("s", teacher.schedule, s)
     _check_mix(mix, data)
     _check_earlier(teacher, s, t, mix)
-    if gate is not None:
+    jacobian = None
+    if isinstance(gate, Denoiser):
+        check_agree("gate", gate, "the teacher", teacher)
+        gate.check_times("t", t)
+        gate, jacobian = None, gate
+    elif gate is not None:
         _check_gate(gate, data)
     if field is not None:
         check_denoiser("field", field)
         check_agree("field", field, "the teacher", teacher)
         field.check_times("t", t)
-    return _bootstrapped_target(key, teacher, jnp.asarray(data), s, t, mix, gate, field)
+    if pool is not None:
+        if field is not None:
+            raise ValueError("field and pool do the same in two ways, got both; give one of them.")
+        if gate is not None or jacobian is not None:
+            raise ValueError("gate and pool take out the same noise, got both; give one of them.")
+        check_pool(pool, data)
+    return _bootstrapped_target(key, teacher, jnp.asarray(data), s, t, mix, gate, jacobian, field, pool)
 
 
 @compiled
@@ -77,7 +96,9 @@ def _bootstrapped_target(
     t: Time,
     mix: Array | float,
     gate: Array | float | None,
+    jacobian: Denoiser | None,
     field: Denoiser | None,
+    pool: Array | None,
 ) -> tuple[Array, Denoised]:
     schedule = teacher.schedule
     mix, t = jnp.asarray(mix, float), jnp.asarray(t, float)
@@ -90,6 +111,12 @@ def _bootstrapped_target(
     exact, fresh = jax.tree.map(single, (exact, fresh))
     each = time_axis(t)
 
+    def among_rows(pool: Array, noise: Array, t: Array) -> Rows:
+        ratio = jax.vmap(lambda t: schedule.alpha(t) / schedule.sigma(t))(jnp.broadcast_to(t, len(data)))
+        return posterior(exact.data, pool.astype(exact.data.dtype), noise, ratio)
+
+    later = None if pool is None else among_rows(pool, exact.noise, t)
+
     def earlier(exact: Denoised, fresh: Array, s: Array, t: Array) -> tuple[Array, Array]:
         rho, rest = correlation(schedule, s, t)
         n_s = rho * exact.noise + jnp.sqrt(rest) * fresh
@@ -97,7 +124,8 @@ def _bootstrapped_target(
 
     def target(
         exact: Denoised, n_s: Array, known: Denoised, s: Array, t: Array, mix: Array, gate: Array | None
-    ) -> Denoised:
+    ) -> tuple[Denoised, Array]:
+        """y_g, or y of (6), and what the Jacobian of (13) is to be taken along."""
         rho, rest = correlation(schedule, s, t)
         # What is asked for nothing is not listened to: a teacher may be NaN where it was not trained.
         known = jax.tree.map(
@@ -107,23 +135,43 @@ def _bootstrapped_target(
         y = Denoised(exact.data + mix * (known.data - exact.data), exact.noise + rho * (m - n_s))
         allowed = (s < t) | ((s == t) & (mix == 0))
         y = jax.tree.map(lambda y: jnp.where(allowed, y, jnp.nan), y)
+        direction = jacobian_weight(rho, mix) * (rest * m - rho * (exact.noise - rho * n_s))
         if gate is None:
-            return y
+            return y, direction
         bracket = m / rho - (exact.noise - rho * n_s) / rest
         if gate.ndim:
             change = gate @ bracket - rho**2 * bracket
         else:
             excess = gate - rho**2
             change = jnp.where(excess == 0, 0.0, excess * bracket)
-        return Denoised(y.data - schedule.sigma(t) / schedule.alpha(t) * change, y.noise + change)
+        ratio = schedule.sigma(t) / schedule.alpha(t)
+        return Denoised(y.data - ratio * change, y.noise + change), direction
 
-    def draw(fresh: Array, s: Array) -> Denoised:
+    def curve(y: Denoised, slope: Array, t: Array) -> Denoised:
+        return Denoised(y.data - schedule.sigma(t) * slope, y.noise + schedule.alpha(t) * slope)
+
+    def pooled(y: Denoised, later: Rows, sooner: Rows, s: Array, t: Array, mix: Array) -> Denoised:
+        kappa = share(correlation(schedule, s, t)[0], later.number, later.unresolved)
+        shift = (1 - mix) * later.shift + mix * kappa * (later.shift - sooner.shift)
+        noise = jnp.where(shift == 0, 0.0, schedule.alpha(t) / schedule.sigma(t) * shift)
+        return Denoised(y.data + shift, y.noise - noise)
+
+    def draw(fresh: Array, s: Array) -> tuple[Denoised, Array]:
         x_s, n_s = jax.vmap(earlier, in_axes=(0, 0, each, each))(exact, fresh, s, t)
         known = jax.tree.map(single, jax.lax.stop_gradient(teacher(x_s.astype(data.dtype), s)))
         axes = (0, 0, 0, each, each, time_axis(mix), None if gate is None or gate.ndim % 2 == 0 else 0)
-        return jax.vmap(target, in_axes=axes)(exact, n_s, known, s, t, mix, gate)
+        y, direction = jax.vmap(target, in_axes=axes)(exact, n_s, known, s, t, mix, gate)
+        if pool is not None and later is not None:
+            sooner, axes = among_rows(pool, n_s, s), (0, 0, 0, each, each, time_axis(mix))
+            y = jax.vmap(pooled, in_axes=axes)(y, later, sooner, s, t, mix)
+        return y, direction
 
-    targets = jax.tree.map(lambda y: y.mean(0), jax.vmap(draw)(fresh, s))
+    targets, direction = jax.tree.map(lambda y: y.mean(0), jax.vmap(draw)(fresh, s))
+    if jacobian is not None:
+        # One product for all draws, being linear.
+        along = jax.lax.stop_gradient(direction.astype(data.dtype))
+        slope = jax.jvp(lambda x: jacobian(x, t).data, (x_t,), (along,))[1]
+        targets = jax.vmap(curve, in_axes=(0, 0, each))(targets, jax.lax.stop_gradient(single(slope)), t)
     if field is not None:
         known = jax.tree.map(single, jax.lax.stop_gradient(field(x_t, t)))
         targets = jax.tree.map(lambda y, known, exact: y + known - exact, targets, known, exact)
@@ -138,7 +186,9 @@ def half_noise_target(
     *,
     mix: Array | float,
     t_min: Time | None = None,
+    gate: Array | float | Denoiser | None = None,
     field: Denoiser | None = None,
+    pool: Array | None = None,
 ) -> tuple[Array, Denoised]:
     """`bootstrapped_target` with the teacher at half of t's noise, sigma_s / alpha_s = sigma_t / (2 alpha_t).
 
@@ -152,9 +202,8 @@ def half_noise_target(
     checks.batch("data", data, t)
     t_min = teacher.working_range[0] if t_min is None else t_min
     s = earlier_time(teacher.schedule, t, 0.5, t_min=t_min)
-    return bootstrapped_target(
-        key, teacher, data, s, t, mix=_damped(teacher.schedule, s, t, mix), field=field
-    )
+    mix = _damped(teacher.schedule, s, t, mix)
+    return bootstrapped_target(key, teacher, data, s, t, mix=mix, gate=gate, field=field, pool=pool)
 
 
 @compiled
