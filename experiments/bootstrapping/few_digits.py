@@ -39,6 +39,7 @@ from experiments.optimizers import clipped_adamw
 from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.fitting import fit_gaussian
@@ -247,8 +248,7 @@ def evaluator(config: Config, problem: Problem) -> Callable[[Task, Key, Params],
             formula_key,
             model(problem, network, task, params),
             x,
-            num_evaluations=config.evaluations,
-            reference=task.law,
+            evaluations=Evaluations(config.evaluations, reference=task.law),
             start=task.law.perturbed(SCHEDULE, problem.t_max),
             extrapolate=False,
         )

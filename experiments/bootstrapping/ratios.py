@@ -66,11 +66,6 @@ def compare(
     return rows
 
 
-def beside(row: dict[str, Any], rival: dict[str, Any]) -> float:
-    """The row's errors over its rival's, both of `compare`: the geometric mean over all levels."""
-    return float(np.exp(np.mean(np.log(np.divide(row["error"], rival["error"])))))
-
-
 def table(title: str, levels: Sequence[float], rows: Sequence[dict[str, Any]], *, level: str = "t") -> str:
     """The rows of `compare` as text: a line a method, a column a level, and their standard errors below."""
     names = list(rows[0]["ranges"])

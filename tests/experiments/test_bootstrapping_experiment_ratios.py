@@ -31,11 +31,6 @@ def test_a_range_is_averaged_in_each_seed_before_seeds_are():
     assert rows()[1]["ranges"]["all"]["worst_level"] == pytest.approx(0.5**0.5)
 
 
-def test_what_is_beside_a_rival_is_over_its_errors():
-    base, row = rows()
-    assert ratios.beside(row, base) == pytest.approx(np.prod(row["ratio"]) ** (1 / 3))
-
-
 def test_the_table_shows_every_range_and_level():
     shown = ratios.table("a title", [0.1, 0.5, 3.0], rows()).splitlines()
     assert shown[0].split()[:6] == ["a", "title", "all", "worst", "late", "worst"]
