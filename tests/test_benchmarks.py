@@ -1,4 +1,5 @@
 import inspect
+import json
 from operator import attrgetter
 
 import jax
@@ -13,6 +14,7 @@ from benchmarks import (
     eager_calls,
     public_calls,
     sampler_overhead,
+    solvers,
     train_step,
     training_loop,
 )
@@ -137,3 +139,18 @@ def test_a_function_that_compiles_again_is_seen(capsys):
     found = eager_calls.measure(again, lambda key: jax.random.normal(key, (3,)), rounds=2)
     assert found["programs"] == 1
     assert found["ratio"] > eager_calls.BAR
+
+
+@pytest.mark.slow
+def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64):
+    """Where who wins is known, that is who wins."""
+    monkeypatch.setattr(solvers, "LAWS", {"three": solvers.three})
+    monkeypatch.setattr(solvers, "CALLS", (12,))
+    errors = solvers.main(rows=40, seeds=1, peers=False, out=tmp_path)["three"]
+    assert errors["UniPC 3, noise"][12] < errors["DPM-Solver++ 2"][12] < errors["DDIM"][12]
+    assert errors["Runge-Kutta 3"][12] < errors["DDIM"][12]
+    assert (
+        json.loads((tmp_path / "solvers.json").read_text())["errors"]["three"]["DDIM"]["12"]
+        == errors["DDIM"][12]
+    )
+    assert "UniPC 3, noise" in capsys.readouterr().out

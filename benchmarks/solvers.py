@@ -1,0 +1,233 @@
+"""Which solver for which number of denoiser calls?
+
+    python -m benchmarks.solvers [--peers] [--out DIR]
+
+The root mean square error a coordinate of samples against the exact flow map, from the same starts, on exact
+denoisers of mixtures that no solver was made for; from sigma = 20 to 0.02 under `Karras`, in float64, so that
+the number is the solver's error alone. The map is `ExponentialRungeKutta(4)` with 600 steps, and its own
+error, against 400, is printed. Each solver has the best rho of six for `times.power_grid`, chosen on other
+laws' draws than those that are judged: the mixtures of the tuning seeds have other means, weights and widths.
+Calls are counted, not steps.
+
+--peers adds multistep schedulers of diffusers, where it is installed (`pip install diffusers torch`), with
+the same denoiser, grids and calls, each at its own best rho. Three that are defined alike must agree: that is
+the control that these are used rightly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from benchmarks.machine import machine
+
+CALLS = (4, 5, 6, 8, 10, 12, 16, 24, 40)
+RHOS = (2.0, 3.0, 5.0, 7.0, 10.0, 14.0)
+SIGMA_MAX, SIGMA_MIN = 20.0, 0.02
+SCHEDULE = jd.Karras()
+
+# Sampler, calls a step, and calls beyond that.
+SOLVERS: dict[str, tuple[jd.Sampler, int, int]] = {
+    "DDIM": (jd.DDIM(), 1, 0),
+    "Heun": (jd.Heun(), 2, 0),
+    "DPM-Solver++ 2": (jd.dpm_solver_pp(2), 1, 0),
+    "DPM-Solver++ 3": (jd.dpm_solver_pp(3), 1, 1),
+    "DEIS 3": (jd.deis(3), 1, 1),
+    "UniPC 2, data": (jd.unipc(2, "data"), 1, 0),
+    "UniPC 3, data": (jd.unipc(3, "data"), 1, 0),
+    "UniPC 2, noise": (jd.unipc(2), 1, 0),
+    "UniPC 3, noise": (jd.unipc(3), 1, 0),
+    "UniPC 4, noise": (jd.unipc(4), 1, 0),
+    "Runge-Kutta 2": (jd.ExponentialRungeKutta(2), 2, 0),
+    "Runge-Kutta 3": (jd.ExponentialRungeKutta(3), 3, 0),
+    "Runge-Kutta 4": (jd.ExponentialRungeKutta(4), 4, 0),
+}
+
+
+def three(draw: np.random.Generator) -> jd.GaussianMixture:
+    """Three modes in the plane."""
+    weights = draw.dirichlet(np.full(3, 4.0))
+    return jd.GaussianMixture(weights, draw.standard_normal((3, 2)), draw.uniform(0.01, 0.1, 3))
+
+
+def twenty_five(draw: np.random.Generator) -> jd.GaussianMixture:
+    """Narrow modes near a square grid in the plane."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1.5, 1.5, 5)] * 2), -1).reshape(-1, 2)
+    weights = draw.dirichlet(np.full(25, 4.0))
+    means = grid + 0.05 * draw.standard_normal(grid.shape)
+    return jd.GaussianMixture(weights, means, np.full(25, 0.05**2))
+
+
+def many(d: int, draw: np.random.Generator) -> jd.GaussianMixture:
+    """Five modes in d dimensions, with a variance of their own for each coordinate."""
+    weights = draw.dirichlet(np.full(5, 4.0))
+    return jd.GaussianMixture(weights, draw.standard_normal((5, d)), draw.uniform(0.01, 0.5, (5, d)))
+
+
+LAWS: dict[str, Callable[[np.random.Generator], jd.GaussianMixture]] = {
+    "3 modes, d = 2": three,
+    "25 modes, d = 2": twenty_five,
+    "5 modes, d = 16": functools.partial(many, 16),
+    "5 modes, d = 128": functools.partial(many, 128),
+}
+
+
+@functools.partial(jax.jit, static_argnames=("sampler", "n"))
+def run(law: jd.GaussianMixture, x: jax.Array, rho: jax.Array, sampler: jd.Sampler, n: int) -> jax.Array:
+    """x at SIGMA_MIN, by n steps of the grid of rho."""
+    times = jd.times.power_grid(n, t_max=SIGMA_MAX, t_min=SIGMA_MIN, rho=rho)
+    return jd.integrate(jax.random.key(0), law.denoiser(SCHEDULE), x, times, sampler=sampler)
+
+
+def task(name: str, seed: int, rows: int) -> tuple[jd.GaussianMixture, jax.Array, jax.Array, float]:
+    """A law, starts drawn from it at SIGMA_MAX, where the flow takes them, and how well that is known."""
+    draw = np.random.default_rng([seed, *name.encode()])
+    law = LAWS[name](draw)
+    x = law.sample(jax.random.key(seed), rows)
+    x = x + SIGMA_MAX * draw.standard_normal(x.shape)
+    best, less = (run(law, x, jnp.asarray(7.0), jd.ExponentialRungeKutta(4), n) for n in (600, 400))
+    return law, x, best, float(jnp.sqrt(jnp.mean((best - less) ** 2)))
+
+
+Errors = dict[str, dict[int, np.ndarray]]
+Peer = Callable[[jd.Denoiser, np.ndarray, int, float], np.ndarray]
+
+
+def measure(name: str, seeds: range, rows: int, peers: dict[str, Peer]) -> tuple[Errors, float]:
+    """Solver to calls to root mean square errors, (seeds, rhos), and the largest doubt of the map."""
+    errors: Errors = {solver: {} for solver in (*SOLVERS, *peers)}
+    doubt = 0.0
+    for row, seed in enumerate(seeds):
+        law, x, best, unsure = task(name, seed, rows)
+        doubt = max(doubt, unsure)
+        for calls in CALLS:
+            for column, rho in enumerate(RHOS):
+                for solver, (sampler, per_step, extra) in SOLVERS.items():
+                    if (calls - extra) % per_step == 0 and calls > extra:
+                        got = run(law, x, jnp.asarray(rho), sampler, (calls - extra) // per_step)
+                        _put(errors[solver], calls, len(seeds), row, column, got - best)
+                for solver, sample in peers.items():
+                    got = sample(law.denoiser(SCHEDULE), np.asarray(x), calls, rho)
+                    _put(errors[solver], calls, len(seeds), row, column, got - np.asarray(best))
+    return errors, doubt
+
+
+def _put(
+    errors: dict[int, np.ndarray], calls: int, seeds: int, row: int, column: int, rest: np.ndarray
+) -> None:
+    errors.setdefault(calls, np.empty((seeds, len(RHOS))))[row, column] = np.sqrt(np.mean(np.square(rest)))
+
+
+@jax.jit
+def noise(denoise: jd.Denoiser, x: jax.Array, sigma: jax.Array) -> jax.Array:
+    """What diffusers asks a network for."""
+    return denoise(x, sigma).noise
+
+
+def diffusers_solvers() -> tuple[dict[str, Peer], dict[str, tuple[Peer, jd.Sampler]]]:
+    """Multistep solvers of diffusers, and those that are ours too; none where it is not installed."""
+    try:
+        import diffusers  # pyright: ignore[reportMissingImports]
+        import torch  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        print("diffusers is not installed: its solvers are left out.")
+        return {}, {}
+    print(f"diffusers {diffusers.__version__}")
+
+    def solver(kind: Any, order: int, **options: Any) -> Peer:
+        def sample(denoise: jd.Denoiser, x: np.ndarray, calls: int, rho: float) -> np.ndarray:
+            scheduler = kind(
+                solver_order=order, lower_order_final=False, final_sigmas_type="sigma_min", **options
+            )
+            grid = np.array(jd.times.power_grid(calls, t_max=SIGMA_MAX, t_min=SIGMA_MIN, rho=rho))
+            scheduler.set_timesteps(calls)  # and the grid that is ours in its place
+            scheduler.sigmas, scheduler.timesteps = torch.from_numpy(grid), torch.arange(calls)
+            # These classes hold x with alpha = 1 / sqrt(1 + sigma^2).
+            y = torch.from_numpy(x / np.sqrt(1 + grid[0] ** 2))
+            for i, sigma in enumerate(grid[:-1]):
+                answer = noise(denoise, jnp.asarray(y.numpy() * np.sqrt(1 + sigma**2)), sigma)
+                y = scheduler.step(torch.from_numpy(np.array(answer)), i, y).prev_sample
+            return y.numpy() * np.sqrt(1 + grid[-1] ** 2)
+
+        return sample
+
+    multistep, unipc = diffusers.DPMSolverMultistepScheduler, diffusers.UniPCMultistepScheduler
+    deis = diffusers.DEISMultistepScheduler
+    peers = {
+        "diffusers DPM-Solver++ 2": solver(multistep, 2),
+        "diffusers DPM-Solver++ 3": solver(multistep, 3),
+        "diffusers DEIS 3": solver(deis, 3),
+        "diffusers UniPC 2, data": solver(unipc, 2),
+        "diffusers UniPC 3, data": solver(unipc, 3),
+        "diffusers UniPC 2, noise": solver(unipc, 2, predict_x0=False),
+        "diffusers UniPC 3, noise": solver(unipc, 3, predict_x0=False),
+    }
+    same: dict[str, tuple[Peer, jd.Sampler]] = {
+        "DPM-Solver++ 1": (solver(multistep, 1), jd.dpm_solver_pp(1)),
+        "DPM-Solver++ 2 without halving": (solver(multistep, 2, solver_type="heun"), jd.dpm_solver_pp(2)),
+        "DEIS 2": (solver(deis, 2), jd.deis(2)),
+    }
+    return peers, same
+
+
+def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, float]:
+    """The largest difference of solvers whose definitions coincide: that the peer is used rightly."""
+    law, x, _, _ = task(next(iter(LAWS)), 0, rows)
+    rests = {}
+    for name, (peer, sampler) in same.items():
+        theirs = peer(law.denoiser(SCHEDULE), np.asarray(x), 12, 7.0)
+        rests[name] = float(np.abs(theirs - run(law, x, jnp.asarray(7.0), sampler, 12)).max())
+        print(f"{name}: diffusers and jaxdiff differ by at most {rests[name]:.0e}")
+    return rests
+
+
+def main(
+    rows: int, seeds: int, peers: bool, out: pathlib.Path | None
+) -> dict[str, dict[str, dict[int, float]]]:
+    """Print and return the mean error over the judged seeds: law to solver to calls."""
+    print(machine())
+    others, same = diffusers_solvers() if peers else ({}, {})
+    rests = agree(same, rows)
+    results = {}
+    for name in LAWS:
+        tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
+        judged, doubt = measure(name, range(seeds), rows, others)
+        rows_of = results[name] = {}
+        print(f"\n{name}; the map is known to {doubt:.0e}\n{'calls':<26}" + "".join(f"{c:>9}" for c in CALLS))
+        for solver in judged:
+            best = {calls: errors.mean(0).argmin() for calls, errors in tuning[solver].items()}
+            rows_of[solver] = {calls: float(judged[solver][calls][:, i].mean()) for calls, i in best.items()}
+            shown = (f"{rows_of[solver][c]:9.2g}" if c in best else f"{'':9}" for c in CALLS)
+            print(f"{solver:<26}" + "".join(shown), flush=True)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "solvers.json").write_text(
+            json.dumps({"machine": machine(), "agreement": rests, "errors": results}, indent=1)
+        )
+    return results
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=400, help="starts for each seed")
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="laws that are judged, and as many to choose rho on"
+    )
+    parser.add_argument(
+        "--peers", action="store_true", help="diffusers' solvers too, where they are installed"
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
+    arguments = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out)
