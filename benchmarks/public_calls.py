@@ -276,23 +276,27 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "fit_start, student_t_mixture": start(starts.student_t_mixture(2, num_iterations=10)),
         "fit_start, early": start(starts.early(starts.gaussian(), 0.2)),
         # Densities
-        "density_formula": lambda key, i: jd.density_formula(key, model(i), i.x, num_evaluations=budget),
+        "density_formula": lambda key, i: jd.density_formula(
+            key, model(i), i.x, evaluations=jd.Evaluations(budget)
+        ),
         "density_formula, a reference": lambda key, i: jd.density_formula(
-            key, model(i), i.x, reference=i.mixture, num_evaluations=budget
+            key, model(i), i.x, evaluations=jd.Evaluations(budget, reference=i.mixture)
         ),
         "log_density": lambda key, i: jd.log_density(key, model(i), i.x, num_evaluations=budget),
         "log_density_increment": lambda key, i: jd.log_density_increment(
-            key, model(i), i.x, i.first, i.last, num_evaluations=budget
+            key, model(i), i.x, i.first, i.last, evaluations=jd.Evaluations(budget)
         ),
         "log_density_difference": lambda key, i: jd.log_density_difference(
-            key, model(i), exact(i), i.x, num_evaluations=budget
+            key, model(i), exact(i), i.x, evaluations=jd.Evaluations(budget)
         ),
         "telescoped_log_density": lambda key, i: jd.telescoped_log_density(
-            key, [exact(i), model(i)], i.x, num_evaluations=[budget, 20]
+            key, [exact(i), model(i)], i.x, [jd.Evaluations(budget), jd.Evaluations(20)]
         ),
-        "pilot_time_density": lambda key, i: jd.pilot_time_density(key, model(i), i.few, num_evaluations=64),
+        "pilot_time_density": lambda key, i: jd.pilot_time_density(
+            key, model(i), i.few, evaluations=jd.Evaluations(64)
+        ),
         "noise_level_curve": lambda key, i: jd.noise_level_curve(
-            key, model(i), i.few, i.grid, num_evaluations=16 * (steps + 1)
+            key, model(i), i.few, i.grid, evaluations=jd.Evaluations(16 * (steps + 1))
         ),
         "rotation_curve": lambda key, i: jd.rotation_curve(key, model(i), i.few, i.grid),
         "probability_flow": lambda key, i: jd.probability_flow(key, model(i), i.x, num_probes=2),
@@ -304,10 +308,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "elbo": lambda key, i: jd.elbo(key, model(i), i.x, i.grid, num_paths=2),
         "discretized_formula": lambda key, i: jd.discretized_formula(
-            key, model(i), i.few, i.grid, num_evaluations=12 * (steps + 1)
+            key, model(i), i.few, i.grid, evaluations=jd.Evaluations(12 * (steps + 1))
         ),
         "class_logits": lambda key, i: jd.class_logits(
-            key, classes(i), i.few, num_classes=CLASSES, num_evaluations=budget
+            key, classes(i), i.few, num_classes=CLASSES, evaluations=jd.Evaluations(budget)
         ),
         # Laws
         "Gaussian": lambda key, i: jd.Gaussian(i.mean, i.variances),

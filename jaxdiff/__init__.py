@@ -23,8 +23,8 @@ from jaxdiff.densities.conservativity import RotationCurve, rotation_curve
 from jaxdiff.densities.difference import log_density_difference, telescoped_log_density
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
-from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
 from jaxdiff.densities.evaluations import Evaluations
+from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
 from jaxdiff.densities.formula import (
     TimeDensity,
     density_formula,
@@ -129,6 +129,7 @@ __all__ = [
     "Distribution",
     "Empirical",
     "EulerMaruyama",
+    "Evaluations",
     "ExponentialAdams",
     "ExponentialRungeKutta",
     "Family",

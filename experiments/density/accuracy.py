@@ -55,6 +55,7 @@ import numpy as np
 
 from experiments.density.laws import mixture
 from jaxdiff.denoising.denoiser import Distribution
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
@@ -190,7 +191,7 @@ def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
     denoise = task.law.denoiser(SCHEDULE)
     gaussian = task.references["Gaussian"]
     pilot = pilot_time_density(
-        jax.random.key(9), denoise, task.training[:32], num_evaluations=512, reference=gaussian
+        jax.random.key(9), denoise, task.training[:32], evaluations=Evaluations(512, reference=gaussian)
     )
     for name, reference, time_density in (
         *((name, reference, None) for name, reference in task.references.items()),
@@ -201,9 +202,7 @@ def _formulas(config: Config, task: Task) -> Iterator[Estimator]:
                 density_formula,
                 denoise=denoise,
                 x=task.x,
-                num_evaluations=n,
-                reference=reference,
-                time_density=time_density,
+                evaluations=Evaluations(n, reference=reference, time_density=time_density),
             )
             yield Estimator(f"formula, {name}", "", n, True, call)
 

@@ -61,6 +61,7 @@ from jaxdiff import data
 from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.inputs import LogDensity
 from jaxdiff.laws.fitting import fit_gaussian
@@ -301,7 +302,7 @@ def _learner(
 def log_density(config: Config, denoise: Denoiser, reference: Distribution, x: Array) -> LogDensity:
     """Nats of images x by the chain rule in reading order, and their standard errors, (n,)."""
     return density_formula(
-        jax.random.key(2), denoise, x, num_evaluations=config.num_evaluations, reference=reference
+        jax.random.key(2), denoise, x, evaluations=Evaluations(config.num_evaluations, reference=reference)
     )
 
 

@@ -58,8 +58,10 @@ import numpy as np
 from experiments.density.classifier_network import CLASSES, LEVELS, fit
 from jaxdiff import data
 from jaxdiff._numerics import low_discrepancy
+from jaxdiff._numerics.chunks import BYTES_PER_CALL
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.densities.classifier import class_logits
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.labelled import Labelled
@@ -172,11 +174,11 @@ def run_mixtures(config: Config) -> list[dict[str, Any]]:
     truth = np.asarray(_log_densities(laws, x), np.float64)
 
     def shared(key: Key, n: int) -> Array:
-        return class_logits(key, denoise, x, num_classes=count, num_evaluations=n).value
+        return class_logits(key, denoise, x, num_classes=count, evaluations=Evaluations(n)).value
 
     def own_noise(key: Key, n: int) -> Array:
         def of_class(label: Array, key: Key) -> Array:
-            return density_formula(key, denoise.given(label), x, num_evaluations=n).value
+            return density_formula(key, denoise.given(label), x, evaluations=Evaluations(n)).value
 
         return jax.vmap(of_class)(jnp.arange(count), jax.random.split(key, count)).T
 
@@ -218,7 +220,7 @@ def uniform_logits(
             x_t = jax.vmap(lambda x, noise, t: perturb(own.schedule, x, noise, t))(x[rows], noise, t)
             return -jnp.sum((noise - own(x_t, t).noise) ** 2, axis=1)
 
-        return low_discrepancy.mean(key, x, integrand, num_evaluations, 4096 // num_classes)[0]
+        return low_discrepancy.mean(key, x, integrand, num_evaluations, BYTES_PER_CALL // num_classes)[0]
 
     return jax.vmap(of_class)(jnp.arange(num_classes)).T
 
@@ -236,7 +238,7 @@ def run_digits(config: Config) -> list[dict[str, Any]]:
             denoise,
             x,
             num_classes=CLASSES,
-            num_evaluations=n,
+            evaluations=Evaluations(n),
             margin=margin,
             references=references,
         )

@@ -37,8 +37,9 @@ import numpy as np
 from experiments import quickstart
 from experiments.image_problems import SCHEDULE
 from jaxdiff.densities.elbo import elbo
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import LogDensity, probability_flow
-from jaxdiff.densities.formula import density_formula, pilot_time_density
+from jaxdiff.densities.formula import TimeDensity, density_formula, pilot_time_density
 from jaxdiff.noising import times
 
 if TYPE_CHECKING:
@@ -90,20 +91,18 @@ def run(config: Config) -> dict[str, Any]:
         pilot_key,
         denoise,
         problem.encode(pilot_key, problem.train[:32]),
-        num_evaluations=config.pilot_evaluations,
+        evaluations=Evaluations(
+            config.pilot_evaluations, reference=problem.law, time_density=TimeDensity(problem.law.scale)
+        ),
         num_bins=64,
-        scale=problem.law.scale,
-        reference=problem.law,
     )
     flow = functools.partial(probability_flow, **shared, times=grid(config.flow_steps))
     methods = {
         "formula": functools.partial(
             density_formula,
             **shared,
-            num_evaluations=config.evaluations,
-            reference=problem.law,
+            evaluations=Evaluations(config.evaluations, reference=problem.law, time_density=time_density),
             extrapolate=False,
-            time_density=time_density,
         ),
         "elbo": functools.partial(
             elbo,

@@ -30,6 +30,7 @@ from experiments.train import figures
 from experiments.train.problems import Problem
 from experiments.train.trainer import SCHEDULE, Run, average_of, first_average, leave_together
 from jaxdiff import data
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws import metrics
 from jaxdiff.laws.shaped import Shaped
@@ -37,7 +38,6 @@ from jaxdiff.learning.training import TrainState
 from jaxdiff.typing import Array, Key, Params
 
 _FILTERS, _SIDE, _COMPONENTS = 128, 5, 32
-_ROWS = 64  # images that an evaluation of the model takes together on each device
 
 
 def evaluate(run: Run, state: TrainState, out: pathlib.Path) -> dict[str, Any]:
@@ -83,7 +83,6 @@ def log_densities(run: Run, params: Params) -> np.ndarray:
         )
     pilots = devices * -(-8 // devices)
     chosen = np.random.default_rng(0).choice(len(problem.train), size=pilots, replace=False)
-    together = _ROWS * devices
 
     def nats(params: Params, law: Shaped, key: Key, pilot: Array, pixels: Array) -> Array:
         denoise = run.learner.model(law, params)
@@ -93,21 +92,23 @@ def log_densities(run: Run, params: Params) -> np.ndarray:
             keys[0],
             denoise,
             problem.encode(keys[1], pilot),
-            num_evaluations=config.evaluations,
+            evaluations=Evaluations(
+                config.evaluations,
+                reference=law,
+            ),
             num_bins=max(1, config.evaluations // 16),
-            reference=law,
-            rows_per_call=together,
         )
         return density_formula(
             keys[2],
             denoise,
             _held_out(problem, pixels),
-            num_evaluations=config.evaluations,
-            reference=law,
+            evaluations=Evaluations(
+                config.evaluations,
+                reference=law,
+                time_density=time_density,
+            ),
             start=law.perturbed(SCHEDULE, denoise.working_range[1]),
             extrapolate=False,
-            time_density=time_density,
-            rows_per_call=together,
         ).value
 
     compiled = jax.jit(nats, out_shardings=layout.replicated)

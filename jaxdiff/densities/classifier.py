@@ -1,8 +1,7 @@
 """Classification by the density formula: which class's model gives x the greatest density.
 
 With r_c = eps - N_c(X_t), N_c the noise of class c's denoiser, the density formulas of two classes (eq. 5 of
-`densities.formula`)
-have their reference in common, and it is not in their difference:
+`densities.formula`) have their reference in common, and it is not in their difference:
 
     log p(x | c) - log p(x | c') = (1/2) int E[|r_c'|^2 - |r_c|^2] dlambda.                          (1)
 
@@ -28,16 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff._numerics import checks, low_discrepancy
+from jaxdiff._numerics.chunks import map_within, rows_within
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
+from jaxdiff.densities.evaluations import Evaluations, KnownEvaluations, check_evaluations
 from jaxdiff.densities.inputs import check_data
-from jaxdiff.densities.levels import (
-    KnownTimeDensity,
-    TimeDensity,
-    check_time_density,
-    default_reference,
-    level_integrand,
-)
+from jaxdiff.densities.levels import default_reference, level_integrand
 from jaxdiff.typing import Array, Key
 
 
@@ -64,21 +59,19 @@ def class_logits(
     key: Key,
     denoise: Denoiser,
     x: Array,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
     *,
     num_classes: int,
-    num_evaluations: int,
     margin: float | None = None,
     first_round: int = 20,
     log_prior: Array | None = None,
     references: References | None = None,
-    time_density: TimeDensity | None = None,
-    rows_per_call: int = 4096,
 ) -> ClassLogits:
     """log p(x | c) + log_prior[c], less that of the likeliest class, of x, (batch, *denoise.shape); eq. (1).
 
     denoise: one whose condition is a label 0, ..., num_classes - 1: class c is ``denoise.given(c)``, c a
         traced scalar. So are networks that are shown labels, and `Labelled` laws.
-    num_evaluations: the most that are spent on each class.
+    evaluations: the most that are spent on each class, with no reference: that is said below.
     margin: for a race, how many standard errors behind its row's likeliest a class is dropped; 3 is safe. It
         keeps the difference that it has, of the evaluations that it had, and so its part in the posterior. By
         default all classes get all evaluations.
@@ -86,21 +79,17 @@ def class_logits(
     log_prior: shape (num_classes,), up to a constant; by default classes are equally likely.
     references: a `Labelled` of laws that are like the classes: they take the noise out of eq. (1) that they
         know of. By default all classes have one, which is to say none.
-    The other options are those of `density_formula`, and so is the standard error. Beyond the denoiser's
-        working range the differences of classes are taken to fall on as they do for smooth densities.
 
-    Row i depends on (key, i) and x_i only; denoisers are called on at most rows_per_call rows, or on one cell
-    (num_evaluations / 10 rows) of each class if that is more. With a margin there is no reverse-mode
-    derivative. Raises as `density_formula`, and ValueError for fewer than two classes, a margin that is not
-    positive, a first round below 20, or a log_prior of other shape.
+    The standard error is as of `density_formula`. Beyond the denoiser's working range the differences of
+    classes are taken to fall on as they do for smooth densities. Row i depends on (key, i) and x_i only. With
+    a margin there is no reverse-mode derivative. Raises as `density_formula`, and ValueError for fewer than
+    two classes, a margin that is not positive, a first round below 20, or a log_prior of other shape.
     """
     x = check_data(key, denoise, x)
-    known_density = check_time_density(denoise, time_density)
-    check_no_data_left(denoise, known_density.scale)
-    check_clean(denoise, known_density.scale)
-    checks.integer("rows_per_call", rows_per_call, 1)
+    known = check_evaluations(denoise, evaluations, without=("reference",))
+    check_no_data_left(denoise, known.scale)
+    check_clean(denoise, known.scale)
     checks.integer("num_classes", num_classes, 2)
-    checks.integer("num_evaluations", num_evaluations, 20)
     checks.integer("first_round", first_round, 20)
     if margin is not None:
         checks.positive_number("margin", margin)
@@ -115,11 +104,10 @@ def class_logits(
         x,
         log_prior,
         references,
-        known_density,
+        known,
         margin,
         num_classes=num_classes,
-        rounds=(num_evaluations,) if margin is None else _rounds(num_evaluations, first_round),
-        rows_per_call=rows_per_call,
+        rounds=(known.number,) if margin is None else _rounds(known.number, first_round),
     )
 
 
@@ -134,19 +122,18 @@ def _rounds(num_evaluations: int, first: int) -> tuple[int, ...]:
     return tuple(rounds)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "rounds", "rows_per_call"))
+@functools.partial(jax.jit, static_argnames=("num_classes", "rounds"))
 def _class_logits(
     key: Key,
     denoise: Denoiser,
     x: Array,
     log_prior: Array | None,
     references: References | None,
-    time_density: KnownTimeDensity,
+    evaluations: KnownEvaluations,
     margin: Array | float | None,
     *,
     num_classes: int,
     rounds: tuple[int, ...],
-    rows_per_call: int,
 ) -> ClassLogits:
     """The rounds, and all differences to the winner."""
     known = jnp.zeros((len(x), num_classes), x.dtype)  # what is added to a mean
@@ -156,29 +143,20 @@ def _class_logits(
         known += jax.lax.map(lambda c: references.law(c).log_prob(x), jnp.arange(num_classes)).T
     running, done = jnp.ones(known.shape, bool), []
     value, error = jnp.zeros_like(known), jnp.zeros_like(known)
-    for number, evaluations in enumerate(rounds):
-        pairs, strata = low_discrepancy.layout(evaluations, x[0].size)
+    for number, each in enumerate(rounds):
+        layout = low_discrepancy.layout_of(each, x[0].size)
         seen = running & (running.sum(1, keepdims=True) > 1)
-        means = _CellMeans(
-            jax.random.fold_in(key, number),
-            denoise,
-            x,
-            references,
-            time_density,
-            pairs,
-            strata,
-            rows_per_call,
-        )
-        done.append(_Round(seen, means.of_all(num_classes) if number == 0 else means.of(seen), pairs))
+        means = _CellMeans(jax.random.fold_in(key, number), denoise, x, references, evaluations, layout)
+        done.append(_Round(seen, means.of_all(num_classes) if number == 0 else means.of(seen), layout))
         value, error = _differences(known, running, done)
         if margin is not None:
             running &= value >= -margin * error
-    ends = no_data_left(denoise, time_density.scale, denoise.working_range[1])
-    ends &= is_clean(denoise, time_density.scale)
+    scale = evaluations.scale
+    ends = no_data_left(denoise, scale, denoise.working_range[1]) & is_clean(denoise, scale)
     return ClassLogits(
         value=jnp.where(ends, value, jnp.nan),
         standard_error=error,
-        num_evaluations=_sum(2 * one.points * one.seen.sum(1) for one in done),
+        num_evaluations=_sum(one.layout.points * one.seen.sum(1) for one in done),
     )
 
 
@@ -188,21 +166,16 @@ class _Round(NamedTuple):
     seen: Array
     """Which classes, (batch, classes)."""
     cells: Array
-    """Their means over cells, (batch, classes, strata, 2)."""
-    pairs: int
-    """In each cell."""
-
-    @property
-    def points(self) -> int:
-        return 2 * self.pairs * self.cells.shape[2]
+    """Their means over cells, (batch, classes, strata, replicates)."""
+    layout: low_discrepancy.Layout
 
 
 def _differences(known: Array, running: Array, done: list[_Round]) -> tuple[Array, Array]:
     """Log-posteriors less that of the likeliest that is still running, and their errors, (batch, classes)."""
-    sizes = _sum(one.points * one.seen for one in done)
+    sizes = _sum(one.layout.points * one.seen for one in done)
 
     def mean(of: Callable[[_Round], Array]) -> Array:
-        return _sum(one.seen * one.pairs * of(one) for one in done) / sizes
+        return _sum(one.seen * 2 * one.layout.pairs * of(one) for one in done) / sizes
 
     total = known + mean(lambda one: one.cells.sum((2, 3)))
     winner = jnp.argmax(jnp.where(running, total, -jnp.inf), axis=1)[:, None]
@@ -214,10 +187,11 @@ def _differences(known: Array, running: Array, done: list[_Round]) -> tuple[Arra
         known - jnp.take_along_axis(known, winner, axis=1) + mean(lambda one: apart(one.cells).sum((2, 3)))
     )
     square = _sum(
-        one.seen * one.pairs**2 * jnp.sum(jnp.diff(apart(one.cells))[..., 0] ** 2, axis=2) for one in done
+        one.seen * (2 * one.layout.pairs) ** 2 * low_discrepancy.square_error_of_sum(apart(one.cells))
+        for one in done
     )
-    strata = np.cumsum([one.cells.shape[2] for one in done])
-    factors = jnp.asarray([low_discrepancy.strata_factor(count) for count in strata], known.dtype)
+    freedom = np.cumsum([one.layout.freedom for one in done])
+    factors = jnp.asarray([low_discrepancy.student_factor(count) for count in freedom], known.dtype)
     rounds = _sum(one.seen.astype(int) for one in done)
     return value, jnp.sqrt(square) / sizes * factors[rounds - 1]
 
@@ -233,65 +207,55 @@ class _CellMeans(NamedTuple):
     denoise: Denoiser
     x: Array
     references: References | None
-    time_density: KnownTimeDensity
-    pairs: int
-    strata: int
-    rows_per_call: int
+    evaluations: KnownEvaluations
+    layout: low_discrepancy.Layout
 
     def of_all(self, num_classes: int) -> Array:
-        """Of every class of every row, (batch, num_classes, strata, 2)."""
-        labels = jnp.arange(num_classes)
-        each = 4 * self.pairs * self.strata
-        together = min(len(self.x), max(1, self.rows_per_call // (num_classes * each)))
+        """Of every class of every row, (batch, num_classes, strata, replicates)."""
+        of_classes = jax.vmap(self._one, (None, 0, None))
+        share = max(1, self.evaluations.bytes_per_call // num_classes)
 
-        def of_row(row: Array) -> Array:
-            return jax.vmap(lambda label: self._one(row, label, max(1, self.rows_per_call // num_classes)))(
-                labels
-            )
+        def of_rows(rows: Array) -> Array:
+            return jax.vmap(lambda row: of_classes(row, jnp.arange(num_classes), share))(rows)
 
-        return jax.lax.map(of_row, jnp.arange(len(self.x)), batch_size=together)
+        return map_within(of_rows, jnp.arange(len(self.x)), self.evaluations.bytes_per_call)
 
     def of(self, seen: Array) -> Array:
         """Of what is seen, (batch, classes), and zero elsewhere, in time in proportion to what is seen."""
-        n = len(self.x)
-        # Few rows in a call leave little of the last call of a class empty.
-        together = min(-(-n // 8), max(1, self.rows_per_call // (4 * self.pairs * self.strata)))
+        n, most = len(self.x), self.evaluations.bytes_per_call
 
         def of_class(numbered: tuple[Array, Array]) -> Array:
             label, wanted = numbered
             order = jnp.argsort(~wanted)
 
+            def of_rows(rows: Array) -> Array:
+                return jax.vmap(lambda row: self._one(row, label, most))(rows)
+
+            # Few rows in a call leave little of the last call of a class empty.
+            together = min(-(-n // 8), rows_within(of_rows, order, most))
+
             def some(i: Array, answer: Array) -> Array:
                 rows = order[jnp.minimum(i * together + jnp.arange(together), n - 1)]
-                found = jax.vmap(lambda row: self._one(row, label, self.rows_per_call))(rows)
-                return answer.at[rows].set(found)
+                return answer.at[rows].set(of_rows(rows))
 
             calls = (wanted.sum() + together - 1) // together
-            nothing = jnp.zeros((n, self.strata, 2), self.x.dtype)
+            nothing = jnp.zeros((n, self.layout.strata, self.layout.replicates), self.x.dtype)
             return jnp.where(wanted[:, None, None], jax.lax.fori_loop(0, calls, some, nothing), 0)
 
         cells = jax.lax.map(of_class, (jnp.arange(seen.shape[1]), seen.T))
         return jnp.swapaxes(cells, 0, 1)
 
-    def _one(self, row: Array, label: Array, rows_per_call: int) -> Array:
-        """(strata, 2), of one class of one row."""
+    def _one(self, row: Array, label: Array, bytes_per_call: int) -> Array:
+        """(strata, replicates), of one class of one row."""
         x, t_ends = self.x[row][None], self.denoise.working_range
-        schedule = self.denoise.schedule
         law = default_reference(self.denoise, x) if self.references is None else self.references.law(label)
         integrand = level_integrand(
             self.denoise.at_rows(row[None]).given(label),
-            law.denoiser(schedule),
+            law.denoiser(self.denoise.schedule),
             x,
             *t_ends,
             (True, True),
-            self.time_density,
+            self.evaluations.time_density,
         )
-        return low_discrepancy.cell_means(
-            jax.random.fold_in(self.key, row),
-            x,
-            integrand,
-            strata=self.strata,
-            replicates=2,
-            pairs=self.pairs,
-            rows_per_call=rows_per_call,
-        )[0]
+        row_key = jax.random.fold_in(self.key, row)
+        return low_discrepancy.cell_means(row_key, x, integrand, self.layout, bytes_per_call)[0]

@@ -18,7 +18,6 @@ costs C_l the error is least, at a given cost in all, for numbers in proportion 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -27,9 +26,10 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
 from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
+from jaxdiff.densities.evaluations import Evaluations, KnownEvaluations, check_evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.inputs import LogDensity, check_data
-from jaxdiff.densities.levels import KnownTimeDensity, TimeDensity, check_time_density, level_integrand
+from jaxdiff.densities.levels import level_integrand
 from jaxdiff.typing import Array, Key
 
 
@@ -38,50 +38,32 @@ def log_density_difference(
     denoise: Denoiser,
     other: Denoiser,
     x: Array,
-    *,
-    num_evaluations: int,
-    time_density: TimeDensity | None = None,
-    rows_per_call: int = 4096,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
 ) -> LogDensity:
     """log p(x) - log q(x) in nats, eq. (1), of data x (batch, *shape), p of denoise and q of other; (batch,).
 
-    num_evaluations: of each of the two a row, at least 20. value +- 1.96 standard errors is a 95 % interval.
-    The range of times is denoise's working range, which other must know; beyond it the integrand is taken to
-    fall as it does for smooth laws. The other options and the errors are those of `density_formula`, and
-    ValueError for denoisers of two schedules or shapes. For a mean over data mind that the errors of rows are
-    independent: that of the mean is their root sum of squares over the number of rows.
+    evaluations: of each of the two a row, with no reference. value +- 1.96 standard errors is a 95 %
+    interval. The range of times is denoise's working range, which other must know; beyond it the integrand is
+    taken to fall as it does for smooth laws. Errors are those of `density_formula`, and ValueError for
+    denoisers of two schedules or shapes. For a mean over data mind that the errors of rows are independent:
+    that of the mean is their root sum of squares over the number of rows.
     """
     x = check_data(key, denoise, x)
     _check_other("other", other, "denoise", denoise)
-    known_density = check_time_density(denoise, time_density)
-    check_no_data_left(denoise, known_density.scale)
-    check_clean(denoise, known_density.scale)
-    return _difference(
-        key,
-        denoise,
-        other,
-        x,
-        known_density,
-        num_evaluations=num_evaluations,
-        rows_per_call=rows_per_call,
-    )
+    known = check_evaluations(denoise, evaluations, without=("reference",))
+    check_no_data_left(denoise, known.scale)
+    check_clean(denoise, known.scale)
+    return _difference(key, denoise, other, x, known)
 
 
-@functools.partial(jax.jit, static_argnames=("num_evaluations", "rows_per_call"))
+@jax.jit
 def _difference(
-    key: Key,
-    denoise: Denoiser,
-    other: Denoiser,
-    x: Array,
-    time_density: KnownTimeDensity,
-    *,
-    num_evaluations: int,
-    rows_per_call: int,
+    key: Key, denoise: Denoiser, other: Denoiser, x: Array, evaluations: KnownEvaluations
 ) -> LogDensity:
     t_min, t_max = denoise.working_range
-    integrand = level_integrand(denoise, other, x, t_min, t_max, (True, True), time_density)
-    value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
-    ends = no_data_left(denoise, time_density.scale, t_max) & is_clean(denoise, time_density.scale)
+    integrand = level_integrand(denoise, other, x, t_min, t_max, (True, True), evaluations.time_density)
+    value, error = low_discrepancy.mean(key, x, integrand, evaluations.number, evaluations.bytes_per_call)
+    ends = no_data_left(denoise, evaluations.scale, t_max) & is_clean(denoise, evaluations.scale)
     return LogDensity(jnp.where(ends, value, jnp.nan), error)
 
 
@@ -89,37 +71,30 @@ def telescoped_log_density(
     key: Key,
     denoisers: Sequence[Denoiser],
     x: Array,
-    *,
-    num_evaluations: Sequence[int],
-    time_density: TimeDensity | None = None,
-    rows_per_call: int = 4096,
+    evaluations: Sequence[Evaluations],
 ) -> LogDensity:
     """log p(x) in nats of the last of the denoisers, eq. (2), from the cheapest to the dearest; (batch,).
 
-    num_evaluations: of each term, at least 20: of the first denoiser by `density_formula`, and then of each
-    pair by `log_density_difference`. So the last is evaluated num_evaluations[-1] times a row. The first may
-    be a smaller network, or the same in bfloat16. Raises as those, and ValueError unless there is a number
-    for each denoiser, at least one.
+    evaluations: of each term: of the first denoiser by `density_formula`, and then of each pair by
+    `log_density_difference`. So the last is evaluated evaluations[-1].number times a row. The first may be a
+    smaller network, or the same in bfloat16. Raises as those, and ValueError unless there are evaluations for
+    each denoiser, at least one.
     """
     denoisers = tuple(denoisers)
-    if not denoisers or len(denoisers) != len(num_evaluations):
+    if isinstance(evaluations, Evaluations) or not denoisers or len(denoisers) != len(evaluations):
+        got = "one" if isinstance(evaluations, Evaluations) else len(evaluations)
         raise ValueError(
-            f"num_evaluations must hold a number for each of the denoisers, at least one; got "
-            f"{len(num_evaluations)} for {len(denoisers)}."
+            f"evaluations must be a sequence of an Evaluations for each of the denoisers, at least one; got "
+            f"{got} for {len(denoisers)}."
         )
     for number, denoise in enumerate(denoisers):
         check_denoiser(f"denoisers[{number}]", denoise)
         _check_other(f"denoisers[{number}]", denoise, "the last of the denoisers", denoisers[-1])
-    options = {"time_density": time_density, "rows_per_call": rows_per_call}
     checks.key(key)
     keys = jax.random.split(key, len(denoisers))
-    terms = [density_formula(keys[0], denoisers[0], x, num_evaluations=num_evaluations[0], **options)]
+    terms = [density_formula(keys[0], denoisers[0], x, evaluations[0])]
     for l in range(1, len(denoisers)):  # noqa: E741 - of eq. (2)
-        terms.append(
-            log_density_difference(
-                keys[l], denoisers[l], denoisers[l - 1], x, num_evaluations=num_evaluations[l], **options
-            )
-        )
+        terms.append(log_density_difference(keys[l], denoisers[l], denoisers[l - 1], x, evaluations[l]))
     return _sum(terms)
 
 

@@ -31,7 +31,6 @@ The trapezoid errs as the square of the steps in lambda, plus O(e^-2 |lambda|) a
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,6 +40,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.densities.elbo import kernels
+from jaxdiff.densities.evaluations import Evaluations, KnownEvaluations, check_evaluations
 from jaxdiff.densities.inputs import LogDensity, check_data, check_times, grid_log_snr
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Key
@@ -93,18 +93,16 @@ def discretized_formula(
     denoise: Denoiser,
     x: Array,
     times: Array,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
     *,
-    num_evaluations: int,
     rule: Callable[[Array], Rule] = trapezoid,
-    rows_per_call: int = 4096,
 ) -> LogDensity:
     """log p(x) of data x, shape (batch, *denoise.shape), by eq. (2) at increasing times.
 
     times: of finite log-SNR; 1, ..., T for a table.
-    rule: a function of the levels, `left`, `ddpm` or `trapezoid`. One key gives the same e_k for each.
-    num_evaluations: of the denoiser, at most, for each row and all times together, at least 12 len(times).
-    rows_per_call: the most rows of a denoiser call, or those of one time if that is more; memory, in a
-        derivative too, is bounded by it.
+    evaluations: for each row and all times together, at least 12 len(times), with no reference and no time
+        density. One key gives the same e_k for each rule.
+    rule: a function of the levels, `left`, `ddpm` or `trapezoid`.
 
     The noise of different times is independent. The standard error, between six replicates of everything and
     with Student's factor for them (1.31), is that of the noise: how the rule errs is said above.
@@ -113,18 +111,18 @@ def discretized_formula(
     """
     x = check_data(key, denoise, x)
     times = check_times(denoise, times, x.dtype)
-    checks.integer("rows_per_call", rows_per_call, 1)
-    checks.integer("num_evaluations", num_evaluations, 2 * _REPLICATES * len(times))
+    known = check_evaluations(
+        denoise, evaluations, 2 * _REPLICATES * len(times), without=("reference", "time_density")
+    )
     # Evaluated here, so that another rule compiles nothing anew.
     made = rule(grid_log_snr(denoise.schedule, times))
     checks.shape("the rule's weights", made.weights, (len(times),))
-    pairs = num_evaluations // (2 * _REPLICATES * len(times))
-    return _discretized(key, denoise, x, times, made, pairs=pairs, rows_per_call=rows_per_call)
+    return _discretized(key, denoise, x, times, made, known)
 
 
-@functools.partial(jax.jit, static_argnames=("pairs", "rows_per_call"))
+@jax.jit
 def _discretized(
-    key: Key, denoise: Denoiser, x: Array, times: Array, rule: Rule, *, pairs: int, rows_per_call: int
+    key: Key, denoise: Denoiser, x: Array, times: Array, rule: Rule, evaluations: KnownEvaluations
 ) -> LogDensity:
     schedule, d = denoise.schedule, x[0].size
     levels = grid_log_snr(schedule, times)
@@ -135,15 +133,9 @@ def _discretized(
         r = (noise - denoise.at_rows(rows)(x_t, t).noise).reshape(-1, d)
         return jnp.sum(r**2, axis=1) - control * (jnp.sum(noise.reshape(-1, d) ** 2, axis=1) - d)
 
-    cells = low_discrepancy.cell_means(
-        key,
-        x,
-        squared_error,
-        strata=len(times),
-        replicates=_REPLICATES,
-        pairs=pairs,
-        rows_per_call=rows_per_call,
-    )
+    pairs = evaluations.number // (2 * _REPLICATES * len(times))
+    layout = low_discrepancy.Layout(len(times), _REPLICATES, pairs)
+    cells = low_discrepancy.cell_means(key, x, squared_error, layout, evaluations.bytes_per_call)
     values = jax.vmap(lambda e: rule.log_density(x.reshape(-1, d), e), in_axes=2)(cells)
     error = values.std(0, ddof=1) / _REPLICATES**0.5
     return LogDensity(values.mean(0), error * low_discrepancy.student_factor(_REPLICATES - 1))

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.chunks import map_rows
+from jaxdiff._numerics.chunks import BYTES_PER_CALL, map_within
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.densities.inputs import LogDensity, check_data, check_times, grid_log_snr, normal_log_prob
 from jaxdiff.laws.components import Spectrum
@@ -61,7 +61,7 @@ def elbo(
     data_covariance: ArrayLike | Spectrum = 1.0,
     importance_weighted: bool = False,
     start: StartLaw | None = None,
-    rows_per_call: int = 4096,
+    bytes_per_call: int = BYTES_PER_CALL,
 ) -> LogDensity:
     """A lower bound of log p(x) of eq. (6) at data x, shape (batch, *denoise.shape); len(times) calls a path.
 
@@ -73,8 +73,8 @@ def elbo(
     importance_weighted: the log of the mean of e^B instead (Burda et al. 2016, arXiv 1509.00519): less below
         log p(x) with every path, with the jackknife's standard error, which is not told of what is missing.
     start: the law of x at times[-1], of points like x; by default N(0, sigma^2 I), where sampling starts.
-    rows_per_call: the most rows of a denoiser call. Memory does not depend on the numbers of times and paths;
-        a derivative keeps the noise of one call's paths.
+    bytes_per_call: what the arrays of one call of the denoiser may take, about. Memory does not depend on the
+        numbers of times and paths; a derivative keeps the noise of one call's paths.
 
     Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x and in what the
     denoiser holds. In single precision or better, whatever x is in. Raises TypeError for integer x and
@@ -82,7 +82,7 @@ def elbo(
     infinite log-SNR (where these are traced the answer is NaN), and for laws of points of another shape.
     """
     checks.integer("num_paths", num_paths, 1)
-    checks.integer("rows_per_call", rows_per_call, 1)
+    checks.integer("bytes_per_call", bytes_per_call, 1)
     x = check_data(key, denoise, x)
     times = check_times(denoise, times, x.dtype)
     if start is not None:
@@ -97,11 +97,11 @@ def elbo(
         start,
         num_paths=num_paths,
         importance_weighted=bool(importance_weighted),
-        rows_per_call=rows_per_call,
+        bytes_per_call=bytes_per_call,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("num_paths", "importance_weighted", "rows_per_call"))
+@functools.partial(jax.jit, static_argnames=("num_paths", "importance_weighted", "bytes_per_call"))
 def _elbo(
     key: Key,
     denoise: Denoiser,
@@ -112,7 +112,7 @@ def _elbo(
     *,
     num_paths: int,
     importance_weighted: bool,
-    rows_per_call: int,
+    bytes_per_call: int,
 ) -> LogDensity:
     schedule, d = denoise.schedule, x[0].size
     levels = grid_log_snr(schedule, times)
@@ -155,7 +155,7 @@ def _elbo(
         steps = jnp.arange(len(times)), times, gains, ratios
         return jax.lax.scan(step, (noise, value), steps, reverse=True)[0][1]
 
-    values = map_rows(bounds, jnp.arange(x.shape[0] * num_paths), rows_per_call)
+    values = map_within(bounds, jnp.arange(x.shape[0] * num_paths), bytes_per_call)
     values = values.reshape(x.shape[0], num_paths)
     if not importance_weighted:
         return LogDensity(values.mean(1), values.std(1, ddof=1) / num_paths**0.5)

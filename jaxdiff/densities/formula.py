@@ -31,6 +31,7 @@ How the points are laid, and where the standard errors come from, is `jaxdiff._n
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -41,14 +42,9 @@ from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff._numerics.constants import folded
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
+from jaxdiff.densities.evaluations import Evaluations, KnownEvaluations, check_evaluations
 from jaxdiff.densities.inputs import LogDensity, check_data
-from jaxdiff.densities.levels import (
-    KnownTimeDensity,
-    TimeDensity,
-    check_time_density,
-    default_reference,
-    level_integrand,
-)
+from jaxdiff.densities.levels import KnownTimeDensity, TimeDensity, level_integrand
 from jaxdiff.noising.process import log_snr, marginals, perturb
 from jaxdiff.typing import Array, Key, Time
 
@@ -75,80 +71,62 @@ def density_formula(
     key: Key,
     denoise: Denoiser,
     x: Array,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
     *,
-    num_evaluations: int,
-    reference: Distribution | None = None,
     start: Distribution | None = None,
     extrapolate: bool = True,
-    time_density: TimeDensity | None = None,
-    rows_per_call: int = 4096,
 ) -> LogDensity:
-    """log p(x) of data x, shape (batch, *denoise.shape), by eq. (5), from at most num_evaluations a row.
+    """log p(x) of data x, shape (batch, *denoise.shape), by eq. (5), from evaluations a row.
 
     Unbiased for the density that the denoiser's scores belong to; where they belong to none, at most the
     data's own log-density in the mean over data. The standard error is that of the Monte Carlo part, widened
-    by Student's factor for the number of cells it comes from (1.5 at the fewest, 1.05 at 100), so that
+    by Student's factor for the number of cells it comes from (1.25 at the fewest, 1.03 at 200), so that
     value +- 1.96 standard errors is a 95 % interval. In single precision or better, whatever x is in.
 
     The range of times [t_min, t_max] is the denoiser's working range; for a narrower one give
     ``dataclasses.replace(denoise, t_min=...)``.
 
-    reference: a law of points like x, by default N(0, scale^2 I) of the denoiser's scale. The better it fits
-        the data the fewer evaluations are needed: `fit_gaussian` of training data or, better, `fit_mixture`.
     start: the law at t_max if the model has one, as where it is sampled from; otherwise eq. (4) is taken to
         fall as alpha^2 / sigma^2 beyond t_max, where the log-SNR must be under -4 at the data's scale.
     extrapolate: take eq. (4) to fall as sigma^2 / alpha^2 below t_min, as it does for a density that is
         smooth there. Without, the value is L of eq. (1) at t_min, the expected log-density of noised data:
         all that the denoiser itself tells, and all there is if the data have no density. The integrand then
         grows as 1 / u towards clean data, and the masses of a time density should too.
-    time_density: where the evaluations go, by default `TimeDensity()`; see `pilot_time_density`.
-    rows_per_call: the most rows of a denoiser call, or num_evaluations / 10 if that is more. Calls follow
-        one another, in a derivative too, so that memory is bounded.
 
     Row i depends on (key, i), x_i and the condition of row i only. Differentiable in x, with an unbiased
     estimate of the score, and in the parameters of the denoiser, of its schedule too if alpha > 0 at t_max.
-    Raises TypeError for integer x and ValueError for NaN, num_evaluations below 20, data left at t_max or
+    Raises TypeError for integer x and ValueError for NaN, fewer than 20 evaluations, data left at t_max or
     hidden at t_min, or a law of points of another shape; where data are left and the denoiser is traced the
     answer is NaN.
     """
-    x, known_density = _check(key, denoise, x, time_density)
+    x = check_data(key, denoise, x)
+    known = check_evaluations(denoise, evaluations)
+    scale = known.scale
     if start is None:
-        check_no_data_left(denoise, known_density.scale)
+        check_no_data_left(denoise, scale)
     else:
         checks.law("start", start, x)
     if extrapolate:
-        check_clean(denoise, known_density.scale)
-    _check_reference(denoise, reference, x, 0 if extrapolate else 1)
-    return _formula(
-        key,
-        denoise,
-        x,
-        reference,
-        start,
-        known_density,
-        extrapolate=bool(extrapolate),
-        num_evaluations=num_evaluations,
-        rows_per_call=rows_per_call,
-    )
+        check_clean(denoise, scale)
+    _check_reference(denoise, known.reference, x, 0 if extrapolate else 1)
+    return _formula(key, denoise, x, known, start, extrapolate=bool(extrapolate))
 
 
-@functools.partial(jax.jit, static_argnames=("extrapolate", "num_evaluations", "rows_per_call"))
+@functools.partial(jax.jit, static_argnames="extrapolate")
 def _formula(
     key: Key,
     denoise: Denoiser,
     x: Array,
-    reference: Distribution | None,
+    evaluations: KnownEvaluations,
     start: Distribution | None,
-    time_density: KnownTimeDensity,
     *,
     extrapolate: bool,
-    num_evaluations: int,
-    rows_per_call: int,
 ) -> LogDensity:
     schedule, (t_min, t_max) = denoise.schedule, denoise.working_range
-    reference = default_reference(denoise, x) if reference is None else reference
+    reference = evaluations.reference_for(denoise, x)
+    scale, open_ends = evaluations.scale, (extrapolate, start is None)
     levels = level_integrand(
-        denoise, reference.denoiser(schedule), x, t_min, t_max, (extrapolate, start is None), time_density
+        denoise, reference.denoiser(schedule), x, t_min, t_max, open_ends, evaluations.time_density
     )
 
     def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
@@ -161,12 +139,12 @@ def _formula(
             value += start.log_prob(x_t) - reference.perturbed(schedule, t_max).log_prob(x_t)
         return value
 
-    value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
+    value, error = low_discrepancy.mean(key, x, integrand, evaluations.number, evaluations.bytes_per_call)
     if extrapolate:
         value += reference.log_prob(x)
-        value = jnp.where(is_clean(denoise, time_density.scale), value, jnp.nan)
+        value = jnp.where(is_clean(denoise, scale), value, jnp.nan)
     if start is None:
-        value = jnp.where(no_data_left(denoise, time_density.scale, t_max), value, jnp.nan)
+        value = jnp.where(no_data_left(denoise, scale, t_max), value, jnp.nan)
     return LogDensity(value, error)
 
 
@@ -176,60 +154,40 @@ def log_density_increment(
     x: Array,
     s: Time,
     t: Time,
-    *,
-    num_evaluations: int,
-    reference: Distribution | None = None,
-    time_density: TimeDensity | None = None,
-    rows_per_call: int = 4096,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
 ) -> LogDensity:
     """L_t - L_s = E[log p_t(X_t) - log p_s(X_s) | x] for scalar times s < t by eq. (3), shape (batch,).
 
-    Options and errors are those of `density_formula`; s and t are times that the denoiser knows.
+    Errors are those of `density_formula`; s and t are times that the denoiser knows.
     """
-    x, known_density = _check(key, denoise, x, time_density)
+    x = check_data(key, denoise, x)
+    known = check_evaluations(denoise, evaluations)
     for name, time in (("s", s), ("t", t)):
         checks.shape(name, time, ())
         denoise.check_times(name, time)
     checks.ordered("s", s, "t", t)
-    _check_reference(denoise, reference, x, 1)
+    _check_reference(denoise, known.reference, x, 1)
     s, t = (jnp.asarray(time, float) for time in (s, t))
-    return _increment(
-        key,
-        denoise,
-        x,
-        s,
-        t,
-        reference,
-        known_density,
-        num_evaluations=num_evaluations,
-        rows_per_call=rows_per_call,
-    )
+    return _increment(key, denoise, x, s, t, known)
 
 
-@functools.partial(jax.jit, static_argnames=("num_evaluations", "rows_per_call"))
+@jax.jit
 def _increment(
-    key: Key,
-    denoise: Denoiser,
-    x: Array,
-    s: Array,
-    t: Array,
-    reference: Distribution | None,
-    time_density: KnownTimeDensity,
-    *,
-    num_evaluations: int,
-    rows_per_call: int,
+    key: Key, denoise: Denoiser, x: Array, s: Array, t: Array, evaluations: KnownEvaluations
 ) -> LogDensity:
     schedule = denoise.schedule
-    reference = default_reference(denoise, x) if reference is None else reference
+    reference = evaluations.reference_for(denoise, x)
     s, t = (jnp.where(s < t, time, jnp.nan) for time in (s, t))
-    levels = level_integrand(denoise, reference.denoiser(schedule), x, s, t, (False, False), time_density)
+    levels = level_integrand(
+        denoise, reference.denoiser(schedule), x, s, t, (False, False), evaluations.time_density
+    )
 
     def integrand(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         x_s, x_t = (perturb(schedule, x[rows], noise, time) for time in (s, t))
         ends = reference.perturbed(schedule, s).log_prob(x_s) - reference.perturbed(schedule, t).log_prob(x_t)
         return levels(rows, noise, stratum, v) + ends
 
-    value, error = low_discrepancy.mean(key, x, integrand, num_evaluations, rows_per_call)
+    value, error = low_discrepancy.mean(key, x, integrand, evaluations.number, evaluations.bytes_per_call)
     return LogDensity(-value, error)
 
 
@@ -237,61 +195,36 @@ def pilot_time_density(
     key: Key,
     denoise: Denoiser,
     x: Array,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
     *,
-    num_evaluations: int,
     num_bins: int = 8,
-    scale: Array | float | None = None,
-    reference: Distribution | None = None,
-    rows_per_call: int = 4096,
 ) -> TimeDensity:
     """The time density of least variance, from a pilot on a few dozen rows x of data, shape (batch, ...).
 
     The masses are the standard deviations over noise of the integral over each bin of u, plus a tenth of
-    their mean, so that no bin starves. num_evaluations, at least 4 num_bins, is for each row; scale is that
-    of `TimeDensity`; the other options and the errors are those of `density_formula`.
+    their mean, so that no bin starves. evaluations, at least 4 num_bins, are for each row; of their time
+    density only the scale matters. Raises as `density_formula`.
     """
-    x, known_density = _check(key, denoise, x, TimeDensity(scale))
-    check_no_data_left(denoise, known_density.scale)
+    x = check_data(key, denoise, x)
     checks.integer("num_bins", num_bins, 1)
-    checks.integer("num_evaluations", num_evaluations, 4 * num_bins)
-    _check_reference(denoise, reference, x, 1)
-    pairs = num_evaluations // (4 * num_bins)
-    masses = _pilot(
-        key,
-        denoise,
-        x,
-        reference,
-        known_density,
-        num_bins=num_bins,
-        pairs=pairs,
-        rows_per_call=rows_per_call,
-    )
-    return TimeDensity(scale, masses)
+    known = check_evaluations(denoise, evaluations, 4 * num_bins)
+    scale = known.scale
+    check_no_data_left(denoise, scale)
+    _check_reference(denoise, known.reference, x, 1)
+    even = dataclasses.replace(known, time_density=KnownTimeDensity(scale))
+    return TimeDensity(scale, _pilot(key, denoise, x, even, num_bins=num_bins))
 
 
-@functools.partial(jax.jit, static_argnames=("num_bins", "pairs", "rows_per_call"))
-def _pilot(
-    key: Key,
-    denoise: Denoiser,
-    x: Array,
-    reference: Distribution | None,
-    time_density: KnownTimeDensity,
-    *,
-    num_bins: int,
-    pairs: int,
-    rows_per_call: int,
-) -> Array:
+@functools.partial(jax.jit, static_argnames="num_bins")
+def _pilot(key: Key, denoise: Denoiser, x: Array, evaluations: KnownEvaluations, *, num_bins: int) -> Array:
     t_min, t_max = denoise.working_range
-    reference = default_reference(denoise, x) if reference is None else reference
-    integrand = level_integrand(
-        denoise, reference.denoiser(denoise.schedule), x, t_min, t_max, (True, True), time_density
-    )
-    cells = low_discrepancy.cell_means(
-        key, x, integrand, strata=num_bins, replicates=2, pairs=pairs, rows_per_call=rows_per_call
-    )
+    reference = evaluations.reference_for(denoise, x).denoiser(denoise.schedule)
+    integrand = level_integrand(denoise, reference, x, t_min, t_max, (True, True), evaluations.time_density)
+    layout = low_discrepancy.Layout(num_bins, 2, evaluations.number // (4 * num_bins))
+    cells = low_discrepancy.cell_means(key, x, integrand, layout, evaluations.bytes_per_call)
     std = jnp.sqrt(jnp.mean((cells[..., 0] - cells[..., 1]) ** 2, axis=0))
     masses = std + 0.1 * std.mean() + jnp.finfo(std.dtype).tiny
-    return jnp.where(no_data_left(denoise, time_density.scale, t_max), masses, jnp.nan)
+    return jnp.where(no_data_left(denoise, evaluations.scale, t_max), masses, jnp.nan)
 
 
 def noise_level_curve(
@@ -299,30 +232,29 @@ def noise_level_curve(
     denoise: Denoiser,
     x: Array,
     times: Array,
-    *,
-    num_evaluations: int,
-    rows_per_call: int = 4096,
+    evaluations: Evaluations = Evaluations(),  # noqa: B008 - frozen
 ) -> NoiseLevelCurve:
     """E|r|^2 of rows x, shape (batch, ...), at each of times: minus twice the integrand of eq. (2), plus d.
 
     One key gives one noise, whatever the denoiser: the difference of two curves, of a network's and of a
-    reference's, say, is much more precise than either. num_evaluations, at least 16 len(times), is for each
-    row and all times together. Raises as `density_formula`, and ValueError unless the denoiser knows the
-    times and sigma > 0 at every one.
+    reference's, say, is much more precise than either. evaluations, at least 16 len(times), are for each row
+    and all times together. Raises as `density_formula`, and ValueError unless the denoiser knows the times
+    and sigma > 0 at every one.
     """
     x = check_data(key, denoise, x)
     checks.shape("times", times, (None,))
     denoise.check_times("times", times)
-    checks.integer("num_evaluations", num_evaluations, 2 * _CURVE_CELLS * len(times))
+    known = check_evaluations(
+        denoise, evaluations, 2 * _CURVE_CELLS * len(times), without=("reference", "time_density")
+    )
     times = jnp.asarray(times, float)
     checks.positive("sigma at each of times", marginals(denoise.schedule, times)[1])
-    pairs = num_evaluations // (2 * _CURVE_CELLS * len(times))
-    return _curve(key, denoise, x, times, pairs=pairs, rows_per_call=rows_per_call)
+    return _curve(key, denoise, x, times, known)
 
 
-@functools.partial(jax.jit, static_argnames=("pairs", "rows_per_call"))
+@jax.jit
 def _curve(
-    key: Key, denoise: Denoiser, x: Array, times: Array, *, pairs: int, rows_per_call: int
+    key: Key, denoise: Denoiser, x: Array, times: Array, evaluations: KnownEvaluations
 ) -> NoiseLevelCurve:
     schedule = denoise.schedule
     times = jnp.where(marginals(schedule, times)[1] > 0, times, jnp.nan)
@@ -332,15 +264,9 @@ def _curve(
         x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x[rows], noise, t)
         return _squares(noise - denoise.at_rows(rows)(x_t, t).noise)
 
-    cells = low_discrepancy.cell_means(
-        key,
-        x,
-        squared_error,
-        strata=len(times),
-        replicates=_CURVE_CELLS,
-        pairs=pairs,
-        rows_per_call=rows_per_call,
-    )
+    pairs = evaluations.number // (2 * _CURVE_CELLS * len(times))
+    layout = low_discrepancy.Layout(len(times), _CURVE_CELLS, pairs)
+    cells = low_discrepancy.cell_means(key, x, squared_error, layout, evaluations.bytes_per_call)
     error = cells.std(-1, ddof=1) / _CURVE_CELLS**0.5
     return NoiseLevelCurve(
         log_snr=jax.vmap(lambda t: log_snr(schedule, t))(times),
@@ -351,13 +277,6 @@ def _curve(
 
 def _squares(x: Array) -> Array:
     return jnp.sum(x.reshape(x.shape[0], -1) ** 2, axis=1)
-
-
-def _check(
-    key: Key, denoise: Denoiser, x: Array, time_density: TimeDensity | None
-) -> tuple[Array, KnownTimeDensity]:
-    """x in at least single precision, and the time density at the denoiser's scale if it says none."""
-    return check_data(key, denoise, x), check_time_density(denoise, time_density)
 
 
 def _check_reference(denoise: Denoiser, reference: Distribution | None, x: Array, end: int) -> None:

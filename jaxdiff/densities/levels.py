@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff._numerics import checks
 from jaxdiff._numerics.low_discrepancy import Integrand
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.laws.gaussian import Gaussian
@@ -35,20 +34,7 @@ class KnownTimeDensity(NamedTuple):
     """A `TimeDensity` whose scale is known."""
 
     scale: Array | float
-    masses: Array | tuple[float, ...]
-
-
-def check_time_density(denoise: Denoiser, time_density: TimeDensity | None) -> KnownTimeDensity:
-    """The time density at the denoiser's scale if it says none; ValueError for what is not positive."""
-    time_density = TimeDensity() if time_density is None else time_density
-    if not isinstance(time_density, TimeDensity):
-        raise TypeError(f"time_density must be a TimeDensity, got {checks.described(time_density)}.")
-    scale, masses = time_density
-    scale = denoise.scale if scale is None else scale
-    checks.positive_number("scale", scale)
-    checks.shape("masses", masses, (None,))
-    checks.positive("masses", masses)
-    return KnownTimeDensity(scale, masses)
+    masses: Array | tuple[float, ...] = (1.0,)
 
 
 def level_integrand(

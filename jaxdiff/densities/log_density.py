@@ -23,7 +23,7 @@ number of directions that data do not have, where they are zero: that number is 
 
 from __future__ import annotations
 
-import functools
+import dataclasses
 import warnings
 
 import jax
@@ -34,9 +34,11 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import NUM_STEPS, default_times, probability_flow
-from jaxdiff.densities.formula import TimeDensity, density_formula
+from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.inputs import LogDensity, check_data
+from jaxdiff.densities.levels import TimeDensity
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.typing import Array, Key
 
@@ -79,9 +81,7 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
     if num_evaluations is not None:
         checks.integer("num_evaluations", num_evaluations, 20)
     num_steps = NUM_STEPS if num_evaluations is None else num_evaluations // each // 2 * 2
-    by_formula = functools.partial(
-        density_formula, key, denoise, x, num_evaluations=num_evaluations or _NUM_EVALUATIONS
-    )
+    evaluations = Evaluations(num_evaluations or _NUM_EVALUATIONS)
     missing = _missing_directions(key, denoise, x)
     known = checks.known(missing)
     if known is not None and not _has_density(known):
@@ -95,9 +95,10 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
         )
         # Towards the first time the integrand grows as 1 / u, and so go the evaluations.
         masses = 1 / (jnp.arange(256) + 0.5)
-        return by_formula(extrapolate=False, time_density=TimeDensity(masses=masses))
+        evaluations = dataclasses.replace(evaluations, time_density=TimeDensity(masses=masses))
+        return density_formula(key, denoise, x, evaluations, extrapolate=False)
     if d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
-        value, error = by_formula()
+        value, error = density_formula(key, denoise, x, evaluations)
     else:
         fine, coarse = (
             probability_flow(key, denoise, x, default_times(denoise, steps)).value

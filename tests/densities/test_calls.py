@@ -12,6 +12,7 @@ from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.denoising.guidance import guided
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
 from jaxdiff.densities.formula import density_formula, log_density_increment, noise_level_curve
 from jaxdiff.densities.log_density import log_density
@@ -39,18 +40,48 @@ def by_label(x, t, label):
 
 LABELS = np.array([0.0, 1.0, 2.0, 0.0, 2.0], np.float32)
 CALLS = {
-    "formula": lambda denoise, x: density_formula(KEY, denoise, x, num_evaluations=40, rows_per_call=30),
+    "formula": lambda denoise, x: density_formula(
+        KEY,
+        denoise,
+        x,
+        evaluations=Evaluations(
+            40,
+            bytes_per_call=2000,
+        ),
+    ),
     "increment": lambda denoise, x: log_density_increment(
-        KEY, denoise, x, 0.1, 0.7, num_evaluations=40, rows_per_call=30
+        KEY,
+        denoise,
+        x,
+        0.1,
+        0.7,
+        evaluations=Evaluations(
+            40,
+            bytes_per_call=2000,
+        ),
     ),
     "curve": lambda denoise, x: noise_level_curve(
-        KEY, denoise, x, jnp.asarray([0.1, 0.5]), num_evaluations=64, rows_per_call=30
+        KEY,
+        denoise,
+        x,
+        jnp.asarray([0.1, 0.5]),
+        evaluations=Evaluations(
+            64,
+            bytes_per_call=2000,
+        ),
     )[1:],
     "elbo": lambda denoise, x: elbo(
-        KEY, denoise, x, jnp.linspace(0.1, 0.9, 4), num_paths=3, rows_per_call=4, data_covariance=0.5
+        KEY, denoise, x, jnp.linspace(0.1, 0.9, 4), num_paths=3, bytes_per_call=1000, data_covariance=0.5
     ),
     "discretized": lambda denoise, x: discretized_formula(
-        KEY, denoise, x, jnp.linspace(0.1, 0.9, 3), num_evaluations=72, rows_per_call=10
+        KEY,
+        denoise,
+        x,
+        jnp.linspace(0.1, 0.9, 3),
+        evaluations=Evaluations(
+            72,
+            bytes_per_call=2000,
+        ),
     ),
     "flow": lambda denoise, x: probability_flow(KEY, denoise, x, num_probes=2),
     "log_density": lambda denoise, x: log_density(KEY, denoise, x),

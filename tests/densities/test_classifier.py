@@ -11,6 +11,7 @@ from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.classifier import class_logits
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.labelled import Labelled
 from jaxdiff.laws.mixture import GaussianMixture
@@ -72,13 +73,13 @@ def test_logits_are_log_posteriors_by_quadrature(monkeypatch, float64):
     v, w = np.polynomial.legendre.leggauss(12)
     v, w = (np.arange(6)[:, None] + (v + 1) / 2).ravel() / 6, np.tile(w / 12, 6)
 
-    def cell_means(key, x, integrand, *, strata, replicates, pairs, rows_per_call):
+    def cell_means(key, x, integrand, layout, bytes_per_call):
         """Gauss-Hermite in the noise and Gauss-Legendre in v for what is drawn at random."""
         noise = jnp.tile(nodes, len(v))[:, None]
         rows = jnp.zeros(len(noise), int)
         stratum = jnp.zeros(len(noise), int)
         value = integrand(rows, noise, stratum, jnp.repeat(v, len(nodes))) @ np.outer(w, weights).ravel()
-        return jnp.full((1, strata, replicates), value / weights.sum())
+        return jnp.full((1, layout.strata, layout.replicates), value / weights.sum())
 
     monkeypatch.setattr(low_discrepancy, "cell_means", cell_means)
     x = np.array([-1.0, 0.1, 1.1, 1.5])
@@ -88,7 +89,7 @@ def test_logits_are_log_posteriors_by_quadrature(monkeypatch, float64):
         laws.denoiser(SCHEDULE),
         jnp.asarray(x)[:, None],
         num_classes=3,
-        num_evaluations=20,
+        evaluations=Evaluations(20),
         log_prior=PRIOR[:3],
     )
     wanted = PRIOR[:3] - 0.5 * ((x[:, None] - means) ** 2 / variances + np.log(variances))
@@ -100,7 +101,9 @@ def test_nothing_tells_equal_classes_apart():
     """All see one noise at one level: of two classes of one law the difference is zero point by point."""
     means, variances = LAWS.means[[0, 1, 0]], LAWS.variances[[0, 1, 0]]
     denoise = labelled(means, variances).denoiser(SCHEDULE)
-    got = class_logits(jax.random.key(0), denoise, float32(means[:, 0]), num_classes=3, num_evaluations=40)
+    got = class_logits(
+        jax.random.key(0), denoise, float32(means[:, 0]), num_classes=3, evaluations=Evaluations(40)
+    )
     np.testing.assert_allclose(got.value[:, 0], got.value[:, 2], atol=1e-5)
     assert np.abs(got.value[:, 1] - got.value[:, 0]).max() > 0.3
 
@@ -131,7 +134,7 @@ def repeated():
     def with_references(key, means, variances):
         references = labelled(means, variances)
         return logits_of(
-            key, x=float32(x), log_prior=float32(PRIOR), num_evaluations=160, references=references
+            key, x=float32(x), log_prior=float32(PRIOR), evaluations=Evaluations(160), references=references
         )
 
     @over_keys
@@ -141,7 +144,7 @@ def repeated():
             as_denoiser(counting, SCHEDULE, shape=(D,)),
             x=float32(x),
             log_prior=float32(PRIOR),
-            num_evaluations=320,
+            evaluations=Evaluations(320),
             margin=3.0,
             first_round=80,
         )
@@ -198,10 +201,10 @@ def test_a_race_spends_where_it_matters(repeated):
 
 def test_a_wide_margin_drops_nobody_and_a_race_of_one_round_is_none():
     x = float32(LAWS.sample(6))
-    everything = logits_of(jax.random.key(0), x=x, num_evaluations=60, margin=1e6)
+    everything = logits_of(jax.random.key(0), x=x, evaluations=Evaluations(60), margin=1e6)
     assert (np.asarray(everything.num_evaluations) == CLASSES * 60).all()
-    plain = logits_of(jax.random.key(0), x=x, num_evaluations=20)
-    one = logits_of(jax.random.key(0), x=x, num_evaluations=20, margin=3.0)
+    plain = logits_of(jax.random.key(0), x=x, evaluations=Evaluations(20))
+    one = logits_of(jax.random.key(0), x=x, evaluations=Evaluations(20), margin=3.0)
     for got, wanted in zip(one, plain, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
@@ -212,7 +215,7 @@ def test_a_class_that_is_out_stays_out():
     means[2] += 6
     denoise = labelled(means, LAWS.variances[[0, 0, 0]]).denoiser(SCHEDULE)
     got = class_logits(
-        jax.random.key(0), denoise, float32(means[0]), num_classes=3, num_evaluations=80, margin=2.0
+        jax.random.key(0), denoise, float32(means[0]), num_classes=3, evaluations=Evaluations(80), margin=2.0
     )
     assert (np.asarray(got.num_evaluations) == 2 * 80 + 20).all()
     assert np.abs(got.value[:, :2]).max() < 1e-5
@@ -250,7 +253,7 @@ def test_a_network_with_labels():
     denoise = make_denoiser(network.apply, params, schedule, shape=(D,), prediction=prediction.data)
 
     def run(x):
-        options = {"num_classes": CLASSES, "num_evaluations": 100, "rows_per_call": 1000}
+        options = {"num_classes": CLASSES, "evaluations": Evaluations(100, bytes_per_call=100_000)}
         return class_logits(jax.random.key(0), denoise, x, **options)
 
     x = np.random.default_rng(0).standard_normal((6, D))
@@ -266,13 +269,21 @@ def test_a_network_with_labels():
     np.testing.assert_array_equal(np.asarray(run(float32(x)).value)[::2], value[::2])
 
 
-GOOD = {"x": np.zeros((3, D), np.float32), "num_evaluations": 20}
+GOOD = {"x": np.zeros((3, D), np.float32), "evaluations": Evaluations(20)}
 BAD = {
     "integers": ({"x": np.zeros((3, D), int)}, TypeError, "x must be an array of floating-point"),
     "nan": ({"x": np.full((3, D), np.nan, np.float32)}, ValueError, "x has 9 non-finite"),
-    "few": ({"num_evaluations": 19}, ValueError, "num_evaluations must be an integer of at least 20"),
+    "few": (
+        {"evaluations": Evaluations(19)},
+        ValueError,
+        "evaluations.number must be an integer of at least 20",
+    ),
     "one class": ({"num_classes": 1}, ValueError, "num_classes must be an integer of at least 2"),
-    "rows": ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer of at least 1"),
+    "reference of all": (
+        {"evaluations": Evaluations(reference=Gaussian(jnp.zeros(D), 1.0))},
+        ValueError,
+        "evaluations.reference has no use",
+    ),
     "margin": ({"margin": 0.0}, ValueError, "margin must be"),
     "first": (
         {"margin": 3.0, "first_round": 10},

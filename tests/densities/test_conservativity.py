@@ -10,6 +10,7 @@ from scipy import integrate
 
 from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.densities.conservativity import RotationCurve, rotation_curve
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import probability_flow
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.laws.gaussian import Gaussian
@@ -62,7 +63,7 @@ def test_a_turn_costs_the_formula_what_the_curve_says_and_the_flow_nothing(float
     )
     flow = probability_flow(KEY, denoise, x, grid(VP), num_probes=1).value
     np.testing.assert_allclose(flow, law.log_prob(x), atol=1e-3)
-    got = density_formula(KEY, denoise, x, num_evaluations=400)
+    got = density_formula(KEY, denoise, x, evaluations=Evaluations(400))
     wanted = law.log_prob(x) - e**2 * (jnp.sum(x**2, axis=1) + 8) / 4
     assert abs(np.mean(got.value - wanted)) < 4 * np.std(got.value - wanted) / 40**0.5
     assert np.std(got.value - wanted) < 0.5

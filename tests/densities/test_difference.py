@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from jaxdiff.densities.difference import log_density_difference, telescoped_log_density
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.labelled import Labelled
@@ -46,9 +47,9 @@ def test_the_difference_of_two_laws_and_what_it_spares(schedule, x):
     one, other = (law(shift).denoiser(schedule) for shift in (0.0, 0.1))
     truth = log_prob(x, 0.0) - log_prob(x, 0.1)
     assert np.std(truth) > 0.2
-    rmse = within(log_density_difference(KEY, one, other, x, num_evaluations=240), truth)
+    rmse = within(log_density_difference(KEY, one, other, x, evaluations=Evaluations(240)), truth)
     apart = [
-        density_formula(key, denoise, x, num_evaluations=240).value
+        density_formula(key, denoise, x, evaluations=Evaluations(240)).value
         for key, denoise in zip(jax.random.split(KEY), (one, other), strict=True)
     ]
     assert rmse < 0.25 * np.sqrt(np.mean((apart[0] - apart[1] - truth) ** 2))
@@ -56,13 +57,13 @@ def test_the_difference_of_two_laws_and_what_it_spares(schedule, x):
 
 def test_the_other_way_round_it_has_the_other_sign(x):
     one, other = (law(shift).denoiser(Karras()) for shift in (0.0, 0.5))
-    there = log_density_difference(KEY, one, other, x, num_evaluations=40)
+    there = log_density_difference(KEY, one, other, x, evaluations=Evaluations(40))
     # Both are shown the same times only where their scales agree.
     back = log_density_difference(
-        KEY, dataclasses.replace(other, scale=one.scale), one, x, num_evaluations=40
+        KEY, dataclasses.replace(other, scale=one.scale), one, x, evaluations=Evaluations(40)
     )
     np.testing.assert_allclose(there.value, -back.value, rtol=1e-4, atol=1e-4)
-    nothing = log_density_difference(KEY, one, one, x, num_evaluations=40)
+    nothing = log_density_difference(KEY, one, one, x, evaluations=Evaluations(40))
     assert not np.any(nothing.value)
     assert not np.any(nothing.standard_error)
 
@@ -70,12 +71,14 @@ def test_the_other_way_round_it_has_the_other_sign(x):
 def test_a_telescope_gives_the_dear_one_little_to_do(x):
     cheap, middle, dear = (law(shift).denoiser(Karras()) for shift in (0.3, 0.05, 0.0))
     truth = log_prob(x, 0.0)
-    got = telescoped_log_density(KEY, [cheap, middle, dear], x, num_evaluations=[4000, 400, 40])
+    got = telescoped_log_density(
+        KEY, [cheap, middle, dear], x, [Evaluations(number) for number in (4000, 400, 40)]
+    )
     rmse = within(got, truth)
-    alone = density_formula(KEY, dear, x, num_evaluations=400)
+    alone = density_formula(KEY, dear, x, evaluations=Evaluations(400))
     assert rmse < 0.7 * np.sqrt(np.mean((alone.value - truth) ** 2))
-    one = telescoped_log_density(KEY, [dear], x, num_evaluations=[400])
-    alone = density_formula(jax.random.split(KEY, 1)[0], dear, x, num_evaluations=400)
+    one = telescoped_log_density(KEY, [dear], x, [Evaluations(400)])
+    alone = density_formula(jax.random.split(KEY, 1)[0], dear, x, evaluations=Evaluations(400))
     np.testing.assert_array_equal(one.value, alone.value)
     np.testing.assert_allclose(one.standard_error, alone.standard_error, rtol=1e-6)
 
@@ -89,7 +92,7 @@ def test_each_row_has_its_own_condition_in_both(float64):
     bound = laws.denoiser(Karras()).given(labels)
     truth = stats.norm(means[labels]).logpdf(x).sum(1) - stats.norm.logpdf(x).sum(1)
     for one, other, sign in ((bound, plain, 1), (plain, bound, -1)):
-        got = log_density_difference(KEY, one, other, x, num_evaluations=400)
+        got = log_density_difference(KEY, one, other, x, evaluations=Evaluations(400))
         np.testing.assert_allclose(got.value, sign * truth, atol=0.05)
     assert np.std(truth) > 0.5
 
@@ -98,7 +101,7 @@ def test_jitted_as_eager(x):
     one, other = (law(shift).denoiser(Karras()) for shift in (0.0, 0.1))
 
     def value(denoise):
-        return log_density_difference(KEY, denoise, other, x, num_evaluations=20).value
+        return log_density_difference(KEY, denoise, other, x, evaluations=Evaluations(20)).value
 
     np.testing.assert_allclose(jax.jit(value)(one), value(one), rtol=1e-4, atol=1e-5)
     for range_ in ({"t_max": 1.0}, {"t_min": 0.5}):
@@ -119,7 +122,7 @@ DENOISE = law(0.0).denoiser(Karras())
 )
 def test_denoisers_that_do_not_go_together(other, words):
     with pytest.raises(ValueError, match=words):
-        log_density_difference(KEY, DENOISE, other, jnp.zeros((2, 3)), num_evaluations=20)
+        log_density_difference(KEY, DENOISE, other, jnp.zeros((2, 3)), evaluations=Evaluations(20))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +130,7 @@ def test_denoisers_that_do_not_go_together(other, words):
     [
         ([], [], ValueError, "at least one"),
         ([DENOISE], [20, 20], ValueError, "2 for 1"),
-        ([DENOISE, DENOISE], [20, 19], ValueError, "num_evaluations must be an integer of at least 20"),
+        ([DENOISE, DENOISE], [20, 19], ValueError, "evaluations.number must be an integer of at least 20"),
         ([lambda x, t: x, DENOISE], [20, 20], TypeError, r"denoisers\[0\] must be a Denoiser"),
         (
             [law(0.0).denoiser(VariancePreserving()), DENOISE],
@@ -139,4 +142,4 @@ def test_denoisers_that_do_not_go_together(other, words):
 )
 def test_bad_telescopes(denoisers, numbers, error, words):
     with pytest.raises(error, match=words):
-        telescoped_log_density(KEY, denoisers, jnp.zeros((2, 3)), num_evaluations=numbers)
+        telescoped_log_density(KEY, denoisers, jnp.zeros((2, 3)), [Evaluations(number) for number in numbers])

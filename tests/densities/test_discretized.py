@@ -10,6 +10,7 @@ from scipy import stats
 
 from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.densities import discretized
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.schedules import Cosine
@@ -112,7 +113,9 @@ def test_the_estimate_is_unbiased_with_honest_errors(float64):
     @jax.jit
     def run(key):
         x = jnp.asarray(X).reshape(2, 1, 2, 1)
-        return discretized.discretized_formula(key, denoise, x, times, num_evaluations=12 * 24, rule=rule)
+        return discretized.discretized_formula(
+            key, denoise, x, times, evaluations=Evaluations(12 * 24), rule=rule
+        )
 
     got = jax.jit(lambda keys: jax.lax.map(run, keys))(jax.random.split(jax.random.key(0), 300))
     value = np.asarray(got.value)
@@ -124,17 +127,17 @@ def test_the_estimate_is_unbiased_with_honest_errors(float64):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"num_evaluations": 7}, "num_evaluations must be an integer of at least 24"),
+        ({"evaluations": Evaluations(7)}, "evaluations.number must be an integer of at least 24"),
         ({"times": jnp.array([0.5, 0.2])}, "low to high noise"),
         ({"rule": lambda levels: discretized.left(levels[1:])}, r"weights must have shape \(2,\)"),
-        ({"rows_per_call": 0}, "rows_per_call must be an integer"),
+        ({"evaluations": Evaluations(time_density=TimeDensity())}, "time_density has no use"),
     ],
 )
 def test_bad_input_is_refused(change, words):
     def denoise(x, t):
         pytest.fail("the denoiser was called, or traced, on bad input")
 
-    good = {"x": X, "times": jnp.array([0.2, 0.5]), "num_evaluations": 24}
+    good = {"x": X, "times": jnp.array([0.2, 0.5]), "evaluations": Evaluations(24)}
     with pytest.raises(ValueError, match=words):
         discretized.discretized_formula(
             jax.random.key(0), as_denoiser(denoise, Cosine(), shape=(2,)), **{**good, **change}

@@ -204,7 +204,7 @@ def test_a_row_depends_neither_on_its_batch_nor_on_the_calls_nor_on_its_shape():
             denoise=linear(schedule, 0.5, (2, 3, 1), shapes),
             x=x,
             data_covariance=np.full(6, 0.5),
-            rows_per_call=4,
+            bytes_per_call=1000,
         )
         start, flat = Gaussian(jnp.zeros(6), 1.0), x[:2].reshape(2, 6)
         return images, run(denoise=linear(schedule, 0.5, (6,)), x=flat, data_covariance=0.5, start=start)
@@ -262,7 +262,7 @@ GOOD = {"x": X.copy(), "times": TIMES[:-1], "num_paths": 2}
         ({"times": jnp.linspace(0.0, 1.0, 5)}, ValueError, r"the log-SNR at times\[0\] = 0 is inf"),
         ({"times": jnp.array([0.5, 1.5])}, ValueError, "is outside of the range"),
         ({"num_paths": 0}, ValueError, "num_paths must be an integer of at least 1"),
-        ({"rows_per_call": 0}, ValueError, "rows_per_call must be an integer"),
+        ({"bytes_per_call": 0}, ValueError, "bytes_per_call must be an integer"),
         ({"data_covariance": np.ones(3)}, ValueError, "covariance must have the shape"),
         ({"data_covariance": -1.0}, ValueError, "no negative eigenvalue"),
         (

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.flow import default_times, probability_flow
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.log_density import log_density
@@ -82,14 +83,16 @@ def test_the_method_is_that_of_the_size_and_of_the_evaluations():
     np.testing.assert_array_equal(got.standard_error, np.abs(fine - coarse))
     assert np.asarray(got.standard_error).max() > 1e-3
     got = log_density(KEY, denoise, x, num_evaluations=6 * 3 * 20 - 1)
-    np.testing.assert_array_equal(got, density_formula(KEY, denoise, x, num_evaluations=6 * 3 * 20 - 1))
+    np.testing.assert_array_equal(
+        got, density_formula(KEY, denoise, x, evaluations=Evaluations(6 * 3 * 20 - 1))
+    )
     for d in (8, 9):
         law, _ = mixture(d)
         x, denoise = law.sample(jax.random.key(1), 4), law.denoiser(VariancePreserving())
         wanted = (
             probability_flow(KEY, denoise, x).value
             if d == 8
-            else density_formula(KEY, denoise, x, num_evaluations=1024).value
+            else density_formula(KEY, denoise, x, evaluations=Evaluations(1024)).value
         )
         np.testing.assert_array_equal(log_density(KEY, denoise, x).value, wanted)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.models import MaskedAutoregressive
 from jaxdiff.noising.schedules import Cosine
@@ -115,7 +116,7 @@ def test_one_formula_gives_all_terms_of_the_chain_rule():
             return jax.vmap(row)(x_t, t)
 
         known = as_denoiser(denoise, schedule, shape=x.shape)
-        value, error = density_formula(key, known, x[None], num_evaluations=512)
+        value, error = density_formula(key, known, x[None], evaluations=Evaluations(512))
         return value[0], error[0]
 
     inputs = (jnp.asarray(part.T, jnp.float32) for part in (means, x))
