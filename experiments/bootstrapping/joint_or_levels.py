@@ -38,15 +38,15 @@ MEASURED, 4 seeds (`--parts E7`, one busy core of an AMD EPYC, jax 0.10.2, 2026-
     the Gaussian             1.708 +- .002 in every d
 
 Between the same narrow networks (33, 27, 20 and 17 units), one for each level is 8 % ahead of one for all up
-to d = 32; from 128 on the one for all is ahead by 13 to 16 %, with a sixth of the parameters, and grows least.
-Between the wide ones it is ahead everywhere, by two times at 512. But at this compute narrow beats wide, so
-that six narrow networks beat the one wide network of as many parameters in every d. What is left at 512 is of
-training, not of the points: 2 E H / E W falls from about 1 to .55, .53, .52 and .28.
+to d = 32; from 128 on the one for all is ahead by 13 to 16 %, with a sixth of the parameters, and grows
+least. Between the wide ones it is ahead everywhere, by two times at 512. But at this compute narrow beats
+wide, so that six narrow networks beat the one wide network of as many parameters in every d. What is left at
+512 is of training, not of the points: 2 E H / E W falls from about 1 to .55, .53, .52 and .28.
 
-On what networks have learned the martingale is one, E H^2 over its parts being 0.99 to 1.02; K is between 0.37
-and 0.50 in every dimension, 44 to 60 times below its bound of 22; kappa is 1.2 to 1.3. The rates are the best
-of 1.5e-3, 3e-3, 6e-3 and 1.2e-2 at d = 8 and 512 together on two other seeds (`--parts E7-choice`), that of
-the narrow network on one.
+On what networks have learned the martingale is one, E H^2 over its parts being 0.99 to 1.02; K is between
+0.37 and 0.50 in every dimension, 44 to 60 times below its bound of 22; kappa is 1.2 to 1.3. The rates are the
+best of 1.5e-3, 3e-3, 6e-3 and 1.2e-2 at d = 8 and 512 together on two other seeds (`--parts E7-choice`), that
+of the narrow network on one.
 """
 
 import dataclasses
