@@ -206,7 +206,9 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
-            if isinstance(error, ValueError) and "writing" not in str(error):
+            # What Orbax says when files that it has just written are not there.
+            removed = not self.directory.is_dir() or "No ArrayMetadata found" in str(error)
+            if isinstance(error, ValueError) and not removed and "writing" not in str(error):
                 raise
             time.sleep(0.5)  # for the other writes, which end in threads, to complain where nobody listens
             # Some do whenever they are freed, at the end of Python where the error's traceback keeps them.
@@ -217,11 +219,13 @@ class Checkpoints:
                 while cause is not None:
                     traceback.clear_frames(cause.__traceback__)
                     cause = cause.__cause__ or cause.__context__
-            steps = steps_in(self.directory)
-            whole = f"Step {steps[-1]} is whole" if steps else "None was written before"
+            steps = steps_in(self.directory) if self.directory.is_dir() else []
+            whole = f"Step {steps[-1]} is whole" if steps else "None is there"
+            removed |= isinstance(error, FileNotFoundError)
+            reason, wanted = ("was it removed?", "keep it") if removed else ("is the disk full?", "make room")
             raise OSError(
-                f"A checkpoint could not be written in {self.directory}: is the disk full? {whole}; make "
-                f"room, and go on. ({_last_words(error)})"
+                f"A checkpoint could not be written in {self.directory}: {reason} {whole}; {wanted}, and go "
+                f"on. ({_last_words(error)})"
             ) from None
 
     def _score(self, metrics: Mapping[str, float]) -> float:

@@ -245,6 +245,17 @@ def test_no_flipped_bit_is_unnoticed(run, number):
         assert_same_bits(got, state(2))
 
 
+def test_a_directory_removed_amid_a_save_is_one_clear_error(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(
+        OSError, match=r"written in .*run: was it removed\? None is there; keep it, and go on"
+    ):
+        with Checkpoints(out, config={}) as checkpoints:
+            checkpoints.save(TrainState(jnp.int32(1), {"w": jnp.ones((2000, 2000))}, None, ()))
+            shutil.rmtree(out, ignore_errors=True)
+            checkpoints.save(TrainState(jnp.int32(2), {"w": jnp.ones((2000, 2000))}, None, ()))
+
+
 def test_a_damaged_best_is_named_and_does_not_rank(run):
     flipped(f"2/{ARRAYS}")(run)
     with pytest.raises(
