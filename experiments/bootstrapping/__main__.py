@@ -11,6 +11,7 @@
     | E3         | ridge regression on random features, level by level                   | random_features |
     | E4         | a network for each level                                              | level_networks  |
     | E5         | one network over all levels: every recipe that was tried              | joint_network   |
+    | E5-fresh   | what came later, on seeds that chose nothing                          | joint_network   |
     | E5-digits  | the same on a law fitted to the digits                                | joint_network   |
     | E6         | joint learning over a finite class, flat in the dimension             | dimension       |
     | E7         | one network for all levels against one for each, d = 8 to 512         | joint_or_levels |
@@ -41,6 +42,7 @@ PARTS: parts.Parts = {
     "E3": (random_features, random_features.Config()),
     "E4": (level_networks, level_networks.Config()),
     "E5": (joint_network, joint_network.CONFIGS["mixture"]),
+    "E5-fresh": (joint_network, joint_network.CONFIGS["fresh"]),
     "E5-digits": (joint_network, joint_network.CONFIGS["digits"]),
     "E6": (dimension, dimension.Config()),
     "E7": (joint_or_levels, joint_or_levels.Config()),

@@ -41,7 +41,9 @@ def test_the_joint_network_learns():
 GAUSSIAN = Gaussian(jnp.zeros(10), 0.4)
 
 
-@pytest.mark.parametrize("name", ["chain", "jump 4, optimal gate", "jump 4, online mix", "field, jump 4"])
+@pytest.mark.parametrize(
+    "name", ["chain", "jump 4, optimal gate", "jump 2, Jacobian gate", "jump 4, online mix", "field, jump 4"]
+)
 def test_a_recipe_keeps_the_conditional_mean(name):
     """With the exact denoiser as teacher, E[(target - D) h(x)] = 0 at every level but the warm-up's."""
     task, config = joint_network.mixture()._replace(law=GAUSSIAN), joint_network.Config(steps=10)

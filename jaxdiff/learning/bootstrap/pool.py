@@ -26,7 +26,8 @@ def posterior(own: Array, pool: Array, noise: Array, ratio: Array) -> Rows:
     """Of ``own + noise / ratio``, ratio = alpha / sigma: own, (batch, ...), among it and pool, (m, ...).
 
     Log-weights are taken as differences to that of own, which is 0: where the noise is small the others
-    vanish, and with them the shift, exactly. Where ratio, (batch,), is infinite own alone is left.
+    vanish, and with them the shift, exactly. All of the pool is weighed: to pick the nearest of it would take
+    the same products first. Where ratio, (batch,), is infinite own alone is left.
     """
     shape = own.shape
     own, noise, pool = (x.reshape(len(x), -1) for x in (own, noise, pool))
