@@ -21,6 +21,9 @@ from sigma_T = 7, in 20 nodes (rho = 5) or 10, with the greatest W_2 along any d
 (`max_sliced_wasserstein`). The mixture there is of isotropic components; "early" is the same fitted at a
 noise of 1, where the modes are told apart, and the rest of the noise added to the law.
 
+Beside the few calls stand their rivals (`modes`), not yet in the figures below: as many calls of DPM-Solver++
+on long grids and from the Gaussian of two moments, and no calls at all, of a mixture fitted at .02.
+
 What a fit costs is given in seconds, in calls of this denoiser for one sample, and in samples whose saved
 calls pay for it; for a network, whose call is dearer, they are fewer in proportion.
 
@@ -66,10 +69,8 @@ dimensions are owed: with all of them they were about .1, d* / 2n.
 """
 
 import dataclasses
-import functools
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -77,56 +78,26 @@ import numpy as np
 
 from experiments import estimates
 from experiments.estimates import show
-from experiments.initialization import judges
-from experiments.initialization.laws import draw_rows, grid_mixture, log_prob, tiled_mixture
+from experiments.initialization.laws import draw_rows, log_prob
+from experiments.initialization.modes import (
+    NO_CALLS,
+    SAMPLERS,
+    SCHEDULE,
+    T_LONG,
+    Config,
+    Task,
+    plane,
+    tiled,
+)
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.laws.metrics import max_sliced_wasserstein
-from jaxdiff.laws.mixture import GaussianMixture
-from jaxdiff.models import SplineCoupling
-from jaxdiff.noising import times
-from jaxdiff.noising.schedules import Karras
-from jaxdiff.sampling import budget, starts
-from jaxdiff.sampling.ddim import ancestral
 from jaxdiff.sampling.driver import integrate
-from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.sampler import Sampler
-from jaxdiff.sampling.starts import Family, fit_start
+from jaxdiff.sampling.starts import fit_start
 from jaxdiff.typing import Array, Key, StartLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-SCHEDULE = Karras()
-SAMPLERS: dict[str, tuple[Sampler, int]] = {  # and calls of the denoiser a step
-    "ancestral": (ancestral(), 1),
-    "Heun": (Heun(), 2),
-}
-T_LONG, T_MIN = 80.0, 0.002
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What the part depends on."""
-
-    law_seed: int = 0
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    t_max: float = 1.244
-    num_training: int = 10_000
-    num_samples: int = 10_000
-    reference: int = 10  # times as many draws of the law that samples are compared with
-    components: int = 25
-    iterations: int = 60
-    flow_steps: int = 400  # 0 leaves the flow out
-    few_t_max: float = 0.7  # where runs of few steps start; chosen on another law and other seeds
-    few_steps: tuple[int, ...] = (9, 6, 4)
-    test_rows: int = 50_000  # for KL(p_T || start)
-    dimensions: tuple[int, ...] = (40, 100)
-    tiled_t_max: float = 7.0
-    tiled_early: float = 1.0
-    tiled_seeds: tuple[int, ...] = (0, 1, 2)
-    tiled_samples: int = 3_000
-    tiled_iterations: int = 40
 
 
 def smoke() -> Config:
@@ -146,25 +117,10 @@ def smoke() -> Config:
     )
 
 
-class Plan(NamedTuple):
-    """A way to sample: from a start at times[0], with a sampler."""
-
-    start: str
-    t_max: float
-    sampler: str
-    grid: str
-    times: Array
-
-    @property
-    def calls(self) -> int:
-        """Of the denoiser."""
-        return SAMPLERS[self.sampler][1] * (len(self.times) - 1)
-
-
 def run(config: Config) -> dict[str, Any]:
     """Fits, and distances of every plan, in the plane and in the dimensions of the tiled mixture."""
-    studies = [_study(config, _plane(config), config.seeds)]
-    studies += [_study(config, _tiled(config, d), config.tiled_seeds) for d in config.dimensions]
+    studies = [_study(config, plane(config), config.seeds)]
+    studies += [_study(config, tiled(config, d), config.tiled_seeds) for d in config.dimensions]
     return {"config": dataclasses.asdict(config), "studies": studies}
 
 
@@ -202,10 +158,10 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """Distances in the plane against calls of the denoiser, a color for each start."""
     study = figures["studies"][0]
     colors = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(row["start"] for row in study["rows"]))}
-    markers = dict(zip(SAMPLERS, "so", strict=True))
+    markers = dict(zip((*SAMPLERS, NO_CALLS), "so^x", strict=True))
     for row in study["rows"]:
         axes.errorbar(
-            row["calls"],
+            max(row["calls"], 1),  # none on a logarithmic axis
             row["distance"]["mean"],
             2 * row["distance"]["standard_error"],
             color=colors[row["start"]],
@@ -223,136 +179,88 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     axes.legend(fontsize="xx-small", ncols=2)
 
 
-class Task(NamedTuple):
-    """What is sampled, how, and how samples are judged."""
-
-    law: GaussianMixture
-    families: dict[float, dict[str, Family[Any]]]
-    """By t_max."""
-    plans: list[Plan]
-    num_samples: int
-    judge: Callable[[Array], Callable[[Array], float]]
-    """From draws of the law to the distance of samples from them."""
-    num_draws: int
-
-
-def _plane(config: Config) -> Task:
-    law = grid_mixture(config.law_seed)
-    families = _families(config, num_iterations=config.iterations)
-    few = {name: families[name] for name in ("plain", "mixture")}
-    if config.flow_steps:
-        families["flow"] = starts.flow(SplineCoupling(), num_steps=config.flow_steps)
-    long = functools.partial(times.power_grid, t_max=T_LONG, t_min=T_MIN, rho=7.0)
-    short = times.truncate(times.power_grid(39, t_max=3.0, t_min=0.0002, rho=2.0), config.t_max)
-    pilot = _pilot(law, config.few_t_max)
-    plans = [
-        *(Plan("noise", T_LONG, name, "long", long(39)) for name in ("Heun", "ancestral")),
-        *(
-            Plan(start, config.t_max, name, "truncated", short)
-            for name in ("Heun", "ancestral")
-            for start in (*families, "ideal")
-        ),
-    ]
-    for steps in config.few_steps:
-        anew = budget.optimal_grid(pilot, steps, t_max=config.few_t_max, t_min=T_MIN)
-        plans.append(Plan("noise", T_LONG, "Heun", "long", long(steps)))
-        plans += [Plan(start, config.few_t_max, "Heun", "anew", anew) for start in (*few, "ideal")]
-    return Task(
-        law,
-        {config.t_max: families, config.few_t_max: few},
-        plans,
-        config.num_samples,
-        judges.along_even_directions(config.num_samples),
-        config.reference * config.num_samples,
-    )
-
-
-def _tiled(config: Config, d: int) -> Task:
-    law = tiled_mixture(d)
-    long = functools.partial(times.power_grid, t_max=T_LONG, t_min=T_MIN, rho=7.0)
-    families = _families(
-        config, covariance="isotropic", noise="fixed", num_iterations=config.tiled_iterations
-    )
-    families["early"] = starts.early(families["mixture"], config.tiled_early)
-    short = times.power_grid(19, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
-    few = times.power_grid(9, t_max=config.tiled_t_max, t_min=T_MIN, rho=5.0)
-    plans = [
-        Plan("noise", T_LONG, "Heun", "long", long(39)),
-        *(Plan(start, config.tiled_t_max, "Heun", "rho = 5", short) for start in (*families, "ideal")),
-        Plan("noise", T_LONG, "Heun", "long", long(9)),
-        Plan("early", config.tiled_t_max, "Heun", "rho = 5", few),
-    ]
-
-    def judge(draws: Array) -> Callable[[Array], float]:
-        key = jax.random.key(3)
-        return lambda x: float(max_sliced_wasserstein(key, x, draws, num_starts=4, num_steps=60).value)
-
-    n = config.tiled_samples
-    return Task(law, {config.tiled_t_max: families}, plans, n, judge, n)
-
-
-def _families(config: Config, **options: Any) -> dict[str, Family[Any]]:
+def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """What every fit costs and every plan gives, over seeds."""
+    names = ("data", "fit", "test", "start", "noise", "draw", "floor")
+    split = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed), len(names)))(jnp.asarray(seeds))
+    keys: dict[str, Key] = dict(zip(names, split.T, strict=True))
+    starts, fits = _fit(config, task, keys)
+    samples, microseconds = _sample(task, starts, keys)
+    floor, rows = _judge(task, samples, keys)
     return {
-        "plain": starts.plain(),
-        "isotropic": starts.isotropic(),
-        "Gaussian": starts.gaussian(),
-        "mixture": starts.gaussian_mixture(config.components, num_restarts=1, **options),
+        "dimension": task.law.shape[0],
+        "floor": estimates.mean(floor),
+        "fits": fits,
+        "rows": rows,
+        "microseconds": microseconds,
+        "savings": _savings(fits, rows, microseconds),
     }
 
 
-def _pilot(law: GaussianMixture, t_max: float) -> budget.ScoreCurvature:
-    data_key, key = jax.random.split(jax.random.key(11))
-    levels = times.log_snr_grid(SCHEDULE, 63, t_max=t_max, t_min=T_MIN)
-    return budget.score_curvature(key, law.denoiser(SCHEDULE), law.sample(data_key, 2000), levels)
+_Starts = dict[tuple[str, float], list[StartLaw]]
+"""By name and horizon, one for each seed."""
 
 
-def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """What every fit costs and every plan gives, over seeds."""
-    data_keys, fit_keys, test_keys, start_keys, noise_keys, draw_keys, floor_keys = jax.vmap(
-        lambda seed: jax.random.split(jax.random.key(seed), 7)
-    )(jnp.asarray(seeds)).T
-    law, (d,), denoise = task.law, task.law.shape, task.law.denoiser(SCHEDULE)
-    data = [draw_rows(law, key, config.num_training) for key in data_keys]
-    noise = Gaussian(jnp.zeros(d), T_LONG**2)
-    starts: dict[tuple[str, float], list[StartLaw]] = {("noise", T_LONG): [noise for _ in seeds]}
+def _fit(config: Config, task: Task, keys: dict[str, Key]) -> tuple[_Starts, list[dict[str, Any]]]:
+    """The starts, and of each that is fitted its divergence and seconds."""
+    law, seeds = task.law, len(keys["fit"])
+    data = [draw_rows(law, key, config.num_training) for key in keys["data"]]
+    starts: _Starts = {("noise", T_LONG): [Gaussian(jnp.zeros(law.shape), T_LONG**2)] * seeds}
     fits = []
     for t_max, families in task.families.items():
         ideal = law.perturbed(SCHEDULE, t_max)
-        starts["ideal", t_max] = [ideal for _ in seeds]
+        starts["ideal", t_max] = [ideal] * seeds
         for name, family in families.items():
             laws, seconds, divergences = [], [], []
-            for key, test_key, rows in zip(fit_keys, test_keys, data, strict=True):
+            for key, test_key, rows in zip(keys["fit"], keys["test"], data, strict=True):
                 began = time.process_time()
                 laws.append(jax.block_until_ready(fit_start(key, family, rows, SCHEDULE, t_max)))
                 seconds.append(time.process_time() - began)
                 x = draw_rows(ideal, test_key, config.test_rows)
                 divergences.append(float(jnp.mean(log_prob(ideal, x) - log_prob(laws[-1], x))))
             starts[name, t_max] = laws
-            # The first of them compiles.
             fits.append(
                 {
                     "start": name,
                     "t_max": t_max,
                     "divergence": estimates.mean(divergences),
-                    "seconds": float(np.median(seconds[1:])),
+                    "seconds": float(np.median(seconds[1:])),  # the first of them compiles
                 }
             )
-    judges = [task.judge(draw_rows(law, key, task.num_draws)) for key in draw_keys]
-    floor = [
-        judge(draw_rows(law, key, task.num_samples)) for judge, key in zip(judges, floor_keys, strict=True)
-    ]
-    rows, long = [], {}
+    return starts, fits
+
+
+def _sample(task: Task, starts: _Starts, keys: dict[str, Key]) -> tuple[list[Array], float]:
+    """Samples of every plan, (seeds, n, d), and the microseconds of a call for one row."""
+    denoise, samples, microseconds = task.law.denoiser(SCHEDULE), [], []
     for plan in task.plans:
         laws = starts[plan.start, plan.t_max]
         x = jnp.stack(
-            [draw_rows(law, key, task.num_samples) for law, key in zip(laws, start_keys, strict=True)]
+            [draw_rows(law, key, task.num_samples) for law, key in zip(laws, keys["start"], strict=True)]
         )
+        if not plan.calls:
+            samples.append(x)
+            continue
         began = time.process_time()
         sampler, _ = SAMPLERS[plan.sampler]
-        samples = jax.block_until_ready(_integrate(denoise, sampler, noise_keys, x, plan.times))
-        seconds = time.process_time() - began
-        distances = np.array([judge(y) for judge, y in zip(judges, samples, strict=True)])
-        ratio = distances / long.setdefault(plan.sampler, distances)  # the first is the long run
+        samples.append(jax.block_until_ready(_integrate(denoise, sampler, keys["noise"], x, plan.times)))
+        rows = plan.calls * x.shape[0] * x.shape[1]
+        microseconds.append(1e6 * (time.process_time() - began) / rows)
+    return samples, float(np.median(microseconds))  # most of them compiled nothing
+
+
+def _judge(
+    task: Task, samples: list[Array], keys: dict[str, Key]
+) -> tuple[list[float], list[dict[str, Any]]]:
+    """The floor for every seed, and a row for every plan."""
+    judges = [task.judge(draw_rows(task.law, key, task.num_draws)) for key in keys["draw"]]
+    fresh = [draw_rows(task.law, key, task.num_samples) for key in keys["floor"]]
+    floor = [judge(x) for judge, x in zip(judges, fresh, strict=True)]
+    rows, long = [], {}
+    for plan, sets in zip(task.plans, samples, strict=True):
+        distances = np.array([judge(x) for judge, x in zip(judges, sets, strict=True)])
+        if plan.grid == "long":
+            long.setdefault(plan.sampler, distances)  # the first is the long run
         rows.append(
             {
                 "start": plan.start,
@@ -362,34 +270,38 @@ def _study(config: Config, task: Task, seeds: tuple[int, ...]) -> dict[str, Any]
                 "nodes": len(plan.times),
                 "calls": plan.calls,
                 "distance": estimates.mean(distances),
-                "over_long": estimates.mean(ratio),
+                "over_long": estimates.mean(distances / long.get(plan.sampler, long["Heun"])),
                 "distances": distances.tolist(),
-                "microseconds": 1e6 * seconds / (plan.calls * x.shape[0] * x.shape[1]),
             }
         )
-    # Most of them compiled nothing.
-    microseconds = float(np.median([row.pop("microseconds") for row in rows]))
-    return {
-        "dimension": d,
-        "floor": estimates.mean(floor),
-        "fits": fits,
-        "rows": rows,
-        "microseconds": microseconds,
-        "savings": [
-            {
-                "start": row["start"],
-                "t_max": row["t_max"],
-                "calls": row["calls"],
-                "saved": rows[0]["calls"] - row["calls"],
-                "fit_in_calls": 1e6 * fit["seconds"] / microseconds,
-                "samples": 1e6 * fit["seconds"] / microseconds / (rows[0]["calls"] - row["calls"]),
-            }
-            for fit in fits
-            for row in rows
-            if fit["start"] in ("mixture", "early", "flow")
-            and (row["start"], row["t_max"], row["sampler"]) == (fit["start"], fit["t_max"], "Heun")
-        ],
-    }
+    return floor, rows
+
+
+def _savings(
+    fits: list[dict[str, Any]], rows: list[dict[str, Any]], microseconds: float
+) -> list[dict[str, Any]]:
+    """Samples whose saved calls pay for a fit, for each that saves some."""
+    savings = []
+    for fit in fits:
+        for row in rows:
+            fitted = fit["start"] in ("mixture", "early", "flow")
+            if fitted and (row["start"], row["t_max"], row["sampler"]) == (
+                fit["start"],
+                fit["t_max"],
+                "Heun",
+            ):
+                saved, calls = rows[0]["calls"] - row["calls"], 1e6 * fit["seconds"] / microseconds
+                savings.append(
+                    {
+                        "start": row["start"],
+                        "t_max": row["t_max"],
+                        "calls": row["calls"],
+                        "saved": saved,
+                        "fit_in_calls": calls,
+                        "samples": calls / saved,
+                    }
+                )
+    return savings
 
 
 @jax.jit

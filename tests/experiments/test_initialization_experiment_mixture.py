@@ -79,6 +79,20 @@ def test_a_tenth_of_the_calls_is_enough_from_a_learned_start_alone(figures):
     np.testing.assert_allclose(saving["samples"] * saving["saved"], saving["fit_in_calls"])
 
 
+def test_the_rivals_of_few_calls_stand_beside_them(figures):
+    """As many calls of a better solver over all noise are worse than a learned start; no calls are counted as none."""
+    study = figures["studies"][0]
+    rows = rows_of(study)
+    few = rows["mixture", "Heun", 7]
+    rivals = [row for row in study["rows"] if row["sampler"] == "DPM-Solver++"]
+    assert [(row["start"], row["calls"]) for row in rivals] == [("noise", 12)] * 2 + [("Gaussian", 12)] * 2
+    long = min(row["distance"]["mean"] for row in rivals if row["start"] == "noise")
+    assert few["distance"]["mean"] < long < 0.5 * rows["noise", "Heun", 7]["distance"]["mean"]
+    nothing = rows["mixture", "no calls", 1]
+    assert nothing["calls"] == 0
+    np.testing.assert_allclose(nothing["distance"]["mean"], np.mean(nothing["distances"]))
+
+
 def test_many_dimensions_need_a_start_that_knows_the_modes(figures):
     study = figures["studies"][1]
     rows = rows_of(study)
