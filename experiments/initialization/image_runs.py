@@ -16,6 +16,8 @@ from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.typing import Array, Key, StartLaw
 
 SAMPLERS: dict[str, Sampler] = {"heun": Heun(), "ddim": DDIM()}
+NO_CALLS = "none"
+"""In place of a sampler: draws of the start as they are."""
 RHO, T_MIN = 7, 2e-3  # of the quickstart's own grid
 
 
@@ -26,6 +28,8 @@ def grid(steps: int, horizon: float) -> Array:
 
 def calls(sampler: str, steps: int) -> int:
     """Of the denoiser, the end included."""
+    if sampler == NO_CALLS:
+        return 0
     return 2 * steps + 1 if sampler == "heun" else steps + 1
 
 

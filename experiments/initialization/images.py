@@ -9,6 +9,8 @@ noised. Short runs start at sigma_T, on EDM's grid to the same end, from laws fi
     patch flow                    an autoregressive flow over patches, at one horizon: it takes a minute
     empirical                     training images with noise: no law to learn, but a memory
 
+"no calls" are draws of a start fitted at .02 that no denoiser has seen: what its calls must beat.
+
 All starts draw from the same random numbers. For sets of 200 samples, against the test images: the energy
 distance and the Frechet distance of pixels, and both less those of the long run, set by set, with standard
 errors over sets. The differences are what "equal or better" is about; the luck of the test images, some .003
@@ -60,31 +62,23 @@ many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from experiments import estimates, quickstart
 from experiments.estimates import as_figure, show
 from experiments.image_problems import SCHEDULE, Problem
-from experiments.initialization import image_runs, image_starts
-from experiments.initialization.image_runs import calls, grid, runner
+from experiments.initialization import image_budgets, image_starts
+from experiments.initialization.image_runs import NO_CALLS, calls, grid, runner
 from experiments.initialization.image_starts import FLOW, Fit
 from experiments.initialization.judges import Judged, judge_images
-from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws import metrics
-from jaxdiff.noising import times
-from jaxdiff.noising.process import perturb
-from jaxdiff.sampling.budget import discretization_error, initialization_error, score_curvature
 from jaxdiff.typing import Array, Key
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_NOISES = 8  # of each test image, for the gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +125,8 @@ class Config:
         "patch flow",
         "empirical",
     )
+    no_calls: tuple[str, ...] = ("gaussian", "mixture, full")
+    no_calls_t: float = 0.02  # where these are fitted, to be merely sampled
     sets: int = 5
     rows: int = 200
     test_rows: int = 360
@@ -156,6 +152,7 @@ def smoke() -> Config:
             ),
         ),
         starts=("plain", "gaussian"),
+        no_calls=("gaussian",),
         sets=4,
         rows=64,
         test_rows=96,
@@ -185,11 +182,41 @@ def run(config: Config) -> dict[str, Any]:
 
 def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> dict[str, Any]:
     """The figures of one model."""
-    encode_key, fit_key, draw_key, sample_key, noise_key, last_key = jax.random.split(
-        jax.random.key(config.seed), 6
+    names = ("encode", "fit", "draw", "sample", "noise", "last")
+    keys: dict[str, Key] = dict(
+        zip(names, jax.random.split(jax.random.key(config.seed), len(names)), strict=True)
     )
-    data = problem.encode(encode_key, jax.random.permutation(encode_key, problem.train))
-    test = problem.encode(jax.random.fold_in(encode_key, 1), problem.test[: config.test_rows])
+    data = problem.encode(keys["encode"], jax.random.permutation(keys["encode"], problem.train))
+    test = problem.encode(jax.random.fold_in(keys["encode"], 1), problem.test[: config.test_rows])
+    fits = _fit(config, case, problem, data, keys["fit"])
+    samples, seconds = _sample(config, case, problem, denoise, fits, data, keys)
+    cells = [(problem.t_max, config.long_steps)]
+    cells += [(t, steps) for t in (problem.t_max, *case.horizons) for steps in config.steps]
+    start, horizon, steps = case.chosen
+    chosen = start, horizon, "heun", steps
+    long, size = next(iter(samples)), config.sets * config.rows
+    # What a call costs for one image, by the longest of the runs.
+    call = seconds[long] / (calls("heun", config.long_steps) * size)
+    saved = (calls("heun", config.long_steps) - calls("heun", steps)) * call
+    return {
+        "t_max": problem.t_max,
+        "chosen": list(chosen),
+        **_judge(config, samples, seconds, chosen, data, test, keys["last"]),
+        "starts": image_budgets.of_starts(problem, denoise, fits, test, keys["noise"]),
+        "discretization": image_budgets.of_grids(
+            keys["noise"], denoise, data[: config.rows], cells, config.levels
+        ),
+        "milliseconds_per_call": 1e3 * call,
+        "images_that_pay_for_the_fit": fits[start, horizon].seconds / saved,
+    }
+
+
+Arm = tuple[str, float, str, int]
+"""Start, horizon, sampler and steps."""
+
+
+def _fit(config: Config, case: Case, problem: Problem, data: Array, key: Key) -> dict[tuple[str, float], Fit]:
+    """Every start at every horizon."""
     families = image_starts.families(
         components=config.components,
         iterations=config.iterations,
@@ -197,65 +224,83 @@ def measure(config: Config, case: Case, problem: Problem, denoise: Denoiser) -> 
         flow_blocks=config.flow_blocks,
         flow_steps=config.flow_steps,
     )
-    long = "gaussian", problem.t_max
-    wanted = [long, ("plain", problem.t_max)]
+    wanted = [("gaussian", problem.t_max), ("plain", problem.t_max)]
+    wanted += [(name, config.no_calls_t) for name in config.no_calls]
     wanted += [
         (name, horizon)
         for horizon in case.horizons
         for name in config.starts
         if name != FLOW or horizon == case.flow_horizon
     ]
-    fits = {
-        (name, horizon): image_starts.fit(fit_key, families[name], data, SCHEDULE, horizon)
+    return {
+        (name, horizon): image_starts.fit(key, families[name], data, SCHEDULE, horizon)
         for name, horizon in wanted
     }
-    arms = [(*long, "heun", config.long_steps), ("plain", problem.t_max, "heun", config.long_steps)]
-    arms += [(*start, "heun", steps) for start in fits for steps in config.steps]
-    arms += [(*start, "ddim", steps) for start in fits for steps in config.ddim_steps]
+
+
+def _sample(
+    config: Config,
+    case: Case,
+    problem: Problem,
+    denoise: Denoiser,
+    fits: dict[tuple[str, float], Fit],
+    data: Array,
+    keys: dict[str, Key],
+) -> tuple[dict[Arm, Array], dict[Arm, float]]:
+    """Samples of every arm, the long run's first, and the seconds that they took."""
+    run = [start for start in fits if start[1] in (*case.horizons, problem.t_max)]
+    arms: list[Arm] = [(name, problem.t_max, "heun", config.long_steps) for name in ("gaussian", "plain")]
+    arms += [(name, config.no_calls_t, NO_CALLS, 0) for name in config.no_calls]
+    arms += [(*start, "heun", steps) for start in run for steps in config.steps]
+    arms += [(*start, "ddim", steps) for start in run for steps in config.ddim_steps]
     size = config.sets * config.rows
-    sample = runner(denoise, sample_key, draw_key, data[:size])
+    sample = runner(denoise, keys["sample"], keys["draw"], data[:size])
     samples, seconds = {}, {}
     for name, horizon, sampler, steps in arms:
-        arm = name, horizon, sampler, steps
-        samples[arm], seconds[arm] = sample(fits[name, horizon].law, sampler, grid(steps, horizon))
+        arm, law = (name, horizon, sampler, steps), fits[name, horizon].law
+        if sampler == NO_CALLS:
+            samples[arm], seconds[arm] = law.sample(keys["draw"], size), 0.0
+        else:
+            samples[arm], seconds[arm] = sample(law, sampler, grid(steps, horizon))
+    return samples, seconds
+
+
+def _judge(
+    config: Config,
+    samples: dict[Arm, Array],
+    seconds: dict[Arm, float],
+    chosen: Arm,
+    data: Array,
+    test: Array,
+    key: Key,
+) -> dict[str, Any]:
+    """Rows of distances, those of training images, and what a classifier says of a few."""
 
     def judge(samples: Array) -> Judged:
         return judge_images(samples.reshape(config.sets, config.rows, -1), data, test)
 
+    long, training = next(iter(samples)), data[: config.sets * config.rows]
     judged = {arm: judge(x) for arm, x in samples.items()}
     rows = [
         {
             **dict(zip(("start", "horizon", "sampler", "steps"), arm, strict=True)),
             "calls": calls(arm[2], arm[3]),
             "seconds": seconds[arm],
-            **_figures(judged[arm], judged[arms[0]]),
+            **_figures(judged[arm], judged[long]),
         }
-        for arm in arms
+        for arm in samples
     ]
-    floor = _figures(judge(data[:size]), judged[arms[0]])
+    floor = _figures(judge(training), judged[long])
     del floor["copies"]  # some of those images are the very ones that would be copied
-    start, horizon, steps = case.chosen
-    chosen = start, horizon, "heun", steps
-    compared = {"long run": samples[arms[0]], "chosen": samples[chosen], "training images": data[:size]}
+    compared = {"long run": samples[long], "chosen": samples[chosen], "training images": training}
+    compared |= {f"no calls, {arm[0]}": x for arm, x in samples.items() if arm[2] == NO_CALLS}
     classify = functools.partial(metrics.classifier_two_sample_test, num_steps=config.classifier_steps)
-    # What a call costs for one image, by the longest of the runs.
-    call = seconds[arms[0]] / (calls("heun", config.long_steps) * size)
-    saved = (calls("heun", config.long_steps) - calls("heun", steps)) * call
-    return {
-        "t_max": problem.t_max,
-        "chosen": list(chosen),
-        "rows": rows,
-        "floor": floor,
-        "starts": _starts(problem, denoise, fits, test, noise_key),
-        "discretization": _discretization(config, fits, problem, denoise, data, noise_key),
-        "classifier": [
-            {"samples": name, **as_figure(classify(last_key, x, test))}
-            for name, x in compared.items()
-            if config.classifier_steps
-        ],
-        "milliseconds_per_call": 1e3 * call,
-        "images_that_pay_for_the_fit": fits[start, horizon].seconds / saved,
-    }
+    classifier = [
+        {"samples": name, **as_figure(classify(key, x, test))}
+        for name, x in compared.items()
+        if config.classifier_steps
+    ]
+    return {"rows": rows, "floor": floor, "classifier": classifier}
 
 
 def _figures(judged: Judged, reference: Judged) -> dict[str, Any]:
@@ -264,57 +309,6 @@ def _figures(judged: Judged, reference: Judged) -> dict[str, Any]:
     for name in ("energy", "frechet"):
         figures[f"{name}_less_long"] = estimates.mean(getattr(judged, name) - getattr(reference, name))
     return figures
-
-
-def _starts(
-    problem: Problem, denoise: Denoiser, fits: dict[tuple[str, float], Fit], test: Array, key: Key
-) -> list[dict[str, Any]]:
-    """What each start is worth on held-out images."""
-    rows = []
-    for (name, horizon), fitted in fits.items():
-        x = jnp.tile(test, (_NOISES, 1))
-        x = perturb(SCHEDULE, x, noise_like(key, x), horizon)
-        gain = fitted.law.log_prob(x) - fits["gaussian", horizon].law.log_prob(x)
-        gain = np.asarray(gain, np.float64).reshape(_NOISES, -1).mean(0)
-        initialization = None
-        # The estimate asks the start for its denoiser.
-        if name != FLOW and horizon < problem.t_max:
-            law = cast(Distribution, fitted.law)
-            initialization = as_figure(initialization_error(key, denoise, law, test, horizon))
-        rows.append(
-            {
-                "start": name,
-                "horizon": horizon,
-                "seconds": fitted.seconds,
-                "sampling_error": fitted.sampling_error,
-                "initialization": initialization,
-                "gain": estimates.mean(gain),
-            }
-        )
-    return rows
-
-
-def _discretization(
-    config: Config,
-    fits: dict[tuple[str, float], Fit],
-    problem: Problem,
-    denoise: Denoiser,
-    data: Array,
-    key: Key,
-) -> list[dict[str, Any]]:
-    """E_disc of the grids, less their last step, which is to no noise at all."""
-    levels = times.log_snr_grid(SCHEDULE, config.levels - 1, t_max=problem.t_max, t_min=image_runs.T_MIN)
-    curvature = score_curvature(key, denoise, data[: config.rows], levels)
-    cells = [(problem.t_max, config.long_steps)]
-    cells += [(t, steps) for t in dict.fromkeys(t for _, t in fits) for steps in config.steps]
-    return [
-        {
-            "horizon": horizon,
-            "steps": steps,
-            "nats": float(discretization_error(curvature, grid(steps, horizon)[:-1])),
-        }
-        for horizon, steps in cells
-    ]
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -95,6 +95,14 @@ def test_a_fitted_start_is_as_good_as_the_long_run_in_a_third_of_its_calls(case)
             assert below(short[distance], other[distance])
 
 
+def test_no_calls_are_draws_of_a_fit(case):
+    """The Gaussian's moments are the data's, so that the Frechet distance of its own draws is near the floor's."""
+    nothing, noised = one(case["rows"], calls=0), one(case["rows"], "plain", 0.5, sampler="heun")
+    assert (nothing["start"], nothing["horizon"], nothing["seconds"]) == ("gaussian", 0.02, 0.0)
+    assert below(nothing["frechet"], noised["frechet"])
+    assert nothing["frechet"]["mean"] < 2 * case["floor"]["frechet"]["mean"]
+
+
 def test_the_gain_is_that_of_closed_forms(case):
     """E log N(x; 0, s^2) - log N(x; m, C + s^2) over the noise, in NumPy, for the middles of the levels."""
     split = data.digits()
@@ -124,5 +132,5 @@ def test_discretization_falls_with_the_horizon_and_with_steps(case):
 
 def test_they_are_drawn(figures, axes):
     images.draw(figures, axes)
-    starts = {(row["start"], row["horizon"]) for row in figures["cases"][0]["rows"]}
+    starts = {(row["start"], row["horizon"]) for row in figures["cases"][0]["rows"] if row["calls"]}
     assert len(axes.get_legend().get_texts()) == len(starts) + 1
