@@ -14,6 +14,9 @@
     | classifier     | classes by their densities                                         | classifier     |
     | autoregressive | the diffusion loss for tokens, and its right weight                | autoregressive |
     | digits         | log-densities of the main job's model, by three methods            | digits         |
+    | conservativity | what the flow forgives a network and the formula does not          | conservativity |
+    | multilevel     | a large network's log-densities mostly by a small one's            | multilevel     |
+    | race           | classes that no Gaussians tell apart, by a race of densities       | race           |
 
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
 figures.json with all of them, and figure.png; the one beside this file is of the run of 2026-11-22, 83
@@ -26,11 +29,14 @@ from experiments.density import (
     accuracy,
     autoregressive,
     classifier,
+    conservativity,
     digits,
     discretization,
     elbo_validity,
     gan,
     identity,
+    multilevel,
+    race,
 )
 
 PARTS: parts.Parts = {
@@ -42,6 +48,9 @@ PARTS: parts.Parts = {
     "classifier": (classifier, classifier.Config()),
     "autoregressive": (autoregressive, autoregressive.Config()),
     "digits": (digits, digits.Config()),
+    "conservativity": (conservativity, conservativity.Config()),
+    "multilevel": (multilevel, multilevel.Config()),
+    "race": (race, race.Config()),
 }
 
 if __name__ == "__main__":

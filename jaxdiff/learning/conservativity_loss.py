@@ -35,7 +35,8 @@ def conservativity_loss(
         loss = regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
         loss += strength * conservativity_loss(key, denoise, x[::4], t[::4]).mean()
 
-    An example costs about five of a regression, so a part of the batch does; strengths from 1 on matter.
+    A quarter of the batch doubles the cost of a step. The network gives up fit for it: see
+    `experiments.density.conservativity` for how much.
     data_covariance is that of `rotation_curve`. Raises TypeError for what is no key or denoiser, and
     ValueError for num_probes below 1, and for x and t as `regression_loss` does.
     """

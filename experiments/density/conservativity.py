@@ -1,0 +1,188 @@
+"""Conservativity: what the probability flow forgives a network and the formula does not, and less of it.
+
+On digits the flow of the main job's model reads above its own lower bound. With p the data's law and q that
+of the flow, the difference is (1/2) int E[(N - N_q) . (N - N_p)] dlambda (in
+`jaxdiff.densities.conservativity`): the rotations of the network's noise, which is the gradient of nothing,
+and what its noise levels say against each other. Here the rotations are measured, and held down in training
+by a penalty (`jaxdiff.learning.conservativity_loss`) on a quarter of each batch, at twice the cost of a step.
+
+For each way to train, over the same held-out images: the formula (the bound); the flow with Hutchinson's
+trace, from one noising of the images at the time where the formula ends, so that both are of one law; their
+difference; and `rotation_curve` with the covariance of the data.
+"""
+
+import dataclasses
+import sys
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import quickstart
+from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
+from experiments.optimizers import adamw
+from jaxdiff import data
+from jaxdiff.denoising import prediction
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.densities.conservativity import rotation_curve
+from jaxdiff.densities.evaluations import Evaluations
+from jaxdiff.densities.flow import probability_flow
+from jaxdiff.densities.formula import density_formula, pilot_time_density
+from jaxdiff.learning import ema, training
+from jaxdiff.learning.conservativity_loss import conservativity_loss
+from jaxdiff.learning.losses import regression_loss
+from jaxdiff.models import Mixer
+from jaxdiff.noising import times
+from jaxdiff.noising.process import perturb
+from jaxdiff.running.progress import Progress
+from jaxdiff.typing import Array, Key, Params
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How the networks are trained and judged; the strength was chosen on a part of the training images."""
+
+    model: quickstart.Config = quickstart.CONFIGS["digits"]
+    steps: int = 1200
+    equal_cost: int = 2400  # steps without the penalty, in the time of `steps` with it
+    strengths: tuple[float, ...] = (3.0,)
+    penalized_every: int = 4  # of a batch's rows
+    rows: int = 120
+    evaluations: int = 320
+    pilot_evaluations: int = 1024
+    flow_steps: int = 32
+    probes: int = 4
+    levels: int = 24
+
+
+def smoke() -> Config:
+    """Networks of some steps, a few images."""
+    return Config(
+        model=quickstart.smoke(),
+        steps=60,
+        equal_cost=120,
+        strengths=(30.0,),
+        rows=12,
+        evaluations=200,
+        pilot_evaluations=256,
+        flow_steps=6,
+        probes=2,
+        levels=8,
+    )
+
+
+def run(config: Config) -> dict[str, Any]:
+    """A row of figures for each way to train, and differences to the first over the same images."""
+    problem = PROBLEMS["digits"]()
+    ways = [("plain", config.steps, 0.0), ("plain, equal cost", config.equal_cost, 0.0)]
+    ways += [(f"penalty {strength:g}", config.steps, strength) for strength in config.strengths]
+    rows, first = [], None
+    for name, steps, strength in ways:
+        print(f"conservativity: {name}", file=sys.stderr)
+        found = measure(config, problem, fit(config, problem, steps, strength))
+        first = found if first is None else first
+        row: dict[str, Any] = {"way": name, "steps": steps, "curve": found.pop("curve").tolist()}
+        for quantity, values in found.items():
+            row[quantity] = _mean(values)
+            row[f"{quantity}, more than plain"] = _mean(values - first[quantity])
+        rows.append(row)
+    return {"config": dataclasses.asdict(config), "rows": rows}
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A line for each way to train."""
+    names = ("bound", "flow", "gap", "rotations")
+    lines = [f"{'nats':24}{'steps':>6}" + "".join(f"{name:>18}" for name in names)]
+    for row in figures["rows"]:
+        cells = "".join(f"{row[name][0]:10.2f} +- {row[name][1]:.2f}" for name in names)
+        lines.append(f"{row['way']:24}{row['steps']:6}{cells}")
+        more = (row[f"{name}, more than plain"] for name in names)
+        lines.append(
+            f"{'  more than plain':30}" + "".join(f"{mean:+10.2f} +- {error:.2f}" for mean, error in more)
+        )
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """The rotations against the noise level, a line for each way to train."""
+    problem = PROBLEMS["digits"]()
+    for row in figures["rows"]:
+        grid = np.geomspace(problem.flow_t_min, problem.t_max, len(row["curve"]))
+        axes.semilogx(grid, row["curve"], label=row["way"])
+    axes.set(xlabel="noise sigma", ylabel="squared rotation", title="Conservativity")
+    axes.legend(fontsize="x-small")
+
+
+def fit(config: Config, problem: Problem, steps: int, strength: float) -> Denoiser:
+    """The main job's network, trained so many steps with so strong a penalty."""
+    given = config.model
+    network = Mixer(
+        num_outputs=problem.num_outputs,
+        channels=given.channels,
+        num_blocks=given.num_blocks,
+        dropout=given.dropout,
+    )
+    init_key, key = jax.random.split(jax.random.key(given.seed))
+    optimizer = adamw(given.learning_rate, steps, given.weight_decay, last=0.003)
+    decay, every = ema.warm_up(given.ema_decay), config.penalized_every
+
+    def loss(params: Params, key: Key, pixels: Array) -> Array:
+        time_key, target_key, dropout_key, penalty_key = jax.random.split(key, 4)
+        u = times.stratified(time_key, len(pixels))
+        t = times.log_snr_uniform(u, SCHEDULE, t_min=problem.t_min, t_max=problem.t_max).t
+        x, target = problem.target(target_key, pixels, t)
+        denoise = quickstart.model(problem, network, params, dropout=dropout_key)
+        value = regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
+        if not strength:
+            return value
+        whole = quickstart.model(problem, network, params)  # without dropout, as it is asked afterwards
+        rotations = conservativity_loss(
+            penalty_key, whole, x[::every], t[::every], data_covariance=problem.law.covariance
+        )
+        return value + strength * rotations.mean()
+
+    features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+    with Progress(steps) as progress:
+        state = training.train(
+            key,
+            training.init_state(network.init(init_key, features, jnp.zeros(1)), optimizer, ema_decay=decay),
+            training.make_train_step(loss, optimizer, ema_decay=decay),
+            jax.tree_util.Partial(lambda rows, key: data.batch(key, rows, given.batch_size), problem.train),
+            num_steps=steps,
+            report=progress,
+        )
+    return quickstart.model(problem, network, training.averaged(state))
+
+
+def measure(config: Config, problem: Problem, denoise: Denoiser) -> dict[str, np.ndarray]:
+    """Bound, flow, their difference and rotations of each image, in nats, and the curve of the last."""
+    data_key, noise_key, pilot_key, *keys = jax.random.split(jax.random.key(1), 6)
+    x = problem.encode(data_key, problem.test[: config.rows])
+    t_min, t_max, law = problem.flow_t_min, problem.t_max, problem.law
+    start = law.perturbed(SCHEDULE, t_max)
+    few = problem.encode(pilot_key, problem.train[:32])
+    density = pilot_time_density(
+        pilot_key, denoise, few, Evaluations(config.pilot_evaluations, reference=law), num_bins=64
+    )
+    evaluations = Evaluations(config.evaluations, reference=law, time_density=density)
+    bound = density_formula(keys[0], denoise, x, evaluations, start=start, extrapolate=False).value
+
+    def grid(num_steps: int) -> Array:
+        return times.log_snr_grid(SCHEDULE, num_steps, t_max=t_max, t_min=t_min)[::-1]
+
+    noised = perturb(SCHEDULE, x, jax.random.normal(noise_key, x.shape), t_min)
+    flow = probability_flow(
+        keys[1], denoise, noised, grid(config.flow_steps), start=start, num_probes=config.probes
+    ).value
+    curve = rotation_curve(keys[2], denoise, x, grid(config.levels), data_covariance=law.covariance)
+    found = {"bound": bound, "flow": flow, "gap": flow - bound, "rotations": curve.nats}
+    found["curve"] = curve.squared_rotation.mean(0)
+    return {name: np.asarray(values, np.float64) for name, values in found.items()}
