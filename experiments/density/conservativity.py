@@ -9,6 +9,20 @@ by a penalty (`jaxdiff.learning.conservativity_loss`) on a quarter of each batch
 For each way to train, over the same held-out images: the formula (the bound); the flow with Hutchinson's
 trace, from one noising of the images at the time where the formula ends, so that both are of one law; their
 difference; and `rotation_curve` with the covariance of the data.
+
+Expect the penalty to halve the gap, and the flow to come down to the bound rather than the bound to rise to
+the flow: the network gives up fit. MEASURED on 120 images held out of the training split, seed 10 (one core
+of a busy AMD EPYC, jax 0.10.2, 2026-11-28; 5 minutes of processor time); the run on test images is still to
+be done. Errors are over images, of the bound's noise .18:
+
+    nats                    steps     bound              flow       gap             rotations
+    plain                   1,200     95.57              96.98      1.40 +- .25     2.19 +- .12
+    plain, equal cost       2,400     97.77              99.19      1.42 +- .25     2.95 +- .22
+    penalty 3               1,200     94.27              95.06       .79 +- .21      .84 +- .05
+
+So no bound of 100 and no gap under .3 is reached this way: longer training leaves the gap as it is and raises
+both. By eq. (2) of the library's module, which is exact for Gaussian data only, the rotations are up to twice
+the gap. They lie at sigma from .03 to .5, where pixels tell each other their levels.
 """
 
 import dataclasses

@@ -17,8 +17,9 @@ How long f is follows from A = (J - J') / 2. Where p_t is Gaussian, with varianc
     E|f|^2 <= sum_ij h_ij E[A_ij^2],    h_ij = 2 c_i c_j / (c_i + c_j)                           (2)
 
 with equality where f is linear (by the spectrum of the Hodge Laplacian, whose least value on a pair of axes
-is 1 / c_i + 1 / c_j; derived here). Where p_t is not, (2) is an estimate. It needs no Jacobian: for signs z
-and D = exp(-u / (2 c)) in the axes,
+is 1 / c_i + 1 / c_j; derived here). Where p_t is not, (2) is an estimate, of digits up to twice what flow and
+formula differ by (`experiments.density.conservativity`). It needs no Jacobian: for signs z and
+D = exp(-u / (2 c)) in the axes,
 
     h_ij = 2 int exp(-u / c_i) exp(-u / c_j) du,      E|D A (D z)|^2 = sum_ij D_i^2 A_ij^2 D_j^2,    (3)
 
