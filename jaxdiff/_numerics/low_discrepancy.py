@@ -28,7 +28,7 @@ reference), but where one of the 5 has the variance its two cells are one degree
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -128,7 +128,7 @@ def cell_means(key: Key, x: Array, integrand: Integrand, layout: Layout, bytes_p
     return cells.reshape(x.shape[0], strata, replicates)
 
 
-def student_factor(freedom: float) -> float:
+def student_factor(freedom: Any) -> Any:
     """The 97.5 % quantile of Student's t over the normal law's; within 1 % from freedom = 3 on, .2 % from 5.
 
     Abramowitz & Stegun 1964, 26.7.5.

@@ -33,12 +33,13 @@ import numpy as np
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.denoising.ends import check_clean
-from jaxdiff.densities.evaluations import Evaluations
+from jaxdiff.denoising.ends import check_clean, check_no_data_left
+from jaxdiff.densities.evaluations import Evaluations, check_evaluations
 from jaxdiff.densities.flow import NUM_STEPS, default_times, probability_flow
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.densities.inputs import LogDensity, check_data
 from jaxdiff.densities.levels import TimeDensity
+from jaxdiff.densities.tolerance import formula_to_tolerance, least_evaluations
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.typing import Array, Key
 
@@ -48,11 +49,20 @@ _LEAST_STEPS = 20
 """Of the probability flow, on the finer of its two grids."""
 _NUM_EVALUATIONS = 1024
 """Of the density formula."""
+_MOST_EVALUATIONS = 16384
+"""Of the same to a tolerance, unless another number is said."""
 _ROWS = 64
 """At most so many rows are asked for missing directions."""
 
 
-def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int | None = None) -> LogDensity:
+def log_density(
+    key: Key,
+    denoise: Denoiser,
+    x: Array,
+    *,
+    num_evaluations: int | None = None,
+    tolerance: Array | float | None = None,
+) -> LogDensity:
     """log p(x) in nats of data x, shape (batch, *denoise.shape), with its standard error; each (batch,).
 
     For d <= 8 entries by `probability_flow` with the exact trace, on two grids of n and n / 2 steps, even in
@@ -64,6 +74,10 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
 
     num_evaluations: at most so many of the denoiser for each row, at least 20; by default 240 (d + 1) for
         d <= 8 and 1,024 beyond.
+    tolerance: the standard error that is wanted of every row, in nats, for any d by the formula: each row
+        gets what a pilot of its own says that it takes, up to num_evaluations, by default 16,384, and at
+        least 320 + 2 min(d, 128). The estimate is unbiased (`jaxdiff.densities.tolerance`) and its error is
+        told as it is found, so it may be above what was wanted. No reverse-mode derivative.
 
     Neither error is told of what the denoiser itself errs by, nor that of the flow of the noise that is in
     x at its first time, about sigma^2 over the least variance of the data in nats. For another reference,
@@ -78,8 +92,11 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
     check_clean(denoise, denoise.scale)
     d = x.size // len(x)
     each = 6 * (d + 1)
+    if tolerance is not None:
+        checks.positive_number("tolerance", tolerance)
+    least = 20 if tolerance is None else least_evaluations(d)
     if num_evaluations is not None:
-        checks.integer("num_evaluations", num_evaluations, 20)
+        checks.integer("num_evaluations", num_evaluations, least)
     num_steps = NUM_STEPS if num_evaluations is None else num_evaluations // each // 2 * 2
     evaluations = Evaluations(num_evaluations or _NUM_EVALUATIONS)
     missing = _missing_directions(key, denoise, x)
@@ -97,7 +114,11 @@ def log_density(key: Key, denoise: Denoiser, x: Array, *, num_evaluations: int |
         masses = 1 / (jnp.arange(256) + 0.5)
         evaluations = dataclasses.replace(evaluations, time_density=TimeDensity(masses=masses))
         return density_formula(key, denoise, x, evaluations, extrapolate=False)
-    if d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
+    if tolerance is not None:
+        check_no_data_left(denoise, denoise.scale)
+        most = check_evaluations(denoise, Evaluations(num_evaluations or _MOST_EVALUATIONS))
+        value, error = formula_to_tolerance(key, denoise, x, tolerance, most)[0]
+    elif d > _MOST_DIMENSIONS or num_steps < _LEAST_STEPS:
         value, error = density_formula(key, denoise, x, evaluations)
     else:
         fine, coarse = (

@@ -11,6 +11,7 @@ from scipy import stats
 from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.densities import discretized
 from jaxdiff.densities.evaluations import Evaluations
+from jaxdiff.densities.levels import TimeDensity
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.schedules import Cosine

@@ -347,7 +347,7 @@ def test_better_references_and_time_densities_pay():
         float, errors(jax.random.split(jax.random.key(1), 10), pilot.masses)
     )
     assert piloted < plain / 2
-    assert gaussian < plain / 1.5
+    assert gaussian < plain / 1.2
     assert scaled < gaussian / 2
 
 
@@ -603,9 +603,9 @@ def test_bad_input_of_the_curve():
     call = functools.partial(noise_level_curve, KEY, gaussian_denoiser(SCHEDULE, 0.0, 1.0, (2,)), GOOD["x"])
     with pytest.raises(ValueError, match="sigma at each of times must be positive"):
         call(jnp.asarray([0.0, 0.5]), Evaluations(100))
-    with pytest.raises(ValueError, match="evaluations.number must be an integer of at least 32"):
+    with pytest.raises(ValueError, match=r"evaluations\.number must be an integer of at least 32"):
         call(jnp.asarray([0.1, 0.5]), Evaluations(31))
     with pytest.raises(ValueError, match=r"times\[1\] = 1.5 is outside"):
         call(jnp.asarray([0.1, 1.5]), Evaluations(100))
-    with pytest.raises(ValueError, match="evaluations.reference has no use in this call"):
+    with pytest.raises(ValueError, match=r"evaluations\.reference has no use in this call"):
         call(jnp.asarray([0.1, 0.5]), Evaluations(100, reference=Gaussian(jnp.zeros(2), 1.0)))
