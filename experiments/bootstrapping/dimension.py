@@ -28,7 +28,8 @@ E W^2 / (E W)^2 in the class.
 Expect the error to fall as 1 / m, and in d as d^p with p = 0 within two standard errors for one plane; for
 all directions a step from d = 2 to 8 and nothing beyond; K to fall, and the noise to grow like d.
 
-MEASURED, 256 repetitions and 32 laws (one core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 260 s):
+MEASURED, 256 repetitions and 32 laws (`--parts E6`, one busy core of an AMD EPYC, jax 0.10.2, 2026-11-28;
+15 min, and the same figures as on 2026-11-22 in 260 s, jax 0.12.0.1):
 
     error (1)                    d = 2        8        32       128      512     p from d = 2    p from d = 8
     one plane        m = 25     .0235    .0271    .0241    .0244    .0281    .022 +- .022    .014 +- .035
@@ -40,9 +41,22 @@ MEASURED, 256 repetitions and 32 laws (one core of a shared AMD EPYC, jax 0.12.0
     noise                        2.67     7.85     27.8      107      425
 
 with standard errors of a tenth of the errors, and of 1 to 4 % of K. From d = 2 to 512 the error at m = 25
-grows 1.19 +- 0.16 times for one plane, and 1.73 +- 0.24 times for all directions. The bounds were not printed
-then; at the size of `smoke`, 40 repetitions in d = 2 and 64, they are 97 to 264 times what was measured on
-the paths learnt from, and 206 to 487 times the error itself (jax 0.10.2, 2026-11-28).
+grows 1.19 +- 0.16 times for one plane, and 1.73 +- 0.24 times for all directions.
+
+    bound / measured             d = 2  8      32     128    512
+    one plane        m = 25      179    174    175    175    133    on the paths learnt from
+                     m = 100     107    162    138    165    161
+                     m = 400     148    152    144    144    143
+                     m = 400     326    332    306    326    326    beyond them, eq. (3) of `risk_bound`
+    all directions   m = 25      174    114    113    117    106
+                     m = 100     160    103    103    104    105
+                     m = 400     202    96     95     96     98
+                     m = 400     445    215    212    -      -      too few paths for what kappa is there
+
+So the bound is above everywhere, by 95 to 202 times on the paths and by 212 to 445 beyond: the hundred that
+was aimed at is met, nearly, for the richer class from d = 8 on, and on the paths. Over repetitions the .95
+quantile is known to a factor of 1.6 either way, by two standard errors of its rank in d = 2, 8 and 32 (63 to
+255 on the paths, 138 to 510 beyond), as the candidates' errors lie apart.
 """
 
 import dataclasses
@@ -141,23 +155,25 @@ def table(figures: dict[str, Any]) -> str:
         shown = "".join(f"{show(row['power'], 3):>20}{show(row['ratio'], 2):>16}" for row in own)
         lines.append(f"{name:15} {size:5}{shown}")
     lines.append(
-        "\nthe theorem's bounds over the .95 quantiles of what was measured: on the paths learnt from, beyond"
+        "\nthe theorem's bounds over the .95 quantiles of what was measured, by two standard errors of their "
+        "ranks: on the paths learnt from, and below beyond"
     )
     lines.append("class           paths" + "".join(f"{f'd = {d}':>20}" for d in config["dimensions"]))
     for name, size in cells:
         own = [row for row in figures["errors"] if (row["class"], row["paths"]) == (name, size)]
-        shown = [f"{row['bound_on_the_paths']:.0f}" for row in own]
-        shown = [
-            cell + (f", {row['bound']:.0f}" if row["bound"] else "")
-            for cell, row in zip(shown, own, strict=True)
-        ]
-        lines.append(f"{name:15} {size:5}" + "".join(f"{cell:>20}" for cell in shown))
+        for bound in ("bound_on_the_paths", "bound"):
+            shown = "".join(f"{_interval(row[bound]):>20}" for row in own)
+            lines.append(f"{name if bound != 'bound' else '':15} {size:5}{shown}")
     lines.append("\nK = E H^2 / sum_j g_j E|f - s|^2 of two errors, beside the noise sum_j g_j E|v_j|^2")
     lines.append(f"   d{'one direction':>20}{'all coordinates':>20}{'noise':>20}")
     for row in figures["constants"]:
         values = show(row["one_direction"], 4), show(row["all_coordinates"], 4), show(row["noise"], 2)
         lines.append(f"{row['dimension']:4}" + "".join(f"{value:>20}" for value in values))
     return "\n".join(lines)
+
+
+def _interval(ratio: dict[str, float] | None) -> str:
+    return "-" if ratio is None else f"{ratio['ratio']:.0f} ({ratio['least']:.0f}-{ratio['most']:.0f})"
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
@@ -196,7 +212,7 @@ def _two_modes(config: Config, mean: Array) -> GaussianMixture:
     return GaussianMixture(jnp.full(2, 0.5), jnp.stack([mean, -mean]), variances)
 
 
-def _bounds(config: Config, size: int, own: dict[str, np.ndarray]) -> dict[str, float | None]:
+def _bounds(config: Config, size: int, own: dict[str, np.ndarray]) -> dict[str, Any]:
     """The theorem's bounds over the quantiles of what was measured; None where there are too few paths."""
     delta, times = 0.05, jnp.asarray(config.times)
     constants = theory.cluster_constants(SCHEDULE, times, radius=2.0, std=config.variance**0.5)
@@ -205,11 +221,17 @@ def _bounds(config: Config, size: int, own: dict[str, np.ndarray]) -> dict[str, 
     bound = theory.risk_bound(
         constant, num_candidates=config.class_size, num_paths=size, delta=delta, hypercontractivity=kappa
     )
+
+    def over(bound: Array, measured: np.ndarray) -> dict[str, float]:
+        # Two standard errors of the rank: the errors of candidates lie apart, and so may the quantiles.
+        apart = 2 * (delta * (1 - delta) / len(measured)) ** 0.5
+        ranks = np.clip([1 - delta, 1 - delta + apart, 1 - delta - apart], 0.0, 1.0)
+        ratios = float(bound) / np.quantile(measured, ranks)
+        return dict(zip(("ratio", "least", "most"), ratios.tolist(), strict=True))
+
     return {
-        "bound_on_the_paths": float(bound.empirical / np.quantile(own["on_the_paths"], 1 - delta)),
-        "bound": float(bound.population / np.quantile(own["error"], 1 - delta))
-        if size >= bound.least_paths
-        else None,
+        "bound_on_the_paths": over(bound.empirical, own["on_the_paths"]),
+        "bound": over(bound.population, own["error"]) if size >= bound.least_paths else None,
         "hypercontractivity": kappa,
     }
 
