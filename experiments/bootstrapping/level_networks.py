@@ -13,13 +13,20 @@ the stable target field is the training points' own denoiser as the target, in w
 The error at a level is E|score_hat - score|^2 / d on fresh points. Its ratio to denoising's is taken seed by
 seed and averaged geometrically over seeds.
 
-MEASURED, 8 other seeds (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means of the ratios
-over levels: mix 0.9 has 0.814 +- .033 over t > 0.2, 0.90 at the worst of these levels, and 0.718 +- .069 over
-t > 2; mix 1 0.832 +- .036, 0.91 and 0.737 +- .077; the stable field, which sees all the points for each
-target, 0.590 +- .040, 0.72 and 0.674 +- .069. The part takes 6 minutes on one core.
+Beside them stands denoising with 4/3 of the steps, which is what a bootstrapped step costs, and with twice
+the batch, which costs more. Noise is new at every step, so denoising has many noisings of each point.
 
-At the two levels above 2, mix 0.9 has 0.696 and 0.740 here; a prototype on other seeds had 0.774 +- .053 and
-0.778 +- .054, and mix 1 0.798 and 0.802, so a gain of 20 % there is within the standard error of its line.
+MEASURED on the 8 seeds of another day, which chose the mix (two cores of an AMD EPYC, jax 0.12.0.1,
+2026-11-22), geometric means of the ratios:
+
+    |              | t > 0.2       | worst there | t > 2         |
+    |--------------|---------------|-------------|---------------|
+    | mix 0.9      | .814 +- .033  | .90         | .718 +- .069  |
+    | mix 1        | .832 +- .036  | .91         | .737 +- .077  |
+    | stable field | .590 +- .040  | .72         | .674 +- .069  |
+
+The stable field, which sees all the points for each target, beats bootstrapping. The config of today, with
+the rivals of equal compute and the field with a teacher, on seeds that chose nothing, was not run whole yet.
 """
 
 import dataclasses

@@ -16,15 +16,17 @@ denoising loss on the points left out; and the estimate is the mean of the five.
 The error at a level is E|score_hat - score|^2 / d on fresh points. Its ratio to denoising's is taken seed by
 seed and averaged geometrically over seeds.
 
-MEASURED, 8 other seeds (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means over the levels
-t > 0.2, and the worst of these levels, with four noisings of each point: mix 0.9 has 0.546 +- .027 and 0.91
-in d = 2, 0.655 +- .024 and 0.90 in d = 8; mix 1 0.581 and 0.676; the stable field 0.278 and 0.339. With 32
-noisings in d = 2 bootstrapping has 0.61 to 0.63, and at t = 0.24 no gain. The part takes 5 minutes on one
-core.
+Denoising alone is given 2 and 8 times as many noisings of each point besides.
+
+MEASURED on the 8 seeds of another day (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means
+over the levels t > 0.2, and the worst of these levels, with four noisings of each point: mix 0.9 has 0.546 +-
+.027 and 0.91 in d = 2, 0.655 +- .024 and 0.90 in d = 8; mix 1 0.581 and 0.676; the stable field 0.278 and
+0.339. With 32 noisings for all in d = 2 bootstrapping had 0.61 to 0.63, and at t = 0.24 no gain.
 
 These figures are optimistic: noisings, bandwidth and the rule for the penalty were compared by the true error
 on those same seeds. At mix 0.9 a bandwidth of sqrt(2d) gave 0.630 and 0.644, a single held-out fifth 0.72 to
-0.74 in d = 8, and one noising in d = 2, with that rule, 0.74 to 0.90 with levels above 1.
+0.74 in d = 8, and one noising in d = 2, with that rule, 0.74 to 0.90 with levels above 1. The config of
+today, on seeds that chose nothing and with more noisings for denoising, was not run whole yet.
 """
 
 import dataclasses
