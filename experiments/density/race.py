@@ -11,6 +11,20 @@ A network that hears the class is trained by the formula's weights; its log-dens
 (`jaxdiff.densities.classifier`), all classes to the end or in a race. Controls: all classes with as many
 evaluations as the race took, a network of the same size trained to discriminate, on the same draws, and the
 Gaussians. "agreement" is with the answer of the diffusion model at many evaluations of every class.
+
+Expect the race to answer as all classes to the end do, at a fifth of their evaluations, and not to beat a
+network that discriminates. MEASURED on the mixtures, 240 points, 1,500 steps, at most 160 evaluations of a
+class (one core of a busy AMD EPYC, jax 0.10.2, 2026-11-28; 86 s of processor time, most of it compilation);
+the turned digits and the full size are still to be run:
+
+                                     evaluations    accuracy    agreement    cross-entropy, nats
+    every class to the end                960         .958        1.000        .100 +- .024
+    race                                  175         .967         .992        .099 +- .023
+    every class, 29 each                  174         .954         .979        .124 +- .024
+    every class, 100 each                 600         .963         .996        .106 +- .023
+    a network that discriminates            0         .967                     .093 +- .032
+    Gaussians of the classes                0         .829                     .446 +- .054
+    Bayes' rule                             0         .988                     .032 +- .015
 """
 
 import dataclasses
