@@ -16,17 +16,20 @@ seed and averaged geometrically over seeds.
 Beside them stands denoising with 4/3 of the steps, which is what a bootstrapped step costs, and with twice
 the batch, which costs more. Noise is new at every step, so denoising has many noisings of each point.
 
-MEASURED on the 8 seeds of another day, which chose the mix (two cores of an AMD EPYC, jax 0.12.0.1,
-2026-11-22), geometric means of the ratios:
+MEASURED, 4 seeds (`--parts E4`, one busy core of an AMD EPYC, jax 0.10.2, 2026-11-28, 15 min), geometric
+means of the ratios, and in brackets those of the 8 seeds that chose the mix (2026-11-22):
 
-    |              | t > 0.2       | worst there | t > 2         |
-    |--------------|---------------|-------------|---------------|
-    | mix 0.9      | .814 +- .033  | .90         | .718 +- .069  |
-    | mix 1        | .832 +- .036  | .91         | .737 +- .077  |
-    | stable field | .590 +- .040  | .72         | .674 +- .069  |
+    |                             | t > 0.2             | worst there | t > 2               |
+    |-----------------------------|---------------------|-------------|---------------------|
+    | mix 0.9                     | .804 +- .043 (.814) | .89         | .736 +- .096 (.718) |
+    | denoising, 4/3 of the steps | .915 +- .036        | 1.02        | .905 +- .089        |
+    | denoising, twice the batch  | .860 +- .024        | .91         | .909 +- .059        |
+    | stable field                | .574 +- .065 (.590) | .74         | .697 +- .133 (.674) |
+    | stable field, mix 0.9       | 1.03 +- .06         | 1.09        | 1.05 +- .20         |
 
-The stable field, which sees all the points for each target, beats bootstrapping. The config of today, with
-the rivals of equal compute and the field with a teacher, on seeds that chose nothing, was not run whole yet.
+Bootstrapping is ahead of denoising at its compute, and of twice the batch. The stable field, which sees all
+the points for each target, beats it; a teacher added to the field takes its gain away, since then the noise
+of x_0 given x_s is left, however late t is.
 """
 
 import dataclasses
