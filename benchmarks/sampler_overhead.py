@@ -36,7 +36,7 @@ SAMPLERS: dict[str, tuple[jd.Sampler, int, int]] = {
     "DDIM": (jd.DDIM(), 1, 0),
     "Heun": (jd.Heun(), 2, 0),
     "DPM-Solver++, order 2": (jd.dpm_solver_pp(), 1, 0),
-    "DPM-Solver++, order 3": (jd.dpm_solver_pp(order=3), 1, 1),
+    "DPM-Solver++, order 3": (jd.dpm_solver_pp(order=3), 1, 0),
     "UniPC, order 3": (jd.unipc(), 1, 0),
     "ancestral": (jd.ancestral(), 1, 0),
     "EulerMaruyama": (jd.EulerMaruyama(), 1, 0),

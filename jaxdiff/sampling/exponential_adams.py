@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
@@ -15,13 +14,13 @@ from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.sampling import exponential
 from jaxdiff.sampling.exponential import ESTIMATES, Estimate
-from jaxdiff.typing import Array, Key
+from jaxdiff.typing import Array, Key, Schedule
 
 
 class AdamsState(NamedTuple):
     """The sample as predicted, and the latest estimates with their l = log(alpha / sigma), newest first.
 
-    held: with a corrector, the last step with the estimate held, to which its polynomial adds.
+    held: where steps are corrected, the last one with the estimate held, to which its polynomial adds.
     """
 
     x: Array
@@ -40,11 +39,12 @@ class ExponentialAdams:
     reverse SDE; an array may be traced. corrector: before each step the one before it is done again through
     the estimate that was since made at its end, at no further call (UniC).
 
-    Early steps use the values there are. On the probability flow the error then falls with the order named,
-    since without a corrector the first order - 2 steps are of a Runge-Kutta rule, order - 2 calls more each;
-    with one it falls with order + 1, but no faster than the third, which is the first step's. With noise the
-    law's mean and variance are of the second order from order 2 on (on Gaussian data). A step to sigma_s = 0
-    is of order 1.
+    Early steps use the values there are, and until there are as many as wanted each is corrected in any case,
+    so that a third order is not lost by a first step of order one. On the probability flow the error falls
+    with the order named, with a corrector with order + 1; where that is over three, the first step's third
+    order is what is left in the limit, though little is seen of it from pure noise, where estimates of the
+    data hardly move. With noise the law's mean and variance are of the second order from order 2 on (on
+    Gaussian data). A step to sigma_s = 0 is of order 1.
 
     `dpm_solver_pp`, `sde_dpm_solver_pp`, `unipc` and `deis` are settings of it; tau between and beyond is
     SA-Solver's (arXiv 2309.05019). Raises ValueError for another order or estimate, or stochasticity < 0.
@@ -62,47 +62,43 @@ class ExponentialAdams:
         checks.option("corrector", self.corrector, (False, True))
         checks.within("stochasticity", self.stochasticity, 0.0, float("inf"))
 
+    @property
+    def _corrects(self) -> bool:
+        """Whether any step is done again; from order 3 on the early ones are."""
+        return self.corrector or self.order > 2
+
     def init(self, x: Array) -> AdamsState:
-        past = self.order - 1 + self.corrector
+        past, nothing = self.order - 1 + self.corrector, jnp.zeros_like(x)
         zero = jnp.zeros((), jnp.promote_types(x.dtype, jnp.float32))
-        nothing = jnp.zeros_like(x)
-        return AdamsState(
-            x, (nothing,) * self.corrector, (nothing,) * past, (zero,) * past, jnp.zeros((), int)
-        )
+        held = (nothing,) * self._corrects
+        return AdamsState(x, held, (nothing,) * past, (zero,) * past, jnp.zeros((), int))
 
     def step(self, key: Key, denoise: Denoiser, state: AdamsState, t: Array, s: Array) -> AdamsState:
         checks.shape("stochasticity", self.stochasticity, ())  # several are mapped over, not broadcast
-        schedule, order = denoise.schedule, self.order
-        here = denoise(state.x, t)
-        values = (exponential.value(self.estimate, here), *state.values)
-        logs = (exponential.half_log_snr(schedule, t), *state.half_log_snr)
-        x = state.x
-        if self.corrector:
-            made = self._polynomial(
-                denoise, state, t, (values, logs), origin=1, others=(0, *range(2, order + 1))
-            )
-            x = jnp.where(state.steps_done > 0, state.held[0] + made, x)
-        deterministic = number(self.stochasticity) == 0
-        z = 0.0 if deterministic else noise_like(key, state.x)
-        held = exponential.held_step(self.estimate, schedule, x, here, t, s, self.stochasticity, z)
-        new = held + self._polynomial(
-            denoise, state, s, (values, logs), origin=0, others=tuple(range(1, order))
+        schedule, x, done = denoise.schedule, state.x, state.steps_done
+        here = denoise(x, t)
+        known = (
+            (exponential.value(self.estimate, here), *state.values),
+            (exponential.half_log_snr(schedule, t), *state.half_log_snr),
         )
-        if order > 2 and deterministic and not self.corrector:
-            new = jax.lax.cond(
-                state.steps_done < order - 2,
-                lambda: exponential.runge_kutta_step(self.estimate, order - 1, denoise, x, here, t, s),
-                lambda: new,
-            )
-        past = len(state.values)
-        return AdamsState(new, (held,) * self.corrector, values[:past], logs[:past], state.steps_done + 1)
+        if self._corrects:
+            others = (0, *range(2, self.order + self.corrector))
+            again = (done > 0) & (self.corrector | (done < self.order - 1))
+            made = self._polynomial(schedule, known, done, t, origin=1, others=others)
+            x = jnp.where(again, state.held[0] + made, x)
+        z = 0.0 if number(self.stochasticity) == 0 else noise_like(key, state.x)
+        held = exponential.held_step(self.estimate, schedule, x, here, t, s, self.stochasticity, z)
+        others = tuple(range(1, self.order))
+        new = held + self._polynomial(schedule, known, done, s, origin=0, others=others)
+        values, logs = (past[: len(state.values)] for past in known)
+        return AdamsState(new, (held,) * self._corrects, values, logs, done + 1)
 
     def _polynomial(
         self,
-        denoise: Denoiser,
-        state: AdamsState,
-        end: Array,
+        schedule: Schedule,
         known: tuple[tuple[Array, ...], tuple[Array, ...]],
+        done: Array,
+        end: Array,
         *,
         origin: int,
         others: tuple[int, ...],
@@ -110,10 +106,10 @@ class ExponentialAdams:
         """What the polynomial through the others adds to a step to `end` with the value at origin held."""
         values, logs = known
         # Value j was made j steps ago, and one at alpha = 0 is infinitely far.
-        ready = [jnp.isfinite(logs[origin]) & (state.steps_done >= max(j, origin)) for j in others]
+        ready = [jnp.isfinite(logs[origin]) & (done >= max(j, origin)) for j in others]
         nodes = [logs[j] for j in others]
         parts = exponential.weights(
-            self.estimate, denoise.schedule, logs[origin], end, nodes, ready, self.stochasticity
+            self.estimate, schedule, logs[origin], end, nodes, ready, self.stochasticity
         )
         moves = [w * (values[j] - values[origin]) for w, j in zip(parts, others, strict=True)]
         return sum(moves, jnp.zeros_like(values[origin]))
