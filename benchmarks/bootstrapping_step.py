@@ -14,10 +14,10 @@ and is `make_train_step` with Adam and an average of the parameters. Beside it, 
 Blocks of steps of all kinds alternate, and the median of the blocks' ratios is reported with its quartiles,
 so that a busy machine slows all. The aim is 1.35 for a pool, over the same step without one.
 
-MEASURED (one busy core of an AMD EPYC, jax 0.10.2, 2026-11-28; 10 rounds, and 3 for the U-Net in blocks of one
-step): a pool of 1,024 1.25 [1.19, 1.44] with the MLP and 1.06 [1.04, 1.08] with the U-Net; bootstrapped 1.42
-[1.28, 1.52] and 1.25 [1.23, 1.28]; both 1.59 [1.36, 1.80] and 1.38 [1.36, 1.40], 1.13 and 1.11 times that; the
-Jacobian 1.74 [1.61, 1.87] with the MLP. The transformer has not been measured.
+MEASURED (one busy core of an AMD EPYC, jax 0.10.2, 2026-11-28; 10 rounds, and 3 for the U-Net by single
+steps): a pool of 1,024 1.25 [1.19, 1.44] with the MLP and 1.06 [1.04, 1.08] with the U-Net; bootstrapped
+1.42 [1.28, 1.52] and 1.25 [1.23, 1.28]; both 1.59 [1.36, 1.80] and 1.38 [1.36, 1.40], 1.13 and 1.11 times
+that; the Jacobian 1.74 [1.61, 1.87] with the MLP. The transformer has not been measured.
 """
 
 import argparse
