@@ -80,7 +80,7 @@ def density_formula(
 
     Unbiased for the density that the denoiser's scores belong to; where they belong to none, at most the
     data's own log-density in the mean over data. The standard error is that of the Monte Carlo part, widened
-    by Student's factor for the number of cells it comes from (1.25 at the fewest, 1.03 at 200), so that
+    by Student's factor for the number of cells it comes from (1.31 at the fewest), so that
     value +- 1.96 standard errors is a 95 % interval. In single precision or better, whatever x is in.
 
     The range of times [t_min, t_max] is the denoiser's working range; for a narrower one give

@@ -109,7 +109,7 @@ def test_the_points_are_where_they_should_be():
         (256, 50, (2, 5, 12)),
         (1024, 50, (2, 5, 50)),
         (1024, 784, (2, 5, 51)),
-        (1024, 2, (6, 5, 16)),
+        (1024, 2, (2, 16, 16)),
         (1400, 50, (2, 7, 50)),
     ],
 )
@@ -129,8 +129,8 @@ def test_the_error_of_one_stratum_that_has_all_the_variance():
     x = jnp.zeros((20, 3))
     run = jax.jit(jax.vmap(lambda key: low_discrepancy.mean(key, x, integrand, 200, 2**20)))
     value, error = run(jax.random.split(jax.random.key(0), 100))
-    # By theory .929: P(|t| < 2.447) at four degrees of freedom.
-    assert 0.91 < np.mean(np.abs(value - 1) < 1.96 * error) < 0.95
+    # By theory .938: P(|t| < 2.571) at four degrees of freedom.
+    assert 0.92 < np.mean(np.abs(value - 1) < 1.96 * error) < 0.96
 
 
 def test_coupled_places_and_radii_take_out_what_is_linear():
