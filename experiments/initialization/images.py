@@ -27,7 +27,8 @@ Expect the Gaussian start at sigma_T = 1 nearly to equal the long run in 19 call
 covariances to do so from .25, the data's own spread, in 9 calls or 5; noise alone ruins the samples at all of
 these horizons.
 
-MEASURED on digits (one busy core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 370 s of its time), Heun:
+MEASURED before there were rows without calls, on digits (one busy core of a shared AMD EPYC, jax 0.12.0.1,
+2026-11-22; 370 s of its time), Heun:
 
                                       less the long run
     start              sigma_T  calls  energy distance     Frechet            copies  fit, s  gain, nats
