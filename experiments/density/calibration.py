@@ -5,6 +5,17 @@ for points of a law and for the same plus N(0, I). Laws, in 2 to 784 dimensions:
 of variances log-uniform in [.01, 1] along their axes, their means 3 apart from 0; "one", a single Gaussian of
 variances log-uniform in [.001, 1]. Value +- 1.96 standard errors should hold the truth in 95 % of cases. Rows
 are independent given the law, and so are keys; the standard error beside a share is the binomial one.
+
+MEASURED (one busy core of a shared AMD EPYC, jax 0.10.2, 2026-11-28; d = 2 whole, d = 50 in part, 6 keys): of
+240 cases each, with a binomial standard error of .014, at 256 and 1,024 evaluations
+
+    law        points    d = 2           d = 50
+    clusters   of        .946   .938     .967   .971
+    clusters   off       .938   .950
+    one        of        .925   .942
+    one        off       .938   .946
+
+in all 1,920 cases of d = 2 .940 +- .005. Not yet measured: 10, 200 and 784 dimensions.
 """
 
 import dataclasses

@@ -22,8 +22,8 @@ the second unbiased, with K (R - 1) degrees of freedom if the strata are alike a
 variance. So K is 2 and R is 5 or more, and 5/8 of K (R - 1) are taken: at R = 5 intervals of 95 % then hold
 the truth in 93.8 % of cases at the least and 96.7 % at the most, for normal means. More strata err less and
 know less of how much: at 1,024 points in 50 dimensions 5 strata of 2 cells err by .17 nats, 2 of 5 by .20
-(MEASURED, jax 0.10.2, 2026-11-28, `experiments.density.accuracy`'s mixture, isotropic reference), but where one
-of the 5 has the variance its two cells are one degree of freedom.
+(MEASURED, jax 0.10.2, 2026-11-28, `experiments.density.accuracy`'s mixture, isotropic reference), but where
+one of the 5 has the variance its two cells are one degree of freedom.
 """
 
 from __future__ import annotations
