@@ -18,15 +18,22 @@ seed and averaged geometrically over seeds.
 
 Denoising alone is given 2 and 8 times as many noisings of each point besides.
 
-MEASURED on the 8 seeds of another day (two cores of an AMD EPYC, jax 0.12.0.1, 2026-11-22), geometric means
-over the levels t > 0.2, and the worst of these levels, with four noisings of each point: mix 0.9 has 0.546 +-
-.027 and 0.91 in d = 2, 0.655 +- .024 and 0.90 in d = 8; mix 1 0.581 and 0.676; the stable field 0.278 and
-0.339. With 32 noisings for all in d = 2 bootstrapping had 0.61 to 0.63, and at t = 0.24 no gain.
+MEASURED, 8 seeds that chose nothing, d = 2 and the mixes 0.9 and 1 (one busy core of an AMD EPYC, jax
+0.10.2, 2026-11-28, 2 min), geometric means of the ratios; in brackets those of 8 other seeds (2026-11-22):
 
-These figures are optimistic: noisings, bandwidth and the rule for the penalty were compared by the true error
-on those same seeds. At mix 0.9 a bandwidth of sqrt(2d) gave 0.630 and 0.644, a single held-out fifth 0.72 to
-0.74 in d = 8, and one noising in d = 2, with that rule, 0.74 to 0.90 with levels above 1. The config of
-today, on seeds that chose nothing and with more noisings for denoising, was not run whole yet.
+    |                               | t > 0.2             | worst there | t > 2        | d = 8          |
+    |-------------------------------|---------------------|-------------|--------------|----------------|
+    | mix 0.9                       | .551 +- .057 (.546) | .90         | .438 +- .081 | (.655 +- .024) |
+    | mix 1                         | .577 +- .080 (.581) | .91         | .460 +- .111 | (.676)         |
+    | stable field                  | .267 +- .055 (.278) | .73         | .298 +- .070 | (.339)         |
+    | denoising, twice the noisings | .724 +- .048        | .86         | .777 +- .068 | not run        |
+    | denoising, 8 times            | .420 +- .042        | .66         | .433 +- .065 | not run        |
+
+So with four noisings of each point bootstrapping is worth more than twice as many, and less than eight times;
+where noise is cheap, more of it does as well. The seeds of 2026-11-22 compared noisings, bandwidth and the
+rule for the penalty by the true error. At mix 0.9 a bandwidth of sqrt(2d) gave 0.630 and 0.644 there, a
+single held-out fifth 0.72 to 0.74 in d = 8, and one noising in d = 2, with that rule, 0.74 to 0.90 with
+levels above 1. With 32 noisings for all in d = 2 bootstrapping had 0.61 to 0.63, and at t = 0.24 no gain.
 """
 
 import dataclasses
