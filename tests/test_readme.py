@@ -5,6 +5,7 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 import jaxdiff as jd
 
