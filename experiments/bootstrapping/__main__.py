@@ -15,9 +15,11 @@
     | E5-digits  | the same on a law fitted to the digits                                | joint_network   |
     | E6         | joint learning over a finite class, flat in the dimension             | dimension       |
     | E7         | one network for all levels against one for each, d = 8 to 512         | joint_or_levels |
+    | E7-choice  | its settings, on other seeds                                          | joint_or_levels |
     | E8         | real data: held-out nats from 200 to 1,400 digits                     | few_digits      |
+    | E8-choice  | its settings, on other seeds                                          | few_digits      |
 
-E7-choice and E8-choice chose the settings of E7 and E8, on other seeds. What the tables share is in `ratios`.
+What the tables share is in `ratios`.
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
 figures.json with all of them, and figure.png; the one beside this file is of E1 to E6 on 2026-11-22, two
 hours on one core of a busy machine. Method: Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the tasks, sizes

@@ -6,16 +6,18 @@ of variances log-uniform in [.01, 1] along their axes, their means 3 apart from 
 variances log-uniform in [.001, 1]. Value +- 1.96 standard errors should hold the truth in 95 % of cases. Rows
 are independent given the law, and so are keys; the standard error beside a share is the binomial one.
 
-MEASURED (one busy core of a shared AMD EPYC, jax 0.10.2, 2026-11-28; d = 2 whole, d = 50 in part, 6 keys): of
-240 cases each, with a binomial standard error of .014, at 256 and 1,024 evaluations
+MEASURED (one busy core of a shared AMD EPYC, jax 0.10.2, 2026-11-28; seed 4099, which was run once, after all
+was chosen; d = 784 left out, 6 keys for 8): of 240 cases each, with a binomial standard error of .014, at 256
+and 1,024 evaluations
 
-    law        points    d = 2           d = 50
-    clusters   of        .946   .938     .967   .971
-    clusters   off       .938   .950
-    one        of        .925   .942
-    one        off       .938   .946
+    law        points   d = 2           d = 10          d = 50          d = 200
+    clusters   of       .946  .963      .963  .975      .971  .979      .954  .954
+    clusters   off      .958  .963      .950  .963      .942  .983      .912  .950
+    one        of       .975  .942      .975  .950      .971  .946      .958  .950
+    one        off      .963  .942      .900  .950      .887  .938      .892  .925
 
-in all 1,920 cases of d = 2 .940 +- .005. Not yet measured: 10, 200 and 784 dimensions.
+in all .956, .953, .952 and .937 of 1,920 cases, +- .005. So they are honest but for points off the law at 256
+evaluations from d = 10 on, which hold in .89 to .94.
 """
 
 import dataclasses
@@ -42,7 +44,7 @@ class Config:
     evaluations: tuple[int, ...] = (256, 1024)
     rows: int = 40
     keys: int = 8
-    seed: int = 2027
+    seed: int = 4099
 
 
 def smoke() -> Config:
