@@ -36,9 +36,9 @@ rule is right on .992; the last column is at the best of all scales:
                      100          .992        .994         .4553           24.0               2.00
                      300          .990        .996         .4528           24.0               1.67
 
-A race spends 4 times fewer at equal agreement: on two other draws of the classes, on which margins of 2, 3 and
-4 were tried, at most 320 evaluations of a class and a margin of 3 (jax 0.10.2, 2026-11-28), beside all classes
-to the end,
+A race spends 4 times fewer at equal agreement: on two other draws of the classes, on which margins of 2, 3
+and 4 were tried, at most 320 evaluations of a class and a margin of 3 (jax 0.10.2, 2026-11-28), beside all
+classes to the end,
 
                    evaluations of a point    agreement    KL, nats      evaluations    agreement    KL, nats
     race                    152                1.000        .0019           140           .996        .0021
