@@ -153,9 +153,8 @@ CASES = {
 NAMES = list(CASES)
 
 
-def few_of(names):
-    """Parameters: a schedule of each kind, and the others among the slow tests, for what is compiled for each."""
-    few = {"vp", "karras", "rectified_flow", "ddpm_table", "zero_terminal_table"}
+def few_of(names, few=("vp", "karras", "rectified_flow", "ddpm_table", "zero_terminal_table")):
+    """Parameters: those few, here a schedule of each kind, and the others among the slow tests."""
     return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 

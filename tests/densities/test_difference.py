@@ -42,7 +42,7 @@ def within(got, truth):
     return np.sqrt(np.mean(off**2))
 
 
-@pytest.mark.parametrize("schedule", [Karras(), VariancePreserving()])
+@pytest.mark.parametrize("schedule", [Karras(), pytest.param(VariancePreserving(), marks=pytest.mark.slow)])
 def test_the_difference_of_two_laws_and_what_it_spares(schedule, x):
     one, other = (law(shift).denoiser(schedule) for shift in (0.0, 0.1))
     truth = log_prob(x, 0.0) - log_prob(x, 0.1)

@@ -113,7 +113,7 @@ def quadrature(nodes):
     return mean
 
 
-@pytest.mark.parametrize(("d", "nodes"), [(1, 80), (2, 40)])
+@pytest.mark.parametrize(("d", "nodes"), [(1, 80), pytest.param(2, 40, marks=pytest.mark.slow)])
 def test_the_formulas_hold_under_every_schedule(d, nodes, monkeypatch, float64):
     """log p(x), E[log p_t(X_t) | x] and its increments: within 1e-8, 1e-8 and 1e-10 nats.
 

@@ -139,7 +139,9 @@ def step(*, train, remat=False):
     return many, jax.eval_shape(model.init, jax.random.key(0), X, TIME)
 
 
-@pytest.mark.parametrize(("host", "remat"), [("cpu", False), ("tpu", True)])
+@pytest.mark.parametrize(
+    ("host", "remat"), [("cpu", False), pytest.param("tpu", True, marks=pytest.mark.slow)]
+)
 def test_a_program_has_the_convolutions_of_its_platform_and_not_of_the_host(monkeypatch, host, remat):
     monkeypatch.setattr(jax, "default_backend", lambda: host)
 

@@ -134,6 +134,7 @@ def test_a_fit_leaves_a_small_part_of_the_gaussian_s_divergence(data, noised, no
         assert abs(scores.mean() - entropy.mean()) < 4 * spread + 0.05
 
 
+@pytest.mark.slow
 def test_images_are_fitted_too():
     """A mixture of two Gaussians on images of 2 x 2 pixels, by a flow over patches, and again by the same key."""
     means = np.array([[1.0, -1.0, 1.0, 0.0], [-1.0, 1.0, 0.0, 1.0]])

@@ -590,7 +590,7 @@ def test_every_sampler_is_finite_or_refused_with_every_prediction_type(name, met
         np.testing.assert_allclose(jax.jit(run)(network("edm")), x, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", few_of(SCHEDULES))
 def test_three_lines_to_a_sample(name):
     """Nothing said but the denoiser and the number: mean and standard deviation of the data, in any unit."""
     for mean, std in ((0.4, 1.0), (0.0, 50.0)):
