@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from oracles import few_of
 
 from jaxdiff.models import (
     DiffusionTransformer,
@@ -366,6 +367,7 @@ def test_input_frequencies_resolve_what_a_smooth_network_cannot():
     assert sensitivity((64.0, 128.0)) > 5 * sensitivity(())
 
 
+@pytest.mark.parametrize("case", few_of(CASES, ["mlp", "transformer"]), indirect=True)
 def test_a_network_fits_a_function_of_all_its_inputs(case):
     params, state = case.initial, case.optimizer.init(case.initial)
     for _ in range(300):

@@ -303,7 +303,9 @@ def repeat(process, number=signal.SIGTERM):
     raise AssertionError("it does not end")
 
 
-@fault("SIGTERM every 50 ms in training and saving", "status 75, quiet, the save is whole, same bits")
+@fault(
+    "SIGTERM every 50 ms in training and saving", "status 75, quiet, the save is whole, same bits", slow=True
+)
 def terminated(directory):
     with spawn(directory) as process:
         wait_for(process, "step 10")
