@@ -42,6 +42,15 @@ def put(cache, key, value):
 LRUCache.put = put
 
 
+# The longest, of few tests each, by which xdist would sort them to the end, where one worker waits.
+LONG = ("test_readme", "test_faults", "test_parallel", "test_tolerance", "test_difference", "test_classifier")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that the workers end together."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Compiled programs are kept for as long as their functions, which are the library's own.

@@ -30,6 +30,7 @@ def num_lines(block):
     return len([line for line in block.splitlines() if line.strip()])
 
 
+@pytest.mark.slow  # the next one is the same program, on many devices
 def test_two_moons_in_ten_lines():
     block = block_with("two_moons")
     assert num_lines(block) <= 11  # and the imports

@@ -35,7 +35,7 @@ Root mean square error in nats, by evaluations:
       in evaluations             232      795      4,297    16,482     13,018
 
 So at a thousand evaluations in 50 dimensions the formula's error is 5 times less than that of the flow's
-probes, and 20 times with a mixture for reference; off the law, where the flow is stiff, steps by tolerance
+probes, and 17 times with a mixture for reference; off the law, where the flow is stiff, steps by tolerance
 are right as well and 640 even ones too (.11), 160 are not (17). An exact trace is best where it can be
 afforded. Intervals hold the truth in .925 to .984 of cases from 256 evaluations on; in .84
 to .92 with 64 off the law. The errors of d = 2 and of the mixture are up to half and a fifth more than before

@@ -57,6 +57,7 @@ def test_the_hard_row_gets_more(repeated):
     assert spent.min() >= least_evaluations(D)
 
 
+@pytest.mark.slow
 def test_a_row_is_its_own_and_the_most_is_kept():
     whole, few = answer(), answer(X[:2])
     np.testing.assert_allclose(few[0].value, whole[0].value[:2], rtol=1e-4)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from jax.tree_util import Partial
-from oracles import CASES, NAMES, Chosen, assert_same_bits, compilations, gaussian_denoiser
+from oracles import CASES, NAMES, Chosen, assert_same_bits, compilations, few_of, gaussian_denoiser
 from scipy.optimize import brentq, minimize_scalar
 
 from jaxdiff.denoising.denoiser import as_denoiser
@@ -505,7 +505,7 @@ def test_the_optimal_gate_and_mix_are_minima():
     np.testing.assert_array_equal(bootstrap.matrix_gate(0.0, jnp.zeros((2, 2))), np.zeros((2, 2)))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few_of(NAMES))
 def test_the_earlier_time_has_the_correlation_asked_for(name, float64):
     case = CASES[name]
     schedule, t_min = case.schedule, time_of(case, 0.05)
@@ -520,7 +520,7 @@ def test_the_earlier_time_has_the_correlation_asked_for(name, float64):
     assert bootstrap.earlier_time(schedule, t[0], 0.01, t_min=t_min) == pytest.approx(t_min, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few_of(NAMES))
 def test_the_earlier_time_is_never_the_later_one(name):
     """For times over and beyond both ends of what is asked, alone, in a batch and traced."""
     case = CASES[name]
@@ -548,7 +548,7 @@ def test_the_earlier_time_is_never_the_later_one(name):
 # --- half the noise ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", few_of(NAMES))
 def test_half_noise_targets_are_finite_at_every_time(name):
     """From no noise to no signal, with a teacher that knows no time before its own first one."""
     case = CASES[name]

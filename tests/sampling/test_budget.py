@@ -196,6 +196,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow
 def test_every_schedule_is_one_chain_in_other_units():
     """In y = x / alpha and v = sigma^2 / alpha^2 the budget is that of the variance-exploding chain."""
     law = jd.GaussianMixture(

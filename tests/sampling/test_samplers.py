@@ -92,8 +92,8 @@ def each_once(names, methods, *, under, ever, slow=()):
         NAMES,
         ODE,
         under=["vp"],
-        ever=["heun", "dpm_solver_pp_3"],
-        slow=["ddim", "unipc_2", "adams_4", "runge_kutta_4"],
+        ever=["heun"],
+        slow=["ddim", "dpm_solver_pp_3", "unipc_2", "adams_4", "runge_kutta_4"],
     ),
 )
 def test_order_of_convergence(name, method, float64):
@@ -547,8 +547,8 @@ class AnyType:
         SCHEDULES,
         EVERY,
         under=["rectified_flow"],
-        ever=["dpm_solver_pp_2", "euler_maruyama"],
-        slow=["heun_churn", "predictor_corrector", "unipc_2", "runge_kutta_3", "sa_solver"],
+        ever=["dpm_solver_pp_2"],
+        slow=["euler_maruyama", "heun_churn", "predictor_corrector", "unipc_2", "runge_kutta_3", "sa_solver"],
     ),
 )
 def test_every_sampler_is_finite_or_refused_with_every_prediction_type(name, method):
