@@ -67,8 +67,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.bootstrapping import ratios
 from experiments.bootstrapping.laws import sphere_law
-from experiments.bootstrapping.random_features import draw_ratios
 from experiments.estimates import geometric_mean, show
 from experiments.networks import applied
 from jaxdiff import data
@@ -389,6 +389,6 @@ def _line(row: dict[str, Any]) -> str:
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """Error ratios against the level, with bands of two standard errors."""
-    draw_ratios(axes, figures["levels"], figures["rows"], name="recipe")
+    ratios.draw(axes, figures["levels"], figures["rows"], name="recipe")
     axes.set_title(f"E5: one network, {figures['config']['task']}")
     axes.legend(fontsize=6)

@@ -48,7 +48,6 @@ import numpy as np
 from experiments.bootstrapping import ratios
 from experiments.bootstrapping.laws import sphere_law
 from experiments.bootstrapping.ratios import STABLE
-from experiments.bootstrapping.ratios import draw as draw_ratios
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.network import make_denoiser
@@ -216,5 +215,5 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """Error ratios against t for the mix 0.9 and the stable field, with bands of two standard errors."""
     for problem in figures["problems"]:
         rows = [row for row in problem["rows"] if row["method"] in ("mix 0.9", STABLE)]
-        draw_ratios(axes, figures["levels"], rows, label=", " + problem["name"])
+        ratios.draw(axes, figures["levels"], rows, label=", " + problem["name"])
     axes.set_title("random features, level by level")

@@ -22,12 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.noising.process import inverse_log_snr, log_snr
+from jaxdiff.noising.process import log_snr
 from jaxdiff.typing import Array, Denoised, Schedule, Time
 
 Estimate = Literal["data", "noise"]
@@ -119,49 +117,3 @@ def weights(
                 basis = basis * jnp.where(both, (u - other) / jnp.where(both, node - other, 1.0), 1.0)
         answers.append(jnp.where(ok, jnp.sum(kernel * basis), 0.0))
     return answers
-
-
-def runge_kutta_step(
-    estimate: Estimate, order: int, denoise: Denoiser, x: Array, first: Denoised, t: Time, s: Time
-) -> Array:
-    """x_s of the probability flow by the exponential Runge-Kutta rule of order 1 to 4; first = denoise(x, t).
-
-    order - 1 calls more, none where the step is far. Order 2 is the midpoint rule and order 3 Heun's with
-    stages at 1/3 and 2/3 of h (the rules of DPM-Solver, arXiv 2206.00927); order 4 is Krogstad's (J. Comput.
-    Phys. 203, 2005), here with all coefficients as integrals of polynomials.
-    """
-    schedule = denoise.schedule
-    start, end = half_log_snr(schedule, t), half_log_snr(schedule, s)
-    held = held_step(estimate, schedule, x, first, t, s)
-    if order == 1:
-        return held
-    origin = value(estimate, first)
-
-    def reach(time: Time, nodes: Sequence[tuple[Array, Array]], factor: float = 1.0) -> Array:
-        at = [node for node, _ in nodes]
-        parts = weights(estimate, schedule, start, time, at, [jnp.asarray(True)] * len(nodes))
-        x_s = held_step(estimate, schedule, x, first, t, time)
-        return x_s + factor * sum(w * (v - origin) for w, (_, v) in zip(parts, nodes, strict=True))
-
-    def stages() -> Array:
-        def part(c: float) -> tuple[Array, Array]:
-            time = inverse_log_snr(schedule, 2 * (start + c * (end - start)), t_min=s, t_max=t)
-            return time, half_log_snr(schedule, time)
-
-        def call(state: Array, time: Time) -> Array:
-            return value(estimate, denoise(state.astype(x.dtype), time))
-
-        if order == 3:
-            (third, at_third), (later, at_later) = part(1 / 3), part(2 / 3)
-            one = call(reach(third, []), third)
-            two = call(reach(later, [(at_third, one)]), later)
-            return reach(s, [(at_later, two)])
-        half, middle = part(1 / 2)
-        one = call(reach(half, []), half)
-        if order == 2:
-            return reach(s, [(middle, one)])
-        two = call(reach(half, [(middle, one)], factor=2.0), half)
-        three = call(reach(s, [(middle, two)]), s)
-        return reach(s, [(middle, 0.5 * (one + two)), (end, three)])
-
-    return jax.lax.cond(is_near(end - start), stages, lambda: held)
