@@ -7,12 +7,12 @@ every sampler, in one run: rounds of one sampling run and of as many single call
 of the rounds' ratios is reported with its quartiles, so that a busy machine slows both sides. Expect at most
 1.0, and less where the scan saves dispatches. Stochastic samplers draw noise, which is in their ratio.
 
-MEASURED (two busy cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
+MEASURED (two quiet cores of an AMD EPYC, jax 0.10.2, 2026-11-28), medians with their quartiles:
 
-    DDIM                     .81 [.81, .82]      ancestral             .84 [.81, .94]
-    Heun                     .80 [.74, .84]      EulerMaruyama         .73 [.70, .78]
-    DPM-Solver++, order 2    .77 [.75, .80]      PredictorCorrector    .78 [.75, .79]
-    DPM-Solver++, order 3    .81 [.78, .84]      UniPC, order 3        .84 [.80, .88]
+    DDIM                     .78 [.75, .80]      ancestral             .75 [.73, .75]
+    Heun                     .73 [.73, .75]      EulerMaruyama         .77 [.75, .77]
+    DPM-Solver++, order 2    .76 [.73, .76]      PredictorCorrector    .79 [.74, .80]
+    DPM-Solver++, order 3    .77 [.76, .78]      UniPC, order 3        .78 [.76, .78]
 """
 
 import argparse
