@@ -76,15 +76,17 @@ def steps(case: Case, optimizer: optax.GradientTransformation, pool_size: int) -
             batch_key, pool_key, time_key, key = jax.random.split(key, 4)
             x_0, teacher = drawn(batch_key, pixels, case.batch), model(average)
             pool = drawn(pool_key, pixels, pool_size) if "pool" in name else None
-            t = jd.times.log_normal(jd.times.stratified(time_key, case.batch), SCHEDULE).t
+            denoise = model(params)
             if "bootstrapped" in name:
                 gate = teacher if "Jacobian" in name else None
-                x, y = jd.bootstrap.half_noise_target(key, teacher, x_0, t, mix=0.9, gate=gate, pool=pool)
-            elif pool is None:
-                x, y = jd.denoising_target(key, SCHEDULE, x_0, t)
-            else:
-                x, y = jd.stable_target(key, SCHEDULE, x_0, t, pool=pool)
-            return jd.regression_loss(model(params), x, y, t).mean()
+                return jd.bootstrap.half_noise_loss(
+                    key, denoise, teacher, x_0, mix=0.9, gate=gate, pool=pool
+                ).mean()
+            if pool is None:
+                return jd.denoising_loss(key, denoise, x_0).mean()
+            t = jd.times.log_normal(jd.times.stratified(time_key, case.batch), SCHEDULE, mean=-0.5).t
+            x, y = jd.stable_target(key, SCHEDULE, x_0, t, pool=pool)
+            return jd.regression_loss(denoise, x, y, t).mean()
 
         return jd.bootstrap.make_joint_step(loss, optimizer, ema_decay=EMA_DECAY)
 

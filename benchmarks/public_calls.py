@@ -329,6 +329,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "bootstrap.half_noise_target": lambda key, i: bootstrap.half_noise_target(
             key, model(i), i.x, i.t, mix=0.9
         ),
+        "bootstrap.half_noise_loss": lambda key, i: bootstrap.half_noise_loss(
+            key, model(i), model(i), i.x, mix=0.9
+        ),
         "bootstrap.earlier_time": lambda key, i: bootstrap.earlier_time(SCHEDULE, i.t, 0.5, t_min=i.first),
         "bootstrap.noise_correlation": lambda key, i: bootstrap.noise_correlation(SCHEDULE, i.first, i.last),
         "bootstrap.optimal_gate": lambda key, i: bootstrap.optimal_gate(i.first, i.last),

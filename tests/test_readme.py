@@ -41,6 +41,20 @@ def test_two_moons_in_ten_lines():
     assert distance < 0.1, (distance, floor)  # the moons are 1.7 by 1; N(0, I) is at .5
 
 
+def test_the_same_bootstrapped_in_four_lines():
+    """The average is not listened to before its step; listened to, it makes another network."""
+    block = block_with("half_noise_loss")
+    assert num_lines(block) == 4
+    program = block_with("two_moons", fewer=3).replace("width=64", "width=8")
+    data, init, train = program[: program.index("def loss")], *re.findall(r"^state = .*$", program, re.M)
+    late, early = (
+        run("\n".join([data, init, block.replace("200", start), train]))["state"].params
+        for start in ("200", "0")
+    )
+    moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (late, early)), strict=True)]
+    assert 0 < max(moved) < 0.1
+
+
 def test_the_same_on_many_devices():
     lines = block_with("two_moons", fewer=3).replace("width=64", "width=8").splitlines()
     before = "\n".join(line for line in lines if not re.match("(state|step|samples) ?[,=]", line))

@@ -56,15 +56,17 @@ def denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
 @compiled
 def _denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
     time_key, noise_key = jax.random.split(key)
-    t = times.log_normal(
-        times.stratified(time_key, len(data)),
-        denoise.schedule,
-        mean=jnp.log(denoise.scale) - 0.5,
-        t_min=denoise.t_min,
-        t_max=denoise.t_max,
-    ).t
+    t = drawn_times(time_key, denoise, len(data))
     x, target = denoising_target(noise_key, denoise.schedule, data, t)
     return regression_loss(denoise, x, target, t)
+
+
+@compiled(static="n")
+def drawn_times(key: Key, denoise: Denoiser, n: int) -> Array:
+    """n times of the law of `denoising_loss`."""
+    t_min, t_max = denoise.working_range  # a law knows all times, of which the last may be infinite
+    u, mean = times.stratified(key, n), jnp.log(denoise.scale) - 0.5
+    return times.log_normal(u, denoise.schedule, mean=mean, t_min=t_min, t_max=t_max).t
 
 
 def regression_loss(

@@ -90,6 +90,7 @@ derived here.
 
 from jaxdiff.learning.bootstrap.forms import fit_levels, make_joint_step
 from jaxdiff.learning.bootstrap.gates import matrix_gate, optimal_gate, optimal_mix, target_variance
+from jaxdiff.learning.bootstrap.loss import half_noise_loss
 from jaxdiff.learning.bootstrap.target import bootstrapped_target, half_noise_target
 from jaxdiff.learning.bootstrap.times import earlier_time, noise_correlation
 
@@ -97,6 +98,7 @@ __all__ = [
     "bootstrapped_target",
     "earlier_time",
     "fit_levels",
+    "half_noise_loss",
     "half_noise_target",
     "make_joint_step",
     "matrix_gate",
