@@ -11,6 +11,9 @@
     srun python -m experiments.train patches --distributed --resume     # Slurm, TPU pods: found by JAX
     python -m experiments.train patches --coordinator HOST:PORT --num-processes 2 --process-id 0
 
+    python -m experiments.train cifar10 --data DIR --compile-for v5e-256    # does it fit? No device is needed
+    python -m experiments.train cifar10 --data DIR --fit h100-8             # the largest batch that does
+
 The configs and their reasons are in `experiments.train.configs`. The schedule is EDM's, of which a network in
 EDM's parameterization sees nothing. Under the likelihood weight the loss is the mean squared error of the
 noise in a pixel's channel, over levels even in log sigma.
@@ -108,6 +111,8 @@ def _parser() -> _Parser:
         own.add_argument("--data", type=pathlib.Path, help="where your files of the data set are")
         own.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
         own.add_argument("--profile", type=pathlib.Path, metavar="DIR", help="write a trace of a dispatch")
+        own.add_argument("--compile-for", metavar="TOPOLOGY", help="report of v5e-8, v5p-128, h100-8, ...")
+        own.add_argument("--fit", metavar="TOPOLOGY", help="the same at the largest batch that fits")
         own.add_argument("--distributed", action="store_true", help="find the other processes by the cluster")
         own.add_argument("--coordinator", metavar="HOST:PORT", help="or by process 0's address,")
         own.add_argument("--num-processes", type=int, metavar="N", help="their number")
@@ -120,6 +125,17 @@ def _parser() -> _Parser:
             )
         own.set_defaults(own_parser=own)
     return parser
+
+
+def _compiled(config: Config, flags: argparse.Namespace) -> str:
+    """The report of --compile-for or --fit."""
+    from experiments.train import problems, programs
+
+    problem = problems.load(config, flags.data)
+    if flags.compile_for:
+        return str(programs.compiled_for(config, problem, flags.compile_for))
+    rows, program = programs.fitted_to(config, problem, flags.fit)
+    return f"--batch_size {rows}\n{program}"
 
 
 def command_line(arguments: list[str] | None = None) -> None:
@@ -138,11 +154,16 @@ def command_line(arguments: list[str] | None = None) -> None:
         jax.distributed.initialize(*several)
     elif flags.distributed:
         jax.distributed.initialize()
+    if flags.compile_for or flags.fit:
+        jax.config.update("jax_platforms", "cpu")  # the devices that it is for are not here
     config = CONFIGS[flags.config]
     values = {name: getattr(flags, name) for name in configs.flags(config) if hasattr(flags, name)}
     out = flags.out or pathlib.Path("results") / f"train-{flags.config}"
     try:
         config = configs.overridden(config, values)
+        if flags.compile_for or flags.fit:
+            print(_compiled(config, flags))
+            return
         figures = main(
             config,
             out,
@@ -153,7 +174,7 @@ def command_line(arguments: list[str] | None = None) -> None:
         )
     except ConnectionError as error:  # another process is gone: all of them are to be started again
         own.exit(training.EXIT_INTERRUPTED, f"{own.prog}: {error}\n")
-    except (OSError, ValueError, ImportError, FloatingPointError) as error:
+    except (OSError, ValueError, ImportError, FloatingPointError, MemoryError) as error:
         own.exit(2, f"{own.prog}: {error}\n")
     if jax.process_index() == 0:
         print(

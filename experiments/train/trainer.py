@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -163,9 +163,9 @@ def _sampler(
     return jax.jit(draw, out_shardings=layout.replicated)
 
 
-def prepare(config: Config, problem: Problem) -> Run:
-    """A run on all devices of all processes."""
-    layout = Layout(data_mesh(), fully_sharded=config.fully_sharded)
+def prepare(config: Config, problem: Problem, devices: Sequence[Any] | None = None) -> Run:
+    """A run on all devices of all processes, or on these."""
+    layout = Layout(data_mesh(devices), fully_sharded=config.fully_sharded)
     families = {
         "plain": starts.plain(),
         "gaussian": starts.gaussian(),
@@ -202,17 +202,16 @@ def average_of(state: TrainState) -> str:
     return f"the average at step {int(state.step)}"
 
 
-def fit(
-    run: Run, out: pathlib.Path, *, resume: bool = False, profile: pathlib.Path | None = None
-) -> TrainState:
-    """The state after config.steps steps, from the newest checkpoint in out if resume says so.
-
-    Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch. A signal ends the
-    run here, saved but without a grid, and the exit status is 75.
+def functions(
+    run: Run,
+) -> tuple[
+    Callable[[], TrainState], Callable[..., tuple[TrainState, Metrics]], Callable[[Key, Array], Array]
+]:
+    """What training is made of: the first state; a step, of the law and of the pixels that pools are drawn
+    from besides a step's own arguments; and a batch of rows of pixels.
     """
-    config, layout = run.config, run.layout
-    main = jax.process_index() == 0
-    init_key, key, pools_key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in range(3))
+    config = run.config
+    init_key, pools_key = (jax.random.fold_in(jax.random.key(config.seed), i) for i in (0, 2))
     rule, decays = optimizer(config), tuple(map(ema.power_function, config.ema_widths))
 
     def init() -> TrainState:
@@ -230,13 +229,28 @@ def fit(
             num_microbatches=config.num_microbatches,
             teacher=first_average,
         )
-        return data_parallel(joint, layout, engine=config.engine)(key, state, batch)
+        return data_parallel(joint, run.layout, engine=config.engine)(key, state, batch)
 
     def draw(key: Key, pixels: Array) -> Array:
         flip_key, encode_key = jax.random.split(key)
         images = flipped(flip_key, pixels) if config.flip else pixels
         return run.problem.encode(encode_key, images)
 
+    return init, step, draw
+
+
+def fit(
+    run: Run, out: pathlib.Path, *, resume: bool = False, profile: pathlib.Path | None = None
+) -> TrainState:
+    """The state after config.steps steps, from the newest checkpoint in out if resume says so.
+
+    Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch. A signal ends the
+    run here, saved but without a grid, and the exit status is 75.
+    """
+    config, layout = run.config, run.layout
+    main = jax.process_index() == 0
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    init, step, draw = functions(run)
     pixels = run.problem.train if config.pool else None
     rows = feeds.from_arrays(run.problem.train, config.batch_size, seed=config.seed)
     with (

@@ -1,0 +1,289 @@
+"""What an accelerator's own compiler says of a program: does it fit, what does it compute, move and send.
+
+    where = topology("v5e-8")                                      # no such device is needed
+    layout = Layout(data_mesh(where.devices), fully_sharded=True)
+    batch = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.float32, sharding=layout.by_rows)
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=layout.replicated)
+    lowered = jax.jit(data_parallel(step, layout), donate_argnums=1).lower(key, layout.like(init), batch)
+    print(program(lowered, where))
+
+The compilers run on an ordinary machine: libtpu, of the extra ``tpu-compile``, and the CUDA plugin, of
+``gpu-compile``. Set ``JAX_PLATFORMS=cpu`` where they are installed and no such device is. Whatever is said
+here is a count, not a measurement: no program takes less time than `Program.bounds`, and how much more it
+takes only a device can tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from jaxdiff._numerics import checks
+
+
+class Chip(NamedTuple):
+    """A device by its maker's figures."""
+
+    flops: float
+    """Multiplications and additions in bfloat16 a second."""
+    memory: float
+    """Bytes."""
+    bandwidth: float
+    """Bytes a second between memory and cores."""
+    link: float
+    """Bytes a second that it can send to its neighbours, one way."""
+
+
+CHIPS = {
+    # https://cloud.google.com/tpu/docs/v4 and so on: HBM; half of the bidirectional interconnect.
+    "v4": Chip(275e12, 32e9, 1228e9, 150e9),
+    "v5e": Chip(197e12, 16e9, 819e9, 200e9),
+    "v5p": Chip(459e12, 95e9, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32e9, 1640e9, 400e9),
+    # NVIDIA's data sheets: dense bfloat16; half of NVLink's total.
+    "a100": Chip(312e12, 80e9, 2039e9, 300e9),
+    "h100": Chip(989e12, 80e9, 3352e9, 450e9),
+    "h200": Chip(989e12, 141e9, 4800e9, 450e9),
+}
+"""Peaks by name. Lower ones, of other models or clocks, make a bound no less true."""
+
+_FLAT = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
+_SOLID = {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8)} | {
+    256: (4, 8, 8),
+    512: (8, 8, 8),
+    1024: (8, 8, 16),
+    2048: (8, 16, 16),
+    4096: (16, 16, 16),
+}
+_CORES = {"v4": 2, "v5p": 2}  # a slice of these is named after its cores, two to a chip
+
+# What the CUDA compiler asks of a device that is not there: compute capability, cores, memory in bytes.
+_CUDA = {
+    "a100": (8, 0, 108, 85e9, 167936),
+    "h100": (9, 0, 132, 85e9, 233472),
+    "h200": (9, 0, 132, 151e9, 233472),
+}
+
+
+class Topology(NamedTuple):
+    """Devices of one kind, joined by links, which need not be there."""
+
+    name: str
+    chip: Chip
+    devices: Sequence[Any]
+
+
+def topology(name: str) -> Topology:
+    """The devices of a slice as its seller names it: "v5e-256", "v5p-128" (of 64 chips), "h100-8".
+
+    Raises ValueError for a name that is none, ImportError where the compiler is not installed.
+    """
+    kind, _, count = name.partition("-")
+    if kind not in CHIPS or not count.isdigit():
+        raise ValueError(
+            f"A topology is a device and a number, such as v5e-8, v5p-128 or h100-8, got {name!r}; the "
+            f"devices are {', '.join(CHIPS)}."
+        )
+    chips = int(count) // _CORES.get(kind, 1)
+    if kind in _CUDA:
+        return Topology(name, CHIPS[kind], _gpus(kind, chips))
+    shapes = _SOLID if kind in _CORES else _FLAT
+    if chips not in shapes:
+        known = ", ".join(f"{kind}-{n * _CORES.get(kind, 1)}" for n in shapes)
+        raise ValueError(f"There is no slice {name!r}; there are {known}.")
+    # The compiler would look for a machine with such chips, and lock it.
+    for variable, value in {
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+    }.items():
+        os.environ.setdefault(variable, value)
+    shape = "x".join(map(str, shapes[chips]))
+    return Topology(name, CHIPS[kind], _described("tpu", "tpu-compile", topology_name=f"{kind}:{shape}"))
+
+
+def _gpus(kind: str, number: int) -> Sequence[Any]:
+    major, minor, cores, memory, shared = _CUDA[kind]
+    target = f"""gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32
+      shared_memory_per_block: 49152 shared_memory_per_core: {shared} threads_per_core_limit: 2048
+      core_count: {cores} fpus_per_core: 128 block_dim_limit_x: 2147483647 block_dim_limit_y: 65535
+      block_dim_limit_z: 65535 memory_bandwidth: {CHIPS[kind].bandwidth:.0f} l2_cache_size: 41943040
+      clock_rate_ghz: 1.4 device_memory_size: {memory:.0f} shared_memory_per_block_optin: {shared - 1024}
+      cuda_compute_capability {{ major: {major} minor: {minor} }} registers_per_core_limit: 65536
+      registers_per_block_limit: 65536 }} platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }}
+      runtime_version {{ major: 13 }} device_description_str: "NVIDIA {kind.upper()}" """
+    options = {"target_config": target, "topology": f"1x1x{number}"}
+    return _described("cuda", "gpu-compile", topology_name=kind, **options)
+
+
+def _described(platform: str, extra: str, **options: str) -> Sequence[Any]:
+    try:
+        return topologies.get_topology_desc(platform=platform, **options).devices
+    except Exception as error:  # of many kinds, as the plugin is missing, is another's, or has no such device
+        raise ImportError(
+            f"The compiler for {platform.upper()} did not describe {options['topology_name']}: "
+            f"{str(error).splitlines()[0]} Install it by pip install 'jaxdiff[{extra}]', and set "
+            "JAX_PLATFORMS=cpu where no such device is."
+        ) from error
+
+
+class Collective(NamedTuple):
+    """Operations of one kind among all devices, as they stand in a program; a loop repeats its own."""
+
+    kind: str
+    number: int
+    bytes: int
+    """Of all results on one device."""
+    largest: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program on each of its devices. Bytes and floating-point operations are of one device."""
+
+    where: Topology
+    seconds: float
+    """That compiling took."""
+    arguments: int
+    """Bytes of what goes in, of which `aliased` are given back as results."""
+    outputs: int
+    aliased: int
+    temporaries: int
+    flops: float
+    """With what is computed twice to save memory; the turns of a loop count once. By the compiler, or if it
+    does not say, as CUDA's, by the program that it was given; NaN if neither does."""
+    moved: float
+    """Bytes that the compiler counts between operations, part of which stays on the chip; or NaN."""
+    collectives: tuple[Collective, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What a device must hold at once."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries
+
+    @property
+    def fits(self) -> bool:
+        """Whether its memory does."""
+        return self.bytes <= self.where.chip.memory
+
+    @property
+    def sent(self) -> float:
+        """Bytes that a device sends to its neighbours, if all go round a ring."""
+        n = len(self.where.devices)
+        share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1.0}
+        return sum(share.get(c.kind, (n - 1) / n) * c.bytes for c in self.collectives)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that a run takes at least: to compute; to read what goes in and write what comes out, once;
+        to send. NaN where it is not known."""
+        chip = self.where.chip
+        return {
+            "compute": self.flops / chip.flops,
+            "memory": (self.arguments + self.outputs) / chip.bandwidth,
+            "links": self.sent / chip.link,
+        }
+
+    @property
+    def utilization(self) -> float:
+        """The part of the peak that a run reaches at most, by `bounds`; of all that it computes (HFU)."""
+        longest = max(self.bounds.values(), key=lambda bound: -1 if math.isnan(bound) else bound)
+        return self.bounds["compute"] / longest if longest else math.nan
+
+    def __str__(self) -> str:
+        chip, (compute, memory, links) = self.where.chip, self.bounds.values()
+        lines = [
+            f"{self.where.name}: {len(self.where.devices)} devices, compiled in {self.seconds:.0f} s",
+            f"  memory     {self.bytes / 1e9:.2f} GB of {chip.memory / 1e9:g}: arguments "
+            f"{self.arguments / 1e9:.2f}, temporaries {self.temporaries / 1e9:.2f}"
+            + ("" if self.fits else "; IT DOES NOT FIT"),
+            f"  counts     {self.flops:.3g} FLOP, {self.moved / 1e9:.2f} GB between operations, "
+            f"{self.sent / 1e9:.3f} GB sent",
+            f"  at least   {1e3 * compute:.2f} ms of arithmetic, {1e3 * memory:.2f} of memory, "
+            f"{1e3 * links:.2f} of links; at most {self.utilization:.0%} of the peak",
+        ]
+        lines += [
+            f"  {c.kind:20} {c.number:4}  {c.bytes / 1e6:.2f} MB, the largest {c.largest / 1e6:.2f}"
+            for c in self.collectives
+        ]
+        return "\n".join(lines)
+
+
+def program(lowered: Any, where: Topology) -> Program:
+    """Compile what ``jax.jit(function).lower(...)`` answers, its arguments lying on where's devices.
+
+    Raises MemoryError, in the compiler's words, where it refuses a program that does not fit.
+    """
+    began = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = " ".join(str(error).split())[:300]
+        raise MemoryError(f"The program does not fit {where.name}: {said}") from error
+    seconds = time.perf_counter() - began
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    return Program(
+        where=where,
+        seconds=seconds,
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        flops=cost.get("flops", math.nan if cost else _as_given(lowered) / len(where.devices)),
+        moved=cost.get("bytes accessed", math.nan),
+        collectives=collectives(compiled.as_text()),
+    )
+
+
+def _as_given(lowered: Any) -> float:
+    return (lowered.cost_analysis() or {}).get("flops", math.nan)
+
+
+_KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_OPERATION = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_ARRAY = re.compile(r"\b([a-z]+\d*)[a-z0-9]*\[([\d,]*)\]")
+
+
+def collectives(text: str) -> tuple[Collective, ...]:
+    """The collectives in a compiled program's text, by kind."""
+    found: dict[str, list[int]] = {}
+    for match in _OPERATION.finditer(text):
+        sizes = [_bytes(*array) for array in _ARRAY.findall(match["type"])]
+        if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
+            sizes = sizes[len(sizes) // 2 :]  # what goes in stands before what comes out
+        found.setdefault(match["kind"], []).append(sum(sizes))
+    return tuple(Collective(kind, len(b), sum(b), max(b)) for kind, b in sorted(found.items()))
+
+
+def _bytes(dtype: str, shape: str) -> int:
+    bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype) or 8)
+    return math.prod(int(n) for n in shape.split(",") if n) * bits // 8
+
+
+def largest(fits: Callable[[int], bool], *, unit: int = 1, limit: int = 2**20) -> int:
+    """The largest multiple of unit, up to limit, that fits: by doubling, then by bisection; 0 if none does.
+
+    Each call of fits may compile; they are about 2 log2(largest / unit). Raises ValueError unless
+    1 <= unit <= limit.
+    """
+    checks.integer("unit", unit, 1)
+    checks.integer("limit", limit, unit)
+    low, high = 0, 1
+    while high * unit <= limit and fits(high * unit):
+        low, high = high, 2 * high
+    high = min(high, limit // unit + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle * unit) else (low, middle)
+    return low * unit

@@ -1,0 +1,126 @@
+"""Reports of programs, against what is counted by hand; the accelerators' own compilers where they are installed."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxdiff.running import programs
+from jaxdiff.running.parallel import data_mesh
+from jaxdiff.running.programs import Chip, Collective, Topology, collectives, largest, program, topology
+
+
+def test_a_program_of_eight_devices_is_counted():
+    """(64, 32) rows by (32, 16) weights, and the sum of all: 2 m n k operations, 16 numbers reduced."""
+    devices = jax.devices()
+    assert len(devices) == 8
+    mesh = data_mesh(devices)
+    rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (mesh.axis_names, ()))
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=rows)
+    w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=whole)
+    lowered = jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).lower(x, w)
+    got = program(lowered, Topology("cpu-8", Chip(1e6, 3000, 1e9, 1e3), devices))
+    assert got.arguments == 4 * (8 * 32 + 32 * 16)
+    assert (got.outputs, got.aliased) == (64, 0)
+    assert got.flops == pytest.approx(2 * 8 * 32 * 16, rel=0.1)  # and the sums
+    assert got.collectives == (Collective("all-reduce", 1, 64, 64),)
+    assert got.bytes == 3072 + 64 + got.temporaries
+    assert not got.fits
+    assert got.sent == 2 * 7 / 8 * 64
+    assert got.bounds == {"compute": got.flops / 1e6, "memory": (3072 + 64) / 1e9, "links": 0.112}
+    assert got.utilization == got.flops / 1e6 / 0.112
+    assert "IT DOES NOT FIT" in str(got)
+    assert "all-reduce" in str(got)
+
+
+def test_collectives_are_read_from_a_programs_text():
+    text = """
+      %a = f32[4,8]{1,0:T(8,128)} all-gather(%x), channel_id=1
+      %b = (bf16[2,8]{1,0}, bf16[16,8]{1,0}) all-gather-start(%y), channel_id=2
+      %c = bf16[16,8]{1,0} all-gather-done(%b)
+      %d = (f32[10]{0}, pred[3]{0}) all-reduce(%p, %q), to_apply=%add
+      %e = f32[7]{0} all-reduce-start(%r), to_apply=%add
+      %f = f32[7]{0} fusion(%e), calls=%all-reduce-scatter
+      %g = u8[5]{0} reduce-scatter(%s), dimensions={0}
+      %h = (f32[2]{0}, f32[2]{0}, u32[], u32[]) collective-permute-start(%t)
+    """
+    assert collectives(text) == (
+        Collective("all-gather", 2, 128 + 256, 256),
+        Collective("all-reduce", 2, 43 + 28, 43),
+        Collective("collective-permute", 1, 8, 8),
+        Collective("reduce-scatter", 1, 5, 5),
+    )
+
+
+@pytest.mark.parametrize(("unit", "most"), [(1, 1), (1, 13), (8, 1000), (8, 7), (3, 2**20)])
+def test_the_largest_that_fits_is_found_in_few_calls(unit, most):
+    calls = []
+    found = largest(lambda n: calls.append(n) or n <= most, unit=unit)
+    assert found == most // unit * unit
+    assert len(calls) == len(set(calls)) <= 2 * max(1, most // unit).bit_length() + 1
+
+
+def test_a_topology_that_is_none_is_refused(monkeypatch):
+    for name, words in (("v5e", "device and a number"), ("v7-8", "device and a number"), ("v5e-7", "v5e-8")):
+        with pytest.raises(ValueError, match=words):
+            topology(name)
+
+    def missing(**options):
+        raise RuntimeError("no such plugin")
+
+    monkeypatch.setattr(programs.topologies, "get_topology_desc", missing)
+    for name, extra in (("v5e-8", "tpu-compile"), ("h100-8", "gpu-compile")):
+        with pytest.raises(ImportError, match=extra):
+            topology(name)
+
+
+def test_a_slice_has_its_chips(monkeypatch):
+    """Of v4 and v5p, named after cores, half as many; what does not fit is the compiler's word for it."""
+    asked = []
+
+    class Described:
+        devices = ()
+
+    def describe(**options):
+        asked.append(options)
+        return Described
+
+    monkeypatch.setattr(programs.topologies, "get_topology_desc", describe)
+    for name, wanted in (("v5e-256", "v5e:16x16"), ("v5p-128", "v5p:4x4x4"), ("v4-8", "v4:2x2x1")):
+        topology(name)
+        assert asked[-1]["topology_name"] == wanted
+    topology("h100-8")
+    assert asked[-1]["topology"] == "1x1x8"
+
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: used 20G of 16G hbm")
+
+    with pytest.raises(MemoryError, match=r"does not fit cpu-1: .*20G of 16G"):
+        program(Lowered(), Topology("cpu-1", Chip(1.0, 1.0, 1.0, 1.0), ()))
+
+
+@pytest.mark.slow
+def test_the_trainers_step_compiles_for_eight_tpus():
+    """By TPU's own compiler, of the extra tpu-compile: one reduction of the gradients, and it fits."""
+    pytest.importorskip("libtpu")
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.train",
+        "digits",
+        "--compile-for",
+        "v5e-8",
+        "--batch_size",
+        "64",
+    ]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    assert said.startswith("v5e-8: 8 devices")
+    assert "NOT FIT" not in said
+    assert "all-reduce" in said
+    assert "all-gather" not in said
