@@ -1,4 +1,4 @@
-"""The GAN part of the density experiment: closed forms in full, the GANs at a size that only shows they run."""
+"""The GAN part of the density experiment: closed forms in full, the GANs small, and what they are trained by."""
 
 import json
 
@@ -7,9 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.density import gan
+from experiments.density import gan, gan_training
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.learning.score_regularizer import regularized_generator
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +19,23 @@ def figures():
     return gan.run(gan.smoke())
 
 
+@slow
 def test_the_figures_are_json_and_are_printed(figures):
     assert json.loads(json.dumps(figures, allow_nan=False))["modes"] == figures["modes"]
     shown = gan.table(figures)
     for row in figures["modes"] + figures["digits"]:
-        for name in row.keys() - {"strength"}:
+        for name in row.keys() - {"way"}:
             assert row[name]["least"] <= row[name]["mean"] * (1 + 1e-9) + 1e-9
             assert f"{row[name]['mean']:.4g} [" in shown
 
+    names = [row["way"] for row in figures["modes"]]
+    assert names == ["none", "l = 0.1", "no annealing", "none, equal time", "none, repaired"]
+    assert len({str(row) for row in figures["modes"]}) == len(names)
+    off = {row["way"]: row["off_mode"]["mean"] for row in figures["modes"]}
+    assert off["none, repaired"] < 0.02 < 0.5 < off["none"]
 
+
+@slow
 def test_mirror_descent_ends_at_the_closed_form(figures):
     distances = {row["strength"]: row for row in figures["optimum"]}
     assert max(row["descent"] for row in figures["optimum"]) < 1e-6
@@ -35,6 +45,7 @@ def test_mirror_descent_ends_at_the_closed_form(figures):
         assert row["power"] < 0.15 * row["data"]
 
 
+@slow
 def test_formula_weights_alone_make_a_log_density(figures):
     formula, *others = figures["weights"]
     assert formula["slope"] == pytest.approx(1, abs=1e-3)
@@ -55,8 +66,9 @@ def test_modes_are_judged_by_what_was_made():
     assert got["variance_ratio"] == pytest.approx(2 - 2 * 4 * tail / (1 - tail), rel=0.05)  # cut at 4
 
 
+@slow
 def test_digits_are_judged_by_what_was_made():
-    law = gan.Gaussian(jnp.zeros(3), 1.0)
+    law = Gaussian(jnp.zeros(3), 1.0)
     keys = jax.random.split(jax.random.key(0), 3)
     real, test, samples = (law.sample(key, 300) for key in keys)
     like = gan.judge_digits(samples, test, real, law)
@@ -68,6 +80,37 @@ def test_digits_are_judged_by_what_was_made():
     assert like["model_nats"] > shifted["model_nats"] + 5
 
 
+@slow
 def test_it_is_drawn(figures, axes):
     gan.draw(figures, axes)
     assert len(axes.get_legend().get_texts()) == 2
+
+
+@slow
+def test_the_trained_generator_is_that_of_the_closed_form():
+    """A Gaussian stays one: at a small strength the best generator is p^(1 + 2 l) / Z."""
+    law, strength = Gaussian(jnp.zeros(1), jnp.asarray([1.0])), 0.25
+    config = gan_training.Gan(
+        t_min=0.05,
+        t_max=20.0,
+        clip=100.0,
+        draws=2,
+        num_samples=4000,
+        steps=400,
+        batch_size=256,
+        width=16,
+        penalty=0.01,
+        fake_penalty=0.01,
+        learning_rate=3e-3,
+        seeds=(0, 1, 2),
+    )
+    problem = gan_training.Problem(law.sample, law, law.denoiser(gan_training.SCHEDULE))
+    variants = [gan_training.Variant(0.0, 0.5), gan_training.Variant(strength, 0.5)]
+    free, paying = np.asarray(gan_training.train(config, problem, variants)).var(axis=(2, 3)).mean(1)
+    x = jnp.linspace(-6, 6, 2001)
+    log_q = regularized_generator(law.log_prob(x[:, None]), x[1] - x[0], strength)
+    best = float(jnp.sum(jax.nn.softmax(log_q) * x**2))
+    print(free, paying, best)
+    assert free == pytest.approx(1, abs=0.1)
+    assert paying == pytest.approx(best, abs=0.1)
+    assert best < 0.8
