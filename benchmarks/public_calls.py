@@ -34,6 +34,7 @@ LEFT_OUT = {
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
+        *("linear_multistep", "tune_sampler", "learn_sampler"),
     ],
     "made once, of numbers that are known": ["linear_betas", "cosine_betas", "logarithmic_betas"],
     "files, devices and their layout": [

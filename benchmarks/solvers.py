@@ -1,6 +1,6 @@
 """Which solver for which number of denoiser calls?
 
-    python -m benchmarks.solvers [--peers] [--out DIR]
+    python -m benchmarks.solvers [--peers] [--laws LAW ...] [--out DIR]
 
 The root mean square error a coordinate of samples against the exact flow map, from the same starts, on exact
 denoisers of mixtures that no solver was made for; from sigma = 20 to 0.02 under `Karras`, in float64, so that
@@ -50,7 +50,7 @@ import argparse
 import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -222,14 +222,14 @@ def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, floa
 
 
 def main(
-    rows: int, seeds: int, peers: bool, out: pathlib.Path | None
+    rows: int, seeds: int, peers: bool, out: pathlib.Path | None, laws: Sequence[str] = tuple(LAWS)
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
     print(machine())
     others, same = diffusers_solvers() if peers else ({}, {})
     rests = agree(same, rows)
     results = {}
-    for name in LAWS:
+    for name in laws:
         tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
         judged, doubt = measure(name, range(seeds), rows, others)
         rows_of = results[name] = {}
@@ -258,7 +258,8 @@ if __name__ == "__main__":
     parser.add_argument(
         "--peers", action="store_true", help="diffusers' solvers too, where they are installed"
     )
+    parser.add_argument("--laws", nargs="+", choices=tuple(LAWS), default=tuple(LAWS))
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out)
+    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out, arguments.laws)

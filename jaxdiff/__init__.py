@@ -105,10 +105,13 @@ from jaxdiff.sampling.exponential_runge_kutta import ExponentialRungeKutta
 from jaxdiff.sampling.flows import Flow, fit_flow
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.horizon import Candidates, Horizon, choose_horizon
+from jaxdiff.sampling.learned import Learned, learn_sampler
+from jaxdiff.sampling.linear import LinearMultistep, linear_multistep
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 from jaxdiff.sampling.starts import Family, fit_start
+from jaxdiff.sampling.tuning import Tuned, tune_sampler
 from jaxdiff.theory import LevelError, score_error
 from jaxdiff.typing import Denoised, Predictor, Schedule, StartLaw
 
@@ -142,7 +145,9 @@ __all__ = [
     "Karras",
     "Labelled",
     "Layout",
+    "Learned",
     "LevelError",
+    "LinearMultistep",
     "LinearVariance",
     "LogDensity",
     "OrnsteinUhlenbeck",
@@ -162,6 +167,7 @@ __all__ = [
     "SubVariancePreserving",
     "TimeDensity",
     "TrainState",
+    "Tuned",
     "VarianceExploding",
     "VariancePreserving",
     "__version__",
@@ -213,7 +219,9 @@ __all__ = [
     "interruption",
     "inverse_log_snr",
     "kl_budget",
+    "learn_sampler",
     "linear_betas",
+    "linear_multistep",
     "load_sampler",
     "log_density",
     "log_density_difference",
@@ -252,6 +260,7 @@ __all__ = [
     "times",
     "train",
     "transition",
+    "tune_sampler",
     "unipc",
     "weights",
 ]
