@@ -12,6 +12,7 @@ from benchmarks import (
     bootstrapping_sweep,
     checkpoint_sums,
     eager_calls,
+    programs,
     public_calls,
     sampler_overhead,
     solvers,
@@ -21,6 +22,7 @@ from benchmarks import (
 from jaxdiff import Gaussian, Karras, as_denoiser, integrate
 from jaxdiff.models import DiffusionTransformer, ResidualMLP
 from jaxdiff.noising.times import power_grid
+from jaxdiff.running import programs as compiled_programs
 
 
 @pytest.mark.parametrize("name", sampler_overhead.SAMPLERS)
@@ -139,6 +141,30 @@ def test_a_function_that_compiles_again_is_seen(capsys):
     found = eager_calls.measure(again, lambda key: jax.random.normal(key, (3,)), rounds=2)
     assert found["programs"] == 1
     assert found["ratio"] > eager_calls.BAR
+
+
+@pytest.mark.slow
+def test_reports_of_programs_run_small(monkeypatch, tmp_path, capsys):
+    """On eight devices one reduction of the gradients, as many bytes as the parameters; a sampler sends none."""
+    small = DiffusionTransformer(patch_size=4, width=32, num_blocks=1, num_heads=2)
+    monkeypatch.setattr(programs, "TRANSFORMER", small)
+    monkeypatch.setattr(programs, "SHAPE", (8, 8, 3))
+    chip = compiled_programs.CHIPS["v5e"]
+    monkeypatch.setattr(
+        compiled_programs, "topology", lambda name: compiled_programs.Topology(name, chip, jax.devices())
+    )
+    monkeypatch.setitem(programs.PROGRAMS, "step", lambda where: programs.train_step(where, small))
+    figures = programs.main(["step", "sampler"], ["cpu-8"], tmp_path / "programs.json")
+    parameters = 4 * sum(
+        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: programs.initial(small)))
+    )
+    (reduced,) = figures["step, cpu-8"]["collectives"]
+    assert reduced["kind"] == "all-reduce"
+    assert parameters <= reduced["bytes"] < parameters + 1000
+    assert sum(found["bytes"] for found in figures["sampler, cpu-8"]["collectives"]) <= 4  # one flag
+    assert figures["sampler, cpu-8"]["fits"]
+    assert json.loads((tmp_path / "programs.json").read_text()).keys() == figures.keys()
+    assert "all-reduce" in capsys.readouterr().out
 
 
 @pytest.mark.slow

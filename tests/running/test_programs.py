@@ -1,5 +1,6 @@
 """Reports of programs, against what is counted by hand; the accelerators' own compilers where they are installed."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def test_a_program_of_eight_devices_is_counted():
     assert got.flops == pytest.approx(2 * 8 * 32 * 16, rel=0.1)  # and the sums
     assert got.collectives == (Collective("all-reduce", 1, 64, 64),)
     assert got.bytes == 3072 + 64 + got.temporaries
+    assert dataclasses.replace(got, aliased=64).bytes == 3072 + got.temporaries
     assert not got.fits
     assert got.sent == 2 * 7 / 8 * 64
     assert got.bounds == {"compute": got.flops / 1e6, "memory": (3072 + 64) / 1e9, "links": 0.112}

@@ -1,0 +1,172 @@
+"""What do the accelerators' own compilers make of the library's programs? No device is needed.
+
+    pip install -e '.[experiments,tpu-compile]'
+    JAX_PLATFORMS=cpu python -m benchmarks.programs --quick                 # v5e-8, in minutes
+    JAX_PLATFORMS=cpu python -m benchmarks.programs --topologies v5e-8 v5p-128 h100-8
+
+Each program is compiled whole for each topology, in bfloat16 with float32 parameters, Adam and an average of
+the parameters, 16 rows of 32 x 32 x 3 a device:
+
+    transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated, fully
+                           sharded, rematerialized, with four microbatches, and with bootstrapped targets
+    U-Net                  a train step of UNet(64), replicated
+    sampler                18 steps of Heun's method with the transformer
+    formula                the density formula with 64 evaluations of it
+
+Reported are bytes a device, FLOP, collectives and the bounds that `jaxdiff.running.programs` derives from
+them and the makers' figures: counts, not measurements. Weak scaling on paper, from 8 chips to 4,096 at equal
+rows a chip: only the reduction of the gradients grows, as 2 (n - 1) / n of their bytes.
+
+{table}
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxdiff as jd
+from experiments.networks import applied
+from jaxdiff.learning.training import TrainState
+from jaxdiff.models import DiffusionTransformer, UNet
+from jaxdiff.running import programs
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.programs import Program, Topology
+from jaxdiff.typing import Array, Key, Params
+
+SHAPE, ROWS, EMA_DECAY = (32, 32, 3), 16, 0.9999
+Network = DiffusionTransformer | UNet
+TRANSFORMER = DiffusionTransformer(patch_size=4, width=384, num_blocks=4, num_heads=6, dtype="bfloat16")
+
+
+def model(network: Network, params: Params) -> jd.Denoiser:
+    """Trained and sampled under EDM's schedule."""
+    return jd.make_denoiser(applied(network), params, jd.Karras(), shape=SHAPE)
+
+
+def arguments(layout: Layout, *parts: Any) -> tuple[Any, ...]:
+    """A key that all devices have, the parts, and rows of images."""
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=layout.replicated)
+    rows = jax.ShapeDtypeStruct((ROWS * layout.mesh.size, *SHAPE), jnp.float32, sharding=layout.by_rows)
+    return key, *parts, rows
+
+
+def initial(network: Network) -> Params:
+    """The parameters."""
+    return network.init(jax.random.key(0), jnp.zeros((1, *SHAPE)), jnp.zeros(1))
+
+
+def train_step(
+    where: Topology,
+    network: Network = TRANSFORMER,
+    *,
+    fully_sharded: bool = False,
+    bootstrapped: bool = False,
+    num_microbatches: int = 1,
+) -> Any:
+    """A training step, lowered."""
+    layout, optimizer = Layout(data_mesh(where.devices), fully_sharded=fully_sharded), optax.adam(1e-4)
+
+    def init() -> TrainState:
+        return jd.init_state(initial(network), optimizer, ema_decay=EMA_DECAY)
+
+    def joint(params: Params, average: Params, step: Array, key: Key, data: Array) -> Array:
+        denoise, teacher = model(network, params), model(network, average)
+        return jd.bootstrap.half_noise_loss(key, denoise, teacher, data, mix=0.9).mean()
+
+    def plain(params: Params, key: Key, data: Array) -> Array:
+        return jd.denoising_loss(key, model(network, params), data).mean()
+
+    options = {"ema_decay": EMA_DECAY, "num_microbatches": num_microbatches}
+    if bootstrapped:
+        step = jd.bootstrap.make_joint_step(joint, optimizer, **options)
+    else:
+        step = jd.make_train_step(plain, optimizer, **options)
+    return jax.jit(data_parallel(step, layout), donate_argnums=1).lower(*arguments(layout, layout.like(init)))
+
+
+def of_rows(where: Topology, call: Callable[[Key, jd.Denoiser, Array], Any]) -> Any:
+    """A call of the transformer as a denoiser on rows, lowered."""
+    layout = Layout(data_mesh(where.devices))
+    params = layout.like(lambda: initial(TRANSFORMER))
+
+    def run(key: Key, params: Params, rows: Array) -> Any:
+        return call(key, model(TRANSFORMER, params), rows)
+
+    return jax.jit(run).lower(*arguments(layout, params))
+
+
+def sampled(key: Key, denoise: jd.Denoiser, x: Array) -> Array:
+    """Images from noise x."""
+    times = jd.times.to_clean(denoise.schedule, jd.times.power_grid(18, t_min=0.002, t_max=80.0, rho=7))
+    return jd.integrate(key, denoise, x, times, sampler=jd.Heun())
+
+
+PROGRAMS: dict[str, Callable[[Topology], Any]] = {
+    "transformer, replicated": train_step,
+    "transformer, fully sharded": lambda where: train_step(where, fully_sharded=True),
+    "transformer, rematerialized": lambda where: train_step(where, TRANSFORMER.clone(remat=True)),
+    "transformer, microbatches": lambda where: train_step(where, num_microbatches=4),
+    "transformer, bootstrapped": lambda where: train_step(where, bootstrapped=True),
+    "U-Net": lambda where: train_step(
+        where, UNet(channels=64, channel_multipliers=(1, 2), attention_levels=(1,), dtype="bfloat16")
+    ),
+    "sampler": lambda where: of_rows(where, sampled),
+    "formula": lambda where: of_rows(
+        where, lambda key, denoise, x: jd.log_density(key, denoise, x, num_evaluations=64)
+    ),
+}
+QUICK = tuple(name for name in PROGRAMS if name not in ("transformer, rematerialized", "U-Net"))
+
+
+def row(name: str, found: Program) -> str:
+    """One line of the table."""
+    bounds = [f"{1e3 * bound:8.2f}" for bound in found.bounds.values()]
+    sent = ", ".join(f"{c.number} {c.kind} {c.bytes / 1e6:.1f} MB" for c in found.collectives) or "none"
+    return (
+        f"{name:28} {found.where.name:9} {found.seconds:5.0f} {found.bytes / 1e9:6.2f} "
+        f"{found.flops / 1e9:9.1f} {' '.join(bounds)} {found.utilization:5.0%}  {sent}"
+    )
+
+
+HEAD = f"{'program':28} {'topology':9} {'s':>5} {'GB':>6} {'GFLOP':>9}" + "".join(
+    f" {part:>8}" for part in ("compute", "memory", "links")
+)
+
+
+def main(names: list[str], topologies: list[str], out: pathlib.Path | None) -> dict[str, dict[str, Any]]:
+    """Compile each for each, and print a line of it as soon as it is; written to out after each."""
+    figures: dict[str, dict[str, Any]] = {}
+    print(f"{HEAD}  peak  collectives; a device and step, bounds in ms", flush=True)
+    for topology in topologies:
+        where = programs.topology(topology)
+        for name in names:
+            found = programs.program(PROGRAMS[name](where), where)
+            print(row(name, found), flush=True)
+            values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found) if f.name != "where"}
+            values["collectives"] = [c._asdict() for c in found.collectives]
+            figures[f"{name}, {topology}"] = values | {"bounds": found.bounds, "fits": found.fits}
+            if out is not None:
+                out.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.programs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
+    parser.add_argument("--topologies", nargs="+", default=["v5e-8"])
+    parser.add_argument("--quick", action="store_true", help="those that compile fast")
+    parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
+    flags = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    main(list(QUICK) if flags.quick else flags.programs, flags.topologies, flags.out)
