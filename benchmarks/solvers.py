@@ -1,6 +1,6 @@
 """Which solver for which number of denoiser calls?
 
-    python -m benchmarks.solvers [--peers] [--laws LAW ...] [--out DIR]
+    python -m benchmarks.solvers [--peers] [--laws LAW ...] [--parts PART ...] [--out DIR]
 
 The root mean square error a coordinate of samples against the exact flow map, from the same starts, on exact
 denoisers of mixtures that no solver was made for; from sigma = 20 to 0.02 under `Karras`, in float64, so that
@@ -12,6 +12,9 @@ Calls are counted, not steps.
 --peers adds multistep schedulers of diffusers, where it is installed (`pip install diffusers torch`), with
 the same denoiser, grids and calls, each at its own best rho. Three that are defined alike must agree: that is
 the control that these are used rightly.
+
+The part "learned" chooses solver and grid for each judged denoiser itself (`tune_sampler`) and learns from
+there, both on a pilot's starts, not on the judged ones.
 
 MEASURED (two busy cores of an AMD EPYC, jax 0.10.2, diffusers 0.42.1, 2026-11-28; the three that are defined
 alike differ by at most 1e-6), of the first law only, the others are still to be run: 3 modes in the plane,
@@ -63,6 +66,8 @@ from benchmarks.machine import machine
 CALLS = (4, 5, 6, 8, 10, 12, 16, 24, 40)
 RHOS = (2.0, 3.0, 5.0, 7.0, 10.0, 14.0)
 PEERS_UP_TO = 16  # calls; each of theirs is a dispatch from Python
+LEARNED_CALLS, LEARNING_STEPS = (5, 8, 12), 1000
+PARTS = ("classical", "learned")
 SIGMA_MAX, SIGMA_MIN = 20.0, 0.02
 SCHEDULE = jd.Karras()
 
@@ -158,6 +163,33 @@ def _put(
     errors.setdefault(calls, np.empty((seeds, len(RHOS))))[row, column] = np.sqrt(np.mean(np.square(rest)))
 
 
+def learn(name: str, seeds: range, rows: int) -> dict[str, dict[int, float]]:
+    """Mean errors over the seeds of the sampler chosen by a pilot run, and of that learned from there."""
+    errors = {solver: {calls: [] for calls in LEARNED_CALLS} for solver in ("chosen", "learned")}
+    for seed in seeds:
+        law, x, best, _ = task(name, seed, rows)
+        tune = functools.partial(
+            jd.tune_sampler,
+            jax.random.key(1000 + seed),
+            law.denoiser(SCHEDULE),
+            t_max=SIGMA_MAX,
+            t_min=SIGMA_MIN,
+            start=law.perturbed(SCHEDULE, SIGMA_MAX),
+            num_steps=LEARNING_STEPS,
+        )
+        for calls in LEARNED_CALLS:
+            for solver, choice in (("chosen", tune(calls)), ("learned", tune(calls, learned=True))):
+                got = jd.integrate(
+                    jax.random.key(0), law.denoiser(SCHEDULE), x, choice.times, sampler=choice.sampler
+                )
+                errors[solver][calls].append(float(jnp.sqrt(jnp.mean((got - best) ** 2))))
+                print(
+                    f"{name}, seed {seed}, {calls} calls, {solver}: {errors[solver][calls][-1]:.2g}",
+                    flush=True,
+                )
+    return {solver: {calls: float(np.mean(e)) for calls, e in of.items()} for solver, of in errors.items()}
+
+
 @jax.jit
 def noise(denoise: jd.Denoiser, x: jax.Array, sigma: jax.Array) -> jax.Array:
     """What diffusers asks a network for."""
@@ -222,22 +254,34 @@ def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, floa
 
 
 def main(
-    rows: int, seeds: int, peers: bool, out: pathlib.Path | None, laws: Sequence[str] = tuple(LAWS)
+    rows: int,
+    seeds: int,
+    peers: bool,
+    out: pathlib.Path | None,
+    laws: Sequence[str] | None = None,
+    parts: Sequence[str] = PARTS,
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
     print(machine())
     others, same = diffusers_solvers() if peers else ({}, {})
     rests = agree(same, rows)
     results = {}
-    for name in laws:
-        tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
-        judged, doubt = measure(name, range(seeds), rows, others)
+    for name in laws or LAWS:
         rows_of = results[name] = {}
-        print(f"\n{name}; the map is known to {doubt:.0e}\n{'calls':<26}" + "".join(f"{c:>9}" for c in CALLS))
-        for solver in judged:
-            best = {calls: errors.mean(0).argmin() for calls, errors in tuning[solver].items()}
-            rows_of[solver] = {calls: float(judged[solver][calls][:, i].mean()) for calls, i in best.items()}
-            shown = (f"{rows_of[solver][c]:9.2g}" if c in best else f"{'':9}" for c in CALLS)
+        if "classical" in parts:
+            tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
+            judged, doubt = measure(name, range(seeds), rows, others)
+            print(f"\n{name}; the map is known to {doubt:.0e}")
+            for solver in judged:
+                best = {calls: errors.mean(0).argmin() for calls, errors in tuning[solver].items()}
+                rows_of[solver] = {
+                    calls: float(judged[solver][calls][:, i].mean()) for calls, i in best.items()
+                }
+        if "learned" in parts:
+            rows_of |= learn(name, range(seeds), rows)
+        print(f"{name:<26}" + "".join(f"{c:>9}" for c in CALLS))
+        for solver, by_calls in rows_of.items():
+            shown = (f"{by_calls[c]:9.2g}" if c in by_calls else f"{'':9}" for c in CALLS)
             print(f"{solver:<26}" + "".join(shown), flush=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -259,7 +303,8 @@ if __name__ == "__main__":
         "--peers", action="store_true", help="diffusers' solvers too, where they are installed"
     )
     parser.add_argument("--laws", nargs="+", choices=tuple(LAWS), default=tuple(LAWS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out, arguments.laws)
+    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out, arguments.laws, arguments.parts)

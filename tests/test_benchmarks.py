@@ -172,7 +172,10 @@ def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64
     """Where who wins is known, that is who wins."""
     monkeypatch.setattr(solvers, "LAWS", {"three": solvers.three})
     monkeypatch.setattr(solvers, "CALLS", (12,))
+    monkeypatch.setattr(solvers, "LEARNED_CALLS", (5,))
+    monkeypatch.setattr(solvers, "LEARNING_STEPS", 200)
     errors = solvers.main(rows=40, seeds=1, peers=False, out=tmp_path)["three"]
+    assert errors["learned"][5] < errors["chosen"][5]
     assert errors["UniPC 3, noise"][12] < errors["DPM-Solver++ 2"][12] < errors["DDIM"][12]
     assert errors["Runge-Kutta 3"][12] < errors["DDIM"][12]
     assert (

@@ -109,11 +109,11 @@ def _coefficients(sampler: ExponentialAdams | DDIM, schedule: Schedule, times: A
 
     # Coordinates: D_0 and then N_0, N_1, ...; where alpha = 0, x is noise and D_0 could be anything.
     def answer(x: Array, t: Time) -> Denoised:
-        noise = jnp.append(0.0, (calls == t).astype(x.dtype))
+        noise = jnp.append(0.0, (calls == t).astype(x.dtype))[None]
         alpha = schedule.alpha(t)
         known = (x - schedule.sigma(t) * noise) / jnp.where(alpha == 0, 1.0, alpha)
-        first = jnp.zeros(steps + 1, x.dtype).at[0].set(1.0)
-        return Denoised(jnp.where(t == calls[0], first, known), jnp.broadcast_to(noise, x.shape))
+        first = jnp.zeros_like(x).at[:, 0].set(1.0)
+        return Denoised(jnp.where(t == calls[0], first, known), noise)
 
     low, high = schedule.t_min, schedule.t_max
     denoise = as_denoiser(answer, schedule, shape=(steps + 1,), t_min=low, t_max=high)
