@@ -106,6 +106,7 @@ NETWORK = models.ResidualMLP(width=8, num_blocks=0)
 STATE = training.TrainState(jnp.zeros((), int), {}, None, ())
 KNOWN = make_denoiser(unbound, None, KARRAS, shape=(3,))
 EMPTY = X[:0]
+LINEAR = jd.LinearMultistep(FALLING, FALLING[:-1], jnp.eye(2))
 POINT = Gaussian(jnp.zeros(3), 0.0)
 LABELLED = jd.Labelled([SPACE, Gaussian(jnp.ones(3), 2.0)])
 
@@ -293,6 +294,30 @@ MISTAKES = [
      ValueError, "order must be one of 1, 2, 3, 4; got 5"),
     ("runge: estimate", lambda: jd.ExponentialRungeKutta(3, "eps"),
      ValueError, "estimate must be one of"),
+    ("linear: stochastic", lambda: jd.linear_multistep(jd.sde_dpm_solver_pp(), VP, FALLING),
+     TypeError, "sampler must be deterministic, got noise of strength 1.0"),
+    ("linear: two calls", lambda: jd.linear_multistep(Heun(), VP, FALLING),
+     TypeError, "must be deterministic and of one call a step, an ExponentialAdams or DDIM, got Heun"),
+    ("linear: rising", lambda: jd.linear_multistep(DDIM(), VP, FALLING[::-1]),
+     ValueError, "from high to low noise"),
+    ("linear: weights", lambda: jd.LinearMultistep(FALLING, FALLING[:-1], jnp.eye(3)),
+     ValueError, r"weights must have shape \(2, 2\), got \(3, 3\)"),
+    ("learn: classical", lambda: jd.learn_sampler(KEY, KNOWN, jd.unipc()),
+     TypeError, "sampler must be a LinearMultistep, got ExponentialAdams"),
+    ("learn: few", lambda: jd.learn_sampler(KEY, KNOWN, LINEAR, num_samples=4),
+     ValueError, "num_samples must be an integer of at least 8, got 4"),
+    ("learn: rate", lambda: jd.learn_sampler(KEY, KNOWN, LINEAR, learning_rate=0.0),
+     ValueError, "learning_rate must be positive"),
+    ("learn: late", lambda: jd.learn_sampler(KEY, KNOWN, LINEAR),
+     ValueError, "the log-SNR at t_max = 0.9 of Karras"),
+    ("learn: start", lambda: jd.learn_sampler(KEY, KNOWN, LINEAR, start=PLANE),
+     ValueError, "start"),
+    ("tune: calls", lambda: jd.tune_sampler(KEY, KNOWN, 2),
+     ValueError, "num_calls must be an integer of at least 3, got 2"),
+    ("tune: t_max", lambda: jd.tune_sampler(KEY, KNOWN, 4, t_max=90.0),
+     ValueError, "t_max = 90 is outside of the times that this denoiser"),
+    ("tune: order", lambda: jd.tune_sampler(KEY, KNOWN, 4, t_max=1.0, t_min=2.0),
+     ValueError, "t_min"),
     ("corrector: none", lambda: PredictorCorrector(num_corrections=0),
      ValueError, "num_corrections must be an integer of at least 1, got 0"),
     ("corrector: step", lambda: PredictorCorrector(signal_to_noise=0.0),
