@@ -29,9 +29,20 @@ LEFT_OUT = {
         "times.truncate",
     ],
     "what a call makes is a function or a value for later calls": [
-        *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
+        *(
+            "as_denoiser",
+            "guided",
+            "tilted",
+            "rewarded",
+            "composed",
+            "pytree",
+            "init_state",
+            "averaged",
+            "make_train_step",
+        ),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
+        *("starts.low_rank", "starts.factor_mixture"),
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
         *("linear_multistep", "tune_sampler", "learn_sampler"),
@@ -113,6 +124,7 @@ class Inputs(NamedTuple):
     gaussian: jd.Gaussian
     mixture: jd.GaussianMixture
     student: jd.StudentTMixture
+    factors: jd.FactorMixture
     curvature: ScoreCurvature
     path: Array
 
@@ -174,6 +186,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             features=random_features.init(next(keys), d, 2 * d, bandwidth=2.0),
             gaussian=gaussian,
             mixture=mixture,
+            factors=jd.FactorMixture(weights, means, covariances[..., :2], jnp.ones(COMPONENTS)),
             student=jd.StudentTMixture(weights, means, covariances, jnp.full(COMPONENTS, 5.0)),
             curvature=jd.score_curvature(next(keys), mixture.denoiser(SCHEDULE), x),
             path=path,
@@ -275,6 +288,8 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "fit_start, gaussian": start(starts.gaussian()),
         "fit_start, gaussian_mixture": start(starts.gaussian_mixture(2, num_iterations=10)),
         "fit_start, student_t_mixture": start(starts.student_t_mixture(2, num_iterations=10)),
+        "fit_start, low_rank": start(starts.low_rank(2)),
+        "fit_start, factor_mixture": start(starts.factor_mixture(2, 2, num_steps=10)),
         "fit_start, early": start(starts.early(starts.gaussian(), 0.2)),
         # Densities
         "density_formula": lambda key, i: jd.density_formula(
@@ -321,6 +336,11 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "Shaped.log_prob": lambda key, i: i.shaped.log_prob(i.images),
         "fit_gaussian": lambda key, i: jd.fit_gaussian(i.x),
+        "FactorMixture": lambda key, i: jd.FactorMixture(
+            i.mixture.weights, i.mixture.means, i.factors.factors, i.factors.variances
+        ),
+        "fit_low_rank": lambda key, i: jd.fit_low_rank(i.x, 2),
+        "fit_factor_mixture": lambda key, i: jd.fit_factor_mixture(key, i.x, 2, 2, num_steps=10),
         "fit_mixture": lambda key, i: jd.fit_mixture(key, i.x, 2, num_iterations=10),
         "fit_student_mixture": lambda key, i: jd.fit_student_mixture(key, i.x, 2, num_iterations=10),
         # Learning
@@ -407,6 +427,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "Gaussian": lambda i: i.gaussian,
         "GaussianMixture": lambda i: i.mixture,
         "StudentTMixture": lambda i: i.student,
+        "FactorMixture": lambda i: i.factors,
         "Empirical": lambda i: jd.Empirical(i.x),
     }
     for name, law in laws.items():

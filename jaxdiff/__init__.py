@@ -14,7 +14,6 @@ from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.conditions import drop_condition
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, as_denoiser
 from jaxdiff.denoising.discrete_time import ddpm_denoiser
-from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
@@ -34,9 +33,14 @@ from jaxdiff.densities.formula import (
 )
 from jaxdiff.densities.inputs import LogDensity
 from jaxdiff.densities.log_density import log_density
+from jaxdiff.guidance.classifier_free import guided
+from jaxdiff.guidance.composed import composed
+from jaxdiff.guidance.tilted import rewarded, tilted
 from jaxdiff.laws import metrics
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.empirical import Empirical
+from jaxdiff.laws.factor_fitting import fit_factor_mixture, fit_low_rank
+from jaxdiff.laws.factors import FactorMixture
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.labelled import Labelled
@@ -135,6 +139,7 @@ __all__ = [
     "Evaluations",
     "ExponentialAdams",
     "ExponentialRungeKutta",
+    "FactorMixture",
     "Family",
     "Flow",
     "Gaussian",
@@ -180,6 +185,7 @@ __all__ = [
     "bridge",
     "choose_horizon",
     "class_logits",
+    "composed",
     "conservativity_loss",
     "convert",
     "cosine_betas",
@@ -202,8 +208,10 @@ __all__ = [
     "ema",
     "export_sampler",
     "feeds",
+    "fit_factor_mixture",
     "fit_flow",
     "fit_gaussian",
+    "fit_low_rank",
     "fit_mixture",
     "fit_start",
     "fit_student_mixture",
@@ -244,6 +252,7 @@ __all__ = [
     "regression_loss",
     "regularized_generator",
     "restore",
+    "rewarded",
     "rotation_curve",
     "sample",
     "save",
@@ -257,6 +266,7 @@ __all__ = [
     "starts",
     "telescoped_log_density",
     "theory",
+    "tilted",
     "times",
     "train",
     "transition",

@@ -17,9 +17,9 @@ import jaxdiff as jd
 from jaxdiff import models, theory
 from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.denoiser import as_denoiser
-from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities import flow
+from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.laws import fitting, metrics
 from jaxdiff.laws.empirical import Empirical
 from jaxdiff.laws.gaussian import Gaussian
@@ -198,6 +198,10 @@ MISTAKES = [
     ("fit: covariance", lambda: fitting.fit_gaussian(X, covariance="diag"),
      ValueError, "covariance must be one of 'full', 'diagonal', 'isotropic'; got 'diag'"),
     ("fit: few points", lambda: fitting.fit_mixture(KEY, X, 5), ValueError, "got 4 rows for 5 components"),
+    ("fit: rank", lambda: jd.fit_low_rank(X, 3), ValueError, "rank must be less than the 3 entries of a row"),
+    ("fit: rows", lambda: jd.fit_factor_mixture(KEY, X, 5, 1), ValueError, "got 4 rows for 5 components"),
+    ("factors: variances", lambda: jd.FactorMixture([1.0], np.zeros((1, 2)), np.ones((1, 2, 1)), [0.0]),
+     ValueError, "variances must be positive"),
     ("metric: other d", lambda: metrics.energy_distance(X, X[:, :2]),
      ValueError, r"one dimension, got shapes \(4, 3\) and \(4, 2\)"),
     # times
@@ -422,6 +426,17 @@ MISTAKES = [
     ("guided by nothing", lambda: guided(KNOWN, 2.0), ValueError, "make the denoiser with null_condition="),
     ("guided by another schedule", lambda: guided(KNOWN, 2.0, unconditional=known(untouched)),
      ValueError, r"unconditional must have the schedule of denoise, Karras\(\); got VariancePreserving"),
+    ("guidance in an interval upside down", lambda: guided(KNOWN, 2.0, unconditional=KNOWN, interval=(1.0, 0.5)),
+     ValueError, r"interval\[0\] must be below interval\[1\]"),
+    ("rescaled twice", lambda: guided(KNOWN, 2.0, unconditional=KNOWN, rescale=2.0), ValueError, r"rescale must lie in \[0, 1\]"),
+    ("tilted by a number", lambda: jd.tilted(KNOWN, 1.0), TypeError, r"h must be a function of \(x, t\)"),
+    ("tilted by a row", lambda: jd.tilted(KNOWN, lambda x, t: x[0])(X, 1.0), ValueError, r"h\(x, t\) must have shape \(4, 3\)"),
+    ("a reward of each entry", lambda: jd.rewarded(KNOWN, lambda data: data)(X, 1.0),
+     ValueError, r"reward\(data\) must have shape \(4,\), got \(4, 3\)"),
+    ("composed of nothing", lambda: jd.composed([], []), ValueError, "denoisers must hold at least one denoiser"),
+    ("composed with a power too few", lambda: jd.composed([KNOWN, KNOWN], [1.0]), ValueError, r"powers must have shape \(2,\)"),
+    ("composed of two schedules", lambda: jd.composed([KNOWN, known(untouched)], [1.0, 1.0]),
+     ValueError, r"denoisers\[1\] must have the schedule of denoisers\[0\]"),
     ("no key", lambda: sample_from_noise(0, KNOWN, 4), TypeError, r"such as jax.random.key\(0\), got int"),
     ("an old key", lambda: sample_from_noise(jax.random.PRNGKey(0), KNOWN, 4),
      TypeError, r"such as jax.random.key\(0\), got uint32"),

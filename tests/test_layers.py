@@ -14,11 +14,14 @@ FOLDERS = [
     "models",
     "noising",
     "denoising",
+    "guidance",
     "laws",
     "densities",
     "theory",
     "learning",
     "sampling",
+    "particles",
+    "inverse",
     "running",
 ]
 PACKAGE = pathlib.Path(jaxdiff.__file__).parent

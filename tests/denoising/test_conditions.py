@@ -8,8 +8,8 @@ import pytest
 
 from jaxdiff.denoising.conditions import drop_condition
 from jaxdiff.denoising.denoiser import as_denoiser
-from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.sampling.driver import sample

@@ -7,8 +7,8 @@ from flax import nnx
 from oracles import CASES, NAMES, few_of, gaussian_denoiser, interior
 
 from jaxdiff.denoising import prediction
-from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser as make
+from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.process import log_snr

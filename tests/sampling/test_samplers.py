@@ -13,8 +13,8 @@ from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import as_denoiser
-from jaxdiff.denoising.guidance import guided
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import schedules

@@ -1,0 +1,1 @@
+"""From a denoiser to that of another law: each a pure transform."""

@@ -1,0 +1,116 @@
+"""A vector added to the score, which every guidance is.
+
+With x = alpha data + sigma noise and score = -noise / sigma, adding h to the score is
+
+    noise <- noise - sigma h,        data <- data + (sigma^2 / alpha) h,                          (1)
+
+which keeps x. Where alpha = 0 there is nothing of the data in x, and they are left as they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.denoiser import Denoiser, Estimate, check_denoiser
+from jaxdiff.noising.process import marginals
+from jaxdiff.typing import Array, Denoised, Schedule, Time
+
+Shift: TypeAlias = Callable[[Array, Array], Array]
+"""``h(x, t)`` of x's shape: a function, or a callable pytree that holds arrays."""
+Reward: TypeAlias = Callable[[Array], Array]
+"""Of data (batch, *shape) -> (batch,), each row's its own."""
+
+
+def tilted(denoise: Denoiser, h: Shift) -> Denoiser:
+    """The denoiser whose score is that of denoise plus h(x, t).
+
+    With h = grad log E[w(data) | x_t] it is that of the law p w / E w, exactly; with any other h no level's
+    score need be that of noised data, and what is sampled depends on the schedule and the sampler. Raises
+    TypeError for what is no denoiser or function, ValueError for an h of another shape than x.
+    """
+    check_denoiser("denoise", denoise)
+    _check_function("h", h, "(x, t)")
+    return transformed(denoise, _Tilted(denoise, h))
+
+
+def rewarded(denoise: Denoiser, reward: Reward, scale: Array | float = 1.0) -> Denoiser:
+    """Tilted by the gradient of scale reward(E[data | x_t]), through the denoiser: one vjp a call.
+
+    It puts the reward of the mean for log E[e^(scale reward) | x_t]. The two have one gradient where the
+    reward is linear and the data Gaussian, and there it samples the tilt p e^(scale reward); elsewhere it
+    does not: `jaxdiff.particles` does. Raises TypeError for what is no denoiser or function, ValueError for
+    several scales and for a reward that is not one number a row.
+    """
+    check_denoiser("denoise", denoise)
+    _check_function("reward", reward, "data, (batch, *shape)")
+    checks.shape("scale", scale, ())
+    return transformed(denoise, _Rewarded(denoise, reward, scale))
+
+
+def transformed(denoise: Denoiser, estimate: Estimate) -> Denoiser:
+    """A denoiser like another, which its estimate holds: what is bound later goes to that, see `bound`."""
+    return dataclasses.replace(denoise, estimate=estimate, condition=None)
+
+
+def bound(inner: Denoiser, outer: Denoiser) -> Denoiser:
+    """What an estimate holds, given what was bound to its denoiser after the transform."""
+    return inner if outer.condition is None else inner.given(outer.condition)
+
+
+def scales(schedule: Schedule, t: Time, x: Array) -> tuple[Array, Array]:
+    """alpha and sigma at a scalar t or one t a row, to go with x, (batch, ...)."""
+    lead = jnp.shape(t)
+    alpha, sigma = (v.reshape(lead + (1,) * (x.ndim - 1) * len(lead)) for v in marginals(schedule, t))
+    return alpha, sigma
+
+
+def shifted(schedule: Schedule, x: Array, t: Time, answer: Denoised, h: Array) -> Denoised:
+    """Eq. (1)."""
+    alpha, sigma = scales(schedule, t, x)
+    gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)
+    return Denoised(answer.data + gain * h, answer.noise - sigma * h)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Tilted:
+    inner: Denoiser
+    h: Shift
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        answer, h = bound(self.inner, denoiser)(x, t), self.h(x, t)
+        checks.shape("h(x, t)", h, x.shape)
+        return shifted(denoiser.schedule, x, t, answer, h)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Rewarded:
+    inner: Denoiser
+    reward: Reward
+    scale: Array | float
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+        def value(x: Array) -> tuple[Array, Denoised]:
+            answer = bound(self.inner, denoiser)(x, t)
+            reward = self.reward(answer.data)
+            checks.shape("reward(data)", reward, x.shape[:1])
+            return reward.sum(), answer
+
+        x = single(x)
+        h, answer = jax.grad(value, has_aux=True)(x)
+        return shifted(denoiser.schedule, x, t, answer, self.scale * h)
+
+
+def _check_function(name: str, function: object, arguments: str) -> None:
+    if not callable(function) or isinstance(function, Denoiser):
+        raise TypeError(f"{name} must be a function of {arguments}, got {checks.described(function)}.")

@@ -1,0 +1,1 @@
+"""Samples with weights: laws that no flow reaches, by many particles that compete."""
