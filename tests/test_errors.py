@@ -198,7 +198,7 @@ MISTAKES = [
     ("fit: covariance", lambda: fitting.fit_gaussian(X, covariance="diag"),
      ValueError, "covariance must be one of 'full', 'diagonal', 'isotropic'; got 'diag'"),
     ("fit: few points", lambda: fitting.fit_mixture(KEY, X, 5), ValueError, "got 4 rows for 5 components"),
-    ("fit: rank", lambda: jd.fit_low_rank(X, 3), ValueError, "rank must be less than the 3 entries of a row"),
+    ("fit: rank", lambda: jd.fit_low_rank(np.eye(4)[:, :3], 3), ValueError, "rank must be less than the 3 entries of a row"),
     ("fit: rows", lambda: jd.fit_factor_mixture(KEY, X, 5, 1), ValueError, "got 4 rows for 5 components"),
     ("factors: variances", lambda: jd.FactorMixture([1.0], np.zeros((1, 2)), np.ones((1, 2, 1)), [0.0]),
      ValueError, "variances must be positive"),

@@ -36,6 +36,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.components import PRECISION, Spectrum, floats
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
@@ -43,7 +44,7 @@ from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.typing import Array, Key
 
-_Law = TypeVar("_Law", Gaussian, GaussianMixture, StudentTMixture)
+_Law = TypeVar("_Law", bound=Distribution)
 _COVARIANCES = ("full", "diagonal", "isotropic")
 NOISES = ("dynamic", "fixed")
 """Fresh noise whenever data are looked at, or one draw of it for good."""
@@ -59,8 +60,9 @@ def fit_gaussian(data: ArrayLike, *, covariance: str = "full") -> Gaussian | Sha
 
     Raises ValueError for another shape, no rows, values that are not finite or an unknown covariance.
     """
-    data, shape = _check_data(data, covariance)
-    return _shaped(_fit_gaussian(data, covariance), shape)
+    checks.option("covariance", covariance, _COVARIANCES)
+    data, shape = check_data(data)
+    return shaped(_fit_gaussian(data, covariance), shape)
 
 
 def fit_mixture(
@@ -87,9 +89,11 @@ def fit_mixture(
     components, an unknown covariance, a count below one or a floor that is not positive.
     """
     checks.key(key)
-    data, shape, least = _check_mixture(data, covariance, num_components, num_restarts, num_iterations, floor)
+    checks.option("covariance", covariance, _COVARIANCES)
+    _check_counts(num_restarts, num_iterations)
+    data, shape, least = check_mixture_data(data, num_components, floor)
     weights, components = _fit(key, data, least, num_iterations, num_components, num_restarts, covariance)
-    return _shaped(GaussianMixture(weights, components.mean, components.covariance), shape)
+    return shaped(GaussianMixture(weights, components.mean, components.covariance), shape)
 
 
 def fit_student_mixture(
@@ -114,7 +118,8 @@ def fit_student_mixture(
     and the errors are those of `fit_mixture`.
     """
     checks.key(key)
-    data, shape, least = _check_mixture(data, "full", num_components, num_restarts, num_iterations, floor)
+    _check_counts(num_restarts, num_iterations)
+    data, shape, least = check_mixture_data(data, num_components, floor)
     checks.shape("noise_variance", noise_variance, ())
     checks.within("noise_variance", noise_variance, 0.0, float("inf"))
     checks.option("noise", noise, NOISES)
@@ -130,7 +135,7 @@ def fit_student_mixture(
         noise == "fixed",
     )
     law = StudentTMixture(law.weights, law.means + center[None], law.scales, law.degrees_of_freedom)
-    return _shaped(law, shape)
+    return shaped(law, shape)
 
 
 @partial(jax.jit, static_argnames="covariance")
@@ -161,7 +166,7 @@ def _fit(
         return counts / counts.sum(), components
 
     def restart(key: Key) -> tuple[Array, tuple[Array, Gaussian]]:
-        centers, nearest = _spread_centers(key, data, num_components)
+        centers, nearest = spread_centers(key, data, num_components)
         within = _weighted_gaussian(data - nearest, jnp.ones_like(data[:, 0]), floor, covariance)
         start = jax.vmap(lambda center: Gaussian(center, within.covariance))(centers)
         uniform = jnp.full((num_components,), 1 / num_components, data.dtype)
@@ -276,7 +281,7 @@ def _freedom(gap: Array) -> Array:
     return jnp.exp(0.5 * (low + high))
 
 
-def _spread_centers(key: Key, data: Array, num_centers: int) -> tuple[Array, Array]:
+def spread_centers(key: Key, data: Array, num_centers: int) -> tuple[Array, Array]:
     """k-means++: centers, shape (num_centers, d), and each row's nearest, of data's shape.
 
     Every center is a row drawn with probability proportional to its squared distance from those before.
@@ -310,19 +315,12 @@ def _weighted_gaussian(data: Array, weights: Array, floor: Array, covariance: st
     return Gaussian(mean, law.covariance._replace(values=values))
 
 
-def _check_mixture(
-    data: ArrayLike,
-    covariance: str,
-    num_components: int,
-    num_restarts: int,
-    num_iterations: int,
-    floor: float,
+def check_mixture_data(
+    data: ArrayLike, num_components: int, floor: float
 ) -> tuple[Array, tuple[int, ...], Array]:
     """The data as vectors, the shape of one of them, and the least eigenvalue of a covariance."""
-    data, shape = _check_data(data, covariance)
+    data, shape = check_data(data)
     checks.integer("num_components", num_components, 1)
-    checks.integer("num_restarts", num_restarts, 1)
-    checks.integer("num_iterations", num_iterations, 1)
     checks.positive_number("floor", floor)
     if data.shape[0] < num_components:
         raise ValueError(
@@ -334,7 +332,12 @@ def _check_mixture(
     return data, shape, floor * spread
 
 
-def _check_data(data: ArrayLike, covariance: str) -> tuple[Array, tuple[int, ...]]:
+def _check_counts(num_restarts: int, num_iterations: int) -> None:
+    checks.integer("num_restarts", num_restarts, 1)
+    checks.integer("num_iterations", num_iterations, 1)
+
+
+def check_data(data: ArrayLike) -> tuple[Array, tuple[int, ...]]:
     """The data as vectors, and the shape of one of them."""
     if not isinstance(data, jax.Array):
         checks.numbers("data", data)
@@ -344,10 +347,9 @@ def _check_data(data: ArrayLike, covariance: str) -> tuple[Array, tuple[int, ...
     if data.size == 0:
         raise ValueError(f"data must hold at least one row of at least one number, got shape {data.shape}.")
     checks.finite("data", data)
-    checks.option("covariance", covariance, _COVARIANCES)
     return data.reshape(len(data), -1), data.shape[1:]
 
 
-def _shaped(law: _Law, shape: tuple[int, ...]) -> _Law | Shaped:
+def shaped(law: _Law, shape: tuple[int, ...]) -> _Law | Shaped:
     """A law of vectors as one of points of the shape that the data have."""
     return law if len(shape) == 1 else Shaped(law, shape)

@@ -5,6 +5,7 @@ and the integrator stay as they are. What the start costs is KL(p_T || q), see `
 
     N(0, sigma^2 I), the usual start, `plain`     |mean|^2 / 2 sigma^2 + O(sigma^-4)
     matched moments, `gaussian`                   O(sigma^-6), or O(sigma^-8) for symmetric data
+    the same of rank r, `low_rank`                |S - S_r|_F^2 / 4 sigma^4 more; no d x d matrix
     data of infinite variance                     infinite under both; take `student_t_mixture`
     d* parameters fitted to n rows                d* / 2n more, in the mean
 
@@ -37,6 +38,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Distribution
+from jaxdiff.laws.factor_fitting import fit_factor_mixture, fit_low_rank
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
@@ -154,6 +156,50 @@ def gaussian_mixture(
     return Family(fit, lambda d: num_components * (1 + d + parameters[covariance](d)) - 1)
 
 
+def low_rank(rank: int, *, noise: str = "dynamic") -> Family[Distribution]:
+    """The Gaussian of a few factors and one variance for the rest, by `fit_low_rank`: for many entries.
+
+    Dynamic noise is exact here.
+    """
+    checks.option("noise", noise, NOISES)
+
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
+        if noise == "fixed":
+            return fit_low_rank(_noised(key, data, schedule, t_max, 1), rank)
+        return _affine(fit_low_rank(data, rank), _marginals(schedule, t_max))
+
+    return Family(fit, lambda d: d + 1 + _of_factors(d, rank))
+
+
+def factor_mixture(
+    num_components: int, rank: int, *, noise: str = "dynamic", batch_size: int = 256, num_steps: int = 1000
+) -> Family[Distribution]:
+    """A mixture of factor analyzers, by `fit_factor_mixture` of minibatches: for thousands of entries.
+
+    Under dynamic noise every minibatch has noise of its own.
+    """
+    checks.option("noise", noise, NOISES)
+
+    def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
+        noise_key, fit_key = jax.random.split(key)
+        if noise == "fixed":
+            data, std = _noised(noise_key, data, schedule, t_max, 1), jnp.zeros(())
+        else:
+            data, std = _scaled(data, schedule, t_max)
+        law = fit_factor_mixture(
+            fit_key,
+            data,
+            num_components,
+            rank,
+            noise_variance=std**2,
+            batch_size=batch_size,
+            num_steps=num_steps,
+        )
+        return _affine(law, (1.0, std))
+
+    return Family(fit, lambda d: num_components * (1 + 2 * d + _of_factors(d, rank)) - 1)
+
+
 def student_t_mixture(
     num_components: int, *, noise: str = "dynamic", num_restarts: int = 2, num_iterations: int = 100
 ) -> Family[Distribution]:
@@ -260,8 +306,13 @@ def _scaled(data: Array, schedule: Schedule, t: Time) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _affine(law: Distribution, step: tuple[Array | float, Array]) -> Distribution:
+def _affine(law: Distribution, step: tuple[Array | float, Array | float]) -> Distribution:
     return law.affine(*step)
+
+
+@jax.jit
+def _marginals(schedule: Schedule, t: Time) -> tuple[Array, Array]:
+    return schedule.alpha(t), schedule.sigma(t)
 
 
 @jax.jit
@@ -272,3 +323,8 @@ def _transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
 def _of_covariance(d: int) -> int:
     """Free entries of a symmetric matrix."""
     return d * (d + 1) // 2
+
+
+def _of_factors(d: int, rank: int) -> int:
+    """Free numbers of rank factors, which a rotation does not change."""
+    return d * rank - rank * (rank - 1) // 2
