@@ -163,9 +163,9 @@ def _put(
     errors.setdefault(calls, np.empty((seeds, len(RHOS))))[row, column] = np.sqrt(np.mean(np.square(rest)))
 
 
-def learn(name: str, seeds: range, rows: int) -> dict[str, dict[int, float]]:
+def learn(name: str, seeds: range, rows: int, of_calls: Sequence[int]) -> dict[str, dict[int, float]]:
     """Mean errors over the seeds of the sampler chosen by a pilot run, and of that learned from there."""
-    errors = {solver: {calls: [] for calls in LEARNED_CALLS} for solver in ("chosen", "learned")}
+    errors = {solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned")}
     for seed in seeds:
         law, x, best, _ = task(name, seed, rows)
         tune = functools.partial(
@@ -177,7 +177,7 @@ def learn(name: str, seeds: range, rows: int) -> dict[str, dict[int, float]]:
             start=law.perturbed(SCHEDULE, SIGMA_MAX),
             num_steps=LEARNING_STEPS,
         )
-        for calls in LEARNED_CALLS:
+        for calls in of_calls:
             for solver, choice in (("chosen", tune(calls)), ("learned", tune(calls, learned=True))):
                 got = jd.integrate(
                     jax.random.key(0), law.denoiser(SCHEDULE), x, choice.times, sampler=choice.sampler
@@ -260,6 +260,7 @@ def main(
     out: pathlib.Path | None,
     laws: Sequence[str] | None = None,
     parts: Sequence[str] = PARTS,
+    learned_calls: Sequence[int] | None = None,
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
     print(machine())
@@ -278,7 +279,7 @@ def main(
                     calls: float(judged[solver][calls][:, i].mean()) for calls, i in best.items()
                 }
         if "learned" in parts:
-            rows_of |= learn(name, range(seeds), rows)
+            rows_of |= learn(name, range(seeds), rows, learned_calls or LEARNED_CALLS)
         print(f"{name:<26}" + "".join(f"{c:>9}" for c in CALLS))
         for solver, by_calls in rows_of.items():
             shown = (f"{by_calls[c]:9.2g}" if c in by_calls else f"{'':9}" for c in CALLS)
@@ -304,7 +305,16 @@ if __name__ == "__main__":
     )
     parser.add_argument("--laws", nargs="+", choices=tuple(LAWS), default=tuple(LAWS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--learned-calls", nargs="+", type=int, default=LEARNED_CALLS)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    main(arguments.rows, arguments.seeds, arguments.peers, arguments.out, arguments.laws, arguments.parts)
+    main(
+        arguments.rows,
+        arguments.seeds,
+        arguments.peers,
+        arguments.out,
+        arguments.laws,
+        arguments.parts,
+        arguments.learned_calls,
+    )
