@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
@@ -45,7 +46,7 @@ def sample(
         its estimate of the data; 32 if nothing is said, and at least 3: with 2, one step goes through all
         noise, and samples are the data's mean. A model made for fewer steps has times of its own.
     times: another grid, decreasing; it is taken as it is, so append the time of no noise (`times.to_clean`)
-        for the denoised last step.
+        for the denoised last step. A sampler that has a grid of its own (`LinearMultistep`) is run on that.
     start: the law at the first time, by default N(0, sigma^2 I), for which noise must dominate there. That
         knows nothing of the data's mean m: samples are off by about alpha |m| / sigma standard deviations
         (.125 for a mean of 10 under `Karras`), so centre data that are far from 0, or give their start.
@@ -58,6 +59,8 @@ def sample(
     check_denoiser("denoise", denoise)
     checks.integer("n", n, 1)
     sampler = check_sampler(dpm_solver_pp() if sampler is None else sampler)
+    if times is None and num_steps is None:
+        times = getattr(sampler, "times", None)
     if times is None:
         _check_clean_enough(denoise)
         times = default_times(denoise, NUM_STEPS if num_steps is None else num_steps)
@@ -180,6 +183,12 @@ def _check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
     known = checks.known(times)
     if known is None:
         return
+    own = checks.known(getattr(sampler, "times", known))
+    if own is not None and not (own.shape == known.shape and np.allclose(own, known, 1e-4, 0.0)):
+        raise ValueError(
+            f"{type(sampler).__name__} has a grid of its own, {own.tolist()}, got the times "
+            f"{known.tolist()}: its coefficients mean nothing elsewhere; leave times and num_steps out, or give its own."
+        )
     # Nothing is asked of the denoiser at the clean end.
     clean = known[-1] <= denoise.schedule.t_min
     denoise.check_times("times", known[:-1] if clean else known)

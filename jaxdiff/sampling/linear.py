@@ -42,10 +42,10 @@ class LinearState(NamedTuple):
 class LinearMultistep:
     """Eq. (1) of `jaxdiff.sampling.linear`: a sampler that is arrays, so that another one compiles nothing.
 
-    times: its own grid, (steps + 1,); run it by ``sample(..., sampler=s, times=s.times)``. On another grid
-    its coefficients mean nothing, and the answer is NaN. calls: the times r' at which the denoiser is asked,
-    (steps,), the first that of the grid. weights: W, (steps, steps), of which the lower triangle is read. All
-    estimates of a run are kept, so memory is steps + 1 times a sample's.
+    times: its own grid, (steps + 1,), on which `sample` runs it if nothing is said. On another its
+    coefficients mean nothing: an error where it is known, and NaN where it is traced. calls: the times r' at
+    which the denoiser is asked, (steps,), the first that of the grid. weights: W, (steps, steps), of which
+    the lower triangle is read. All estimates of a run are kept, so memory is steps + 1 times a sample's.
 
     `linear_multistep` makes one of a solver, `tune_sampler` chooses one and `learn_sampler` fits one. It is a
     pytree: `save` and `restore` keep it. Raises ValueError for arrays of shapes that do not agree.

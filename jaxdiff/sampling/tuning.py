@@ -51,8 +51,9 @@ class Tuned(NamedTuple):
     """A choice of `tune_sampler`, a pytree; printed, it says why."""
 
     sampler: LinearMultistep
-    """Run it by ``sample(..., sampler=tuned.sampler, times=tuned.times)``."""
+    """Run it by ``sample(key, denoise, n, sampler=tuned.sampler)``."""
     times: Array
+    """Its grid, for `integrate`."""
     error: Array
     """Eq. (1) of the choice on draws that took no part in it, but where it is learned: see `Learned`."""
     errors: Array
