@@ -187,7 +187,8 @@ def _check_grid(denoise: Denoiser, sampler: Sampler, times: Array) -> None:
     if own is not None and not (own.shape == known.shape and np.allclose(own, known, 1e-4, 0.0)):
         raise ValueError(
             f"{type(sampler).__name__} has a grid of its own, {own.tolist()}, got the times "
-            f"{known.tolist()}: its coefficients mean nothing elsewhere; leave times and num_steps out, or give its own."
+            f"{known.tolist()}: its coefficients mean nothing elsewhere; leave times and num_steps out, "
+            "or give its own."
         )
     # Nothing is asked of the denoiser at the clean end.
     clean = known[-1] <= denoise.schedule.t_min
