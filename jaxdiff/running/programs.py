@@ -160,7 +160,7 @@ class Program:
     temporaries: int
     flops: float
     """With what is computed twice to save memory; the turns of a loop count once. By the compiler, or if it
-    does not say, as CUDA's, by the program that it was given; NaN if neither does."""
+    does not say, by the program that it was given; NaN if neither does, as of CUDA's."""
     moved: float
     """Bytes that the compiler counts between operations, part of which stays on the chip; or NaN."""
     collectives: tuple[Collective, ...]
@@ -207,7 +207,7 @@ class Program:
             f"{self.arguments / 1e9:.2f}, temporaries {self.temporaries / 1e9:.2f}"
             + ("" if self.fits else "; IT DOES NOT FIT"),
             f"  counts     {self.flops:.3g} FLOP, {self.moved / 1e9:.2f} GB between operations, "
-            f"{self.sent / 1e9:.3f} GB sent",
+            f"{self.sent / 1e9:.3f} GB sent; nan is what this compiler does not say",
             f"  at least   {1e3 * compute:.2f} ms of arithmetic, {1e3 * memory:.2f} of memory, "
             f"{1e3 * links:.2f} of links; at most {self.utilization:.0%} of the peak",
         ]
