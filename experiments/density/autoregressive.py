@@ -18,10 +18,13 @@ with w = 1 the divergence KL(data || theta), and with w in proportion to |dt / d
 times. It is minimized by Newton's method, beside the likelihood itself, both by quadrature in float64.
 
 *Digits.* scikit-learn's 8 x 8 digits, dequantized as in `experiments.quickstart`, in sixteen tokens of 2 x 2
-pixels, in reading order. A `MaskedAutoregressive` learns them under both weights, with the same keys; its
-denoising network answers with level probabilities (`jaxdiff.denoising.quantized`). The held-out log-density
-is that of the chain rule. Its terms need no formula each: given the z of all tokens, which come from clean
-ones, the error of an image is the sum of its tokens', and so is the formula.
+pixels, in reading order. A `MaskedAutoregressive` learns them in three ways, with the same keys: by uniform
+weights; by the formula's; and by uniform ones at first, then half way and from half of the steps on by the
+formula's, with noise levels drawn in proportion to their gradients' noise, which is measured as a stage
+begins (`experiments.density.loss_levels`; 128 gradients in all, beyond the steps). Its denoising network
+answers with level probabilities (`jaxdiff.denoising.quantized`). The held-out log-density is that of the
+chain rule. Its terms need no formula each: given the z of all tokens, which come from clean ones, the error
+of an image is the sum of its tokens', and so is the formula.
 
 Expect the minimizer with formula weights to be the likelihood's, and (2) there to be the divergence; with
 uniform times another one. About learning the theory says less: its criterion is better, in the limit of much
@@ -54,6 +57,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.density import loss_levels
+from experiments.density.loss_levels import Levels
 from experiments.density.minimizers import minimizers
 from experiments.estimates import mean, show
 from experiments.optimizers import adamw
@@ -76,8 +81,10 @@ from jaxdiff.typing import Array, Key, Params
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WEIGHTS = ("formula", "uniform")
+WAYS = ("uniform", "formula", "formula, matched")
 JUDGED = ("held out", "training")
+STAGES = ((0.25, 0.0), (0.5, 0.5), (1.0, 1.0))
+"""Of the third way: the share of the steps until which, and how far from uniform weights to the formula's."""
 
 LEVELS, SIDE, PATCH = 17, 8, 2
 STD = 0.355  # of the dequantized digits
@@ -88,8 +95,9 @@ SCHEDULE = Cosine(shift=1 / STD)  # the noise at t = 1/2 is as large as the data
 class Config:
     """What the part depends on. Not searched: one run was seen, on the validation part."""
 
-    steps: int = 600
-    seeds: int = 3
+    steps: int = 2000
+    seeds: tuple[int, ...] = (0, 1, 2)
+    ways: tuple[str, ...] = WAYS
     batch_size: int = 32
     draws: int = 4  # of a time and noise for each token: they cost less than z
     learning_rate: float = 5e-3
@@ -110,7 +118,7 @@ def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
         steps=30,
-        seeds=2,
+        seeds=(0, 1),
         batch_size=16,
         draws=2,
         width=16,
@@ -129,7 +137,7 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def digits(config: Config) -> dict[str, Any]:
-    """Learn with both weights and all seeds; nats of (pixels + u) / 17, and paired differences."""
+    """Learn in all ways and with all seeds; nats of (pixels + u) / 17, and paired differences."""
     train, held_out = _split(config)
     log_prior, reference = jax.jit(_independent_and_gaussian)(train)
     network = MaskedAutoregressive(
@@ -149,31 +157,32 @@ def digits(config: Config) -> dict[str, Any]:
     judged = [
         (pixels, _dequantized(jax.random.key(1), pixels)) for pixels in (held_out, train[: len(held_out)])
     ]
-    values = np.zeros((2, len(JUDGED), len(WEIGHTS), config.seeds, len(held_out)))
-    for seed in range(config.seeds):
+    values = np.zeros((2, len(JUDGED), len(config.ways), len(config.seeds), len(held_out)))
+    for s, seed in enumerate(config.seeds):
         start_key, key = jax.random.split(jax.random.key(seed))
-        for w, weights in enumerate(WEIGHTS):
-            print(f"digits, {weights} weights, seed {seed}", file=sys.stderr)
-            params = fit(key, start(start_key), weights)
+        for w, way in enumerate(config.ways):
+            print(f"digits, {way}, seed {seed}", file=sys.stderr)
+            params = fit(key, start(start_key), way)
             for i, (pixels, x) in enumerate(judged):
-                values[:, i, w, seed] = judge(params, pixels, x)
+                values[:, i, w, s] = judge(params, pixels, x)
     nats, size = values[0], train[0].size
     rows = []
     for i, images in enumerate(JUDGED):
-        for w, weights in enumerate(WEIGHTS):
+        for w, way in enumerate(config.ways):
             bits = float(data.bits_per_dimension(nats[i, w].mean(), size, levels=LEVELS))
-            row = {"images": images, "weights": weights, "bits_per_dimension": bits}
+            row = {"images": images, "weights": way, "bits_per_dimension": bits}
             rows.append(row | {"seeds": [mean(own) for own in nats[i, w]]} | mean(nats[i, w].mean(0)))
-    difference = nats[:, 0] - nats[:, 1]
     untrained = training.averaged(start(jax.random.key(0)))
     return {
         "parameters": sum(p.size for p in jax.tree.leaves(untrained)),
         "gaussian_nats": float(reference.log_prob(judged[0][1]).mean()),
         "untrained": _untrained(log_prior, held_out, *judge(untrained, *judged[0])),
         "rows": rows,
-        "differences": [  # formula - uniform, paired, over images and, less surely, over seeds
-            {"images": images, "over_seeds": mean(own.mean(1))} | mean(own.mean(0))
-            for images, own in zip(JUDGED, difference, strict=True)
+        "differences": [  # from the first way, paired, over images and, less surely, over seeds
+            {"images": images, "weights": way, "over_seeds": mean((own[w] - own[0]).mean(1))}
+            | mean((own[w] - own[0]).mean(0))
+            for images, own in zip(JUDGED, nats, strict=True)
+            for w, way in enumerate(config.ways[1:], 1)
         ],
     }
 
@@ -259,29 +268,29 @@ def _learner(
     model: Callable[[Params, Array], Denoiser],
     train: Array,
 ) -> tuple[Callable[[Key], training.TrainState], Callable[[Key, training.TrainState, str], Params]]:
-    """``start(key)``, a state, and ``fit(key, state, weights)``, the average of the parameters learnt.
+    """``start(key)``, a state, and ``fit(key, state, way)``, the average of the parameters learnt.
 
-    The weights are data: one compiled program serves both.
+    Levels and weights are data: one compiled program serves all ways.
     """
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay, warm_up=100)
     decay = ema.warm_up(config.ema_decay)
+    ends = {"t_min": config.t_min, "t_max": config.t_max}
+    uniform = loss_levels.uniform(SCHEDULE, **ends)
 
-    def loss(params: Params, key: Key, batch: tuple[Array, Array]) -> Array:
+    def loss(params: Params, key: Key, batch: tuple[Array, Levels]) -> Array:
         time_key, order_key, target_key = jax.random.split(key, 3)
-        pixels, is_formula = batch
+        pixels, levels = batch
         # Several times and noises of each image share what is made of its tokens.
         denoise = model(params, pixels).at_rows(jnp.repeat(jnp.arange(len(pixels)), config.draws))
-        drawn = jnp.repeat(pixels, config.draws, axis=0)
-        u = jax.random.permutation(order_key, times.stratified(time_key, len(drawn)))
-        ends = {"t_min": config.t_min, "t_max": config.t_max}
-        t = jnp.where(is_formula, times.log_snr_uniform(u, SCHEDULE, **ends).t, times.uniform(u, **ends).t)
-
-        x, target = quantized.quantized_target(target_key, SCHEDULE, drawn, t, levels=LEVELS)
-        return regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
+        shown = jnp.repeat(pixels, config.draws, axis=0)
+        u = jax.random.permutation(order_key, times.stratified(time_key, len(shown)))
+        t, weight = loss_levels.drawn(u, SCHEDULE, levels, **ends)
+        x, target = quantized.quantized_target(target_key, SCHEDULE, shown, t, levels=LEVELS)
+        return jnp.mean(weight * regression_loss(denoise, x, target, t, weight=prediction.noise.row))
 
     step = training.make_train_step(loss, optimizer, ema_decay=decay)
 
-    def draw(source: tuple[Array, Array], key: Key) -> tuple[Array, Array]:
+    def draw(source: tuple[Array, Levels], key: Key) -> tuple[Array, Levels]:
         return data.batch(key, source[0], config.batch_size), source[1]
 
     @jax.jit
@@ -290,10 +299,30 @@ def _learner(
         params = network.init(key, x, _reading_order(x), x, jnp.zeros(1))
         return training.init_state(params, optimizer, ema_decay=decay)
 
-    def fit(key: Key, state: training.TrainState, weights: str) -> Params:
-        source = jax.tree_util.Partial(draw, (train, jnp.asarray(weights == "formula")))
+    @jax.jit
+    def gradient_noise(key: Key, params: Params, train: Array) -> Array:
+        def own(params: Params, key: Key, levels: Levels) -> Array:
+            data_key, key = jax.random.split(key)
+            return loss(params, key, draw((train, levels), data_key))
+
+        return loss_levels.gradient_noise(key, own, params)
+
+    def fit(key: Key, state: training.TrainState, way: str) -> Params:
+        stages = STAGES if way == "formula, matched" else ((1.0, 0.0),)
+        levels = loss_levels.formula() if way == "formula" else uniform
         with Progress(config.steps) as progress:
-            state = training.train(key, state, step, source, num_steps=config.steps, report=progress)
+            for end, share in stages:
+                if share:
+                    noise = gradient_noise(jax.random.fold_in(key, state.step), state.params, train)
+                    levels = loss_levels.matched(loss_levels.between(uniform, share), noise)
+                state = training.train(
+                    key,
+                    state,
+                    step,
+                    jax.tree_util.Partial(draw, (train, levels)),
+                    num_steps=round(end * config.steps),
+                    report=progress,
+                )
         return training.averaged(state)
 
     return start, fit
@@ -319,34 +348,41 @@ def table(figures: dict[str, Any]) -> str:
             f"{row['m'] - best['m']:+13.1e} {row['divergence']:15.8f}{value}"
         )
     found = figures["digits"]
-    lines.append(f"\nnats of digits, {figures['config']['seeds']} seeds      mean over seeds     each seed")
+    lines.append(
+        f"\nnats of digits, {len(figures['config']['seeds'])} seeds      mean over seeds     each seed"
+    )
     for row in found["rows"]:
         each = "  ".join(f"{own['mean']:.2f}" for own in row["seeds"])
         lines.append(f"{row['images']:9} {row['weights']:18} {show(row, 2):>16}     {each}")
     for row in found["differences"]:
         spread = row["over_seeds"]["standard_error"]
         lines.append(
-            f"{row['images']:9} formula - uniform  {show(row, 2):>16}     +- {spread:.2f} over seeds"
+            f"{row['images']:9} {row['weights'] + ' - first':18} {show(row, 2):>16}     "
+            f"+- {spread:.2f} over seeds"
         )
     known = found["untrained"]
     shown = f"{known['formula']:.2f} +- {known['standard_error']:.2f}, exact {known['exact']:.2f}"
     lines.append(f"before training   {shown}")
-    held_out = "  ".join(f"{row['weights']} {row['bits_per_dimension']:.4f}" for row in found["rows"][:2])
+    held_out = "  ".join(
+        f"{row['weights']} {row['bits_per_dimension']:.4f}"
+        for row in found["rows"]
+        if row["images"] == "held out"
+    )
     lines.append(f"held out, bits per dimension: {held_out}; a Gaussian's nats: {found['gaussian_nats']:.2f}")
     return "\n".join(lines)
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
-    """Held-out nats of each seed, with both weights."""
-    for i, row in enumerate(figures["digits"]["rows"][: len(WEIGHTS)]):
+    """Held-out nats of each seed, by each way."""
+    for i, row in enumerate([r for r in figures["digits"]["rows"] if r["images"] == "held out"]):
         axes.errorbar(
             [seed + 0.1 * i for seed in range(len(row["seeds"]))],
             [own["mean"] for own in row["seeds"]],
             [own["standard_error"] for own in row["seeds"]],
             fmt="o",
             capsize=3,
-            label=f"{row['weights']} weights",
+            label=row["weights"],
         )
-    axes.set_xticks(range(figures["config"]["seeds"]))
+    axes.set_xticks(range(len(figures["config"]["seeds"])))
     axes.set(xlabel="seed", ylabel="held-out nats", title="Digits, masked autoregressive")
     axes.legend()
