@@ -34,8 +34,8 @@ def guided(
     rescale: in [0, 1], how far each row's data are brought back to the standard deviation over its entries
         that they have without guidance; Lin et al. 2023, arXiv 2305.08891.
 
-    What is sampled is not the tilt p (p / q)^(scale - 1), whose score the guided one is only where no noise is
-    left: between Gaussians of standard deviations s and u the flow ends at s^scale u^(1 - scale), not at
+    What is sampled is not the tilt p (p / q)^(scale - 1), whose score is another one wherever noise is left:
+    between Gaussians of standard deviations s and u the flow ends at s^scale u^(1 - scale), not at
     (scale / s^2 + (1 - scale) / u^2)^(-1/2). Weights mend it: `jaxdiff.particles.Composed`.
 
     Raises ValueError where there is neither a null condition nor another denoiser, for an unconditional one

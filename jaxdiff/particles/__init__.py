@@ -1,1 +1,7 @@
 """Samples with weights: laws that no flow reaches, by many particles that compete."""
+
+from jaxdiff.particles.composed import Composed
+from jaxdiff.particles.driver import Particles, Process, run
+from jaxdiff.particles.twisted import Twisted
+
+__all__ = ["Composed", "Particles", "Process", "Twisted", "run"]
