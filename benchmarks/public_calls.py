@@ -29,17 +29,9 @@ LEFT_OUT = {
         "times.truncate",
     ],
     "what a call makes is a function or a value for later calls": [
-        *(
-            "as_denoiser",
-            "guided",
-            "tilted",
-            "rewarded",
-            "composed",
-            "pytree",
-            "init_state",
-            "averaged",
-            "make_train_step",
-        ),
+        *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
+        *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
+        *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.low_rank", "starts.factor_mixture"),
@@ -267,6 +259,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "sample, guided": lambda key, i: jd.sample(
             key, jd.guided(classes(i), 2.0).given(i.labels), n, num_steps=steps
+        ),
+        "particles.run": lambda key, i: jd.particles.run(
+            key, jd.particles.Composed([exact(i)], [2.0]), n // 4, groups=4, times=i.falling
         ),
         "integrate": lambda key, i: jd.integrate(key, model(i), i.x, i.falling),
         "integrate_path": lambda key, i: jd.integrate_path(key, model(i), i.x, i.falling),

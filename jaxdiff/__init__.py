@@ -7,7 +7,7 @@ else takes the denoiser: samplers, likelihoods, losses and diagnostics. Networks
 
 import importlib.metadata
 
-from jaxdiff import data, models, theory
+from jaxdiff import data, inverse, models, particles, theory
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.data import feeds, image_sets
 from jaxdiff.denoising import prediction, quantized
@@ -225,6 +225,7 @@ __all__ = [
     "integrate",
     "integrate_path",
     "interruption",
+    "inverse",
     "inverse_log_snr",
     "kl_budget",
     "learn_sampler",
@@ -242,6 +243,7 @@ __all__ = [
     "models",
     "noise_level_curve",
     "optimal_grid",
+    "particles",
     "perturb",
     "pilot_time_density",
     "prediction",

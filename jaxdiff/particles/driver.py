@@ -108,8 +108,8 @@ def run(
     Moments converge as n^(-1/2), with a bias of the order of 1 / n, to those of the discrete chain, whose own
     error falls as 1 / num_steps (1 / num_steps^2 of `Composed`).
 
-    Raises TypeError for what is no key or process; ValueError for fewer than 2
-    particles, no groups, a threshold out of range or times that the denoiser does not know.
+    Raises TypeError for what is no key or process; ValueError for fewer than 2 particles, no groups, a
+    threshold out of range or times that the denoiser does not know.
     """
     checks.key(key)
     if not all(hasattr(process, name) for name in ("init", "step", "finish")) or isinstance(process, type):
