@@ -69,16 +69,14 @@ def learn_sampler(
 ) -> Learned:
     """The sampler, fitted to the denoiser from where it begins and to where it ends, for as many calls.
 
-    sampler: what to begin with, `linear_multistep`'s or `tune_sampler`'s, which does all of this if it is
-    told
+    sampler: what to begin with, `linear_multistep`'s or `tune_sampler`'s, which does all of this if told
         ``learned=True``.
     start: the law of x at its first time, by default noise, as in `sample`.
     num_samples: starts that are drawn and run down by 128 calls; a condition that is bound by row has as many
         rows. A quarter is held out: it judges 20 times in the course, and the best is what is returned,
         the sampler as given where that is it. Having chosen, these draws flatter a little.
-    batch, num_steps, learning_rate: rows of each step of Adam, whose rate falls as a cosine to zero. Memory
-    is
-        that of the derivative of K calls on a batch, and of as many estimates for each of its rows squared.
+    batch, num_steps, learning_rate: rows and number of steps of Adam, whose rate falls as a cosine to zero.
+        Memory is that of the derivative of K calls on a batch, and of K^2 estimates for each of its rows.
 
     On new starts, at 8 calls, .0015 where the best classical solver on its best grid has .033 (3 modes in the
     plane), .015 for .073 (5 modes in 16 dimensions; MEASURED, `benchmarks.solvers`). With many dimensions or
