@@ -105,8 +105,7 @@ def tune_sampler(
     num_samples: starts, all run down by 128 calls; three quarters choose, the rest judge the choice. A
         condition that is bound by row has as many rows.
     learned: the best is then where `learn_sampler` begins, with batch, num_steps and learning_rate: for 3 to
-    12
-        calls by far the best, at some minutes' cost once.
+        12 calls by far the best, at some minutes' cost once.
 
     Print the answer to see the table. Under ``jit`` it is one program. Raises ValueError for fewer calls than
     3, a t_min not below t_max or unknown to the denoiser, a start of another shape, and as `learn_sampler`.
