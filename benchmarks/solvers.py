@@ -47,9 +47,9 @@ corrected here. DPM-Solver++ 2 integrates the slope that diffusers halves: bette
 below 8.
 
 MEASURED, learned, 8 calls, one seed (one busy core, 2026-11-29, --parts learned --learned-calls 8 --seeds 1):
-3 modes in the plane, chosen .037 and learned .0012; 25 modes .040 and .0057. By the same fit in float32,
-against the best of five solvers at the best of six rhos for that denoiser, on 2048 starts that neither saw,
-to a run of 150 calls:
+3 modes in the plane, chosen .037 and learned .0012; 25 modes .040 and .0057; d = 16 .067 and .014. By the
+same fit in float32, against the best of five solvers at the best of six rhos for that denoiser, on 2048
+starts that neither saw, to a run of 150 calls:
 
     law                 classical  learned  steps of Adam
     3 modes, d = 2           .033    .0015           2000
