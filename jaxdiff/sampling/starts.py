@@ -133,8 +133,8 @@ def gaussian_mixture(
     *,
     covariance: str = "full",
     noise: str = "dynamic",
-    num_restarts: int = 4,
-    num_iterations: int = 100,
+    num_restarts: int = 16,
+    num_iterations: int = 300,
 ) -> Family[Distribution]:
     """A mixture of Gaussians, by `fit_mixture` of noised data; under dynamic noise, of up to eight copies."""
     checks.option("noise", noise, NOISES)

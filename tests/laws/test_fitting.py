@@ -1,5 +1,7 @@
 """Maximum-likelihood fits against closed forms, scikit-learn and the law that made the data."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,10 @@ from jaxdiff.laws.fitting import fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.mixture import GaussianMixture
 
 COVARIANCES = ("full", "diagonal", "isotropic")
+
+
+PLAIN = {"num_restarts": 1, "annealed_from": 1.0, "tolerance": 0.0}
+"""Expectation-maximization alone."""
 
 
 def dense(spectrum, d):
@@ -44,9 +50,7 @@ def test_likelihood_never_falls(covariance, float64):
     path = [
         float(
             likelihood(
-                fit_mixture(
-                    jax.random.key(1), data, 3, covariance=covariance, num_restarts=1, num_iterations=k
-                )
+                fit_mixture(jax.random.key(1), data, 3, covariance=covariance, num_iterations=k, **PLAIN)
             )
         )
         for k in range(1, 40)
@@ -59,8 +63,7 @@ def test_likelihood_never_falls_on_the_floor(float64):
     """A floor that binds: the update stays a maximizer, where a floor that is added would not be one."""
     data = overlapping()
     fits = [
-        fit_mixture(jax.random.key(1), data, 3, num_restarts=1, num_iterations=k, floor=0.2)
-        for k in range(1, 30)
+        fit_mixture(jax.random.key(1), data, 3, num_iterations=k, floor=0.2, **PLAIN) for k in range(1, 30)
     ]
     assert fits[-1].covariances.values.min() == pytest.approx(0.2 * data.var(0).mean(), rel=1e-12)
     path = [float(fit.log_prob(data).mean()) for fit in fits]
@@ -74,7 +77,7 @@ def test_likelihood_is_scikit_learns(covariance, float64):
     reference = Reference(2, covariance_type=kind, n_init=5, tol=1e-9, max_iter=1000, random_state=0).fit(
         data
     )
-    ours = fit_mixture(jax.random.key(0), data, 2, covariance=covariance, num_iterations=500)
+    ours = fit_mixture(jax.random.key(0), data, 2, covariance=covariance, num_iterations=500, tolerance=1e-9)
     assert float(ours.log_prob(data).mean()) == pytest.approx(reference.score(data), abs=1e-3)
     theirs = GaussianMixture(reference.weights_, reference.means_, reference.covariances_)
     np.testing.assert_allclose(theirs.log_prob(data), reference.score_samples(data), rtol=1e-9)
@@ -116,11 +119,51 @@ def test_the_likeliest_restart_is_returned():
 
     def likelihood(num_restarts):
         fit = lambda key: fit_mixture(  # noqa: E731
-            key, data, 9, covariance="isotropic", num_restarts=num_restarts, num_iterations=8
+            key,
+            data,
+            9,
+            covariance="isotropic",
+            num_restarts=num_restarts,
+            annealed_from=1.0,
+            num_iterations=8,
         )
         return np.mean([fit(jax.random.key(seed)).log_prob(data).mean() for seed in range(6)])
 
     assert likelihood(8) > likelihood(1) + 0.1
+
+
+def hidden(seed, k=8, d=16):
+    """A mixture whose components touch, in d dimensions."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((k, d, d)))[0]
+    covariances = (basis * np.exp(rng.uniform(-1, 1, (k, 1, d)))) @ basis.transpose(0, 2, 1)
+    means = 1.2 * rng.standard_normal((k, d))
+    weights = rng.dirichlet(np.full(k, 5.0))
+    return GaussianMixture(weights, means, (covariances + covariances.transpose(0, 2, 1)) / 2)
+
+
+def test_annealing_leaves_local_optima():
+    """In 16 dimensions, where the best of eight starts still has a cluster in two parts and two in one."""
+    data = hidden(0).sample(jax.random.key(0), 2000)
+    plain, annealed = (
+        float(
+            fit_mixture(jax.random.key(1), data, 8, num_restarts=8, annealed_from=beta).log_prob(data).mean()
+        )
+        for beta in (1.0, 0.2)
+    )
+    assert annealed > plain + 0.03
+
+
+def test_a_fit_stops_where_it_gains_no_more():
+    """Far from its most iterations, at a likelihood within the tolerance's sum of the last."""
+    data = overlapping()
+    fit = functools.partial(fit_mixture, jax.random.key(1), data, 2, num_restarts=1, annealed_from=1.0)
+    likelihood = [
+        float(fit(num_iterations=most, tolerance=tolerance).log_prob(data).mean())
+        for most, tolerance in ((100_000_000, 1e-4), (500, 0.0), (2, 0.0))
+    ]
+    assert likelihood[2] + 0.01 < likelihood[0] < likelihood[1] + 1e-6
+    assert likelihood[0] > likelihood[1] - 0.01
 
 
 def test_the_last_quarter_of_a_student_fit_is_averaged(monkeypatch):
@@ -191,6 +234,8 @@ def test_a_second_fit_compiles_nothing():
         (np.eye(4), {"num_components": 5}, "as many rows as there are components"),
         (np.eye(4), {"num_components": 0}, "num_components must be an integer"),
         (np.eye(4), {"num_restarts": 0}, "num_restarts must be an integer"),
+        (np.eye(4), {"annealed_from": 1.5}, "annealed_from must lie in"),
+        (np.eye(4), {"tolerance": -1.0}, "tolerance must lie in"),
         (np.eye(4), {"num_iterations": 1.5}, "num_iterations must be an integer"),
         (np.eye(4), {"floor": 0.0}, "floor must be positive"),
         (np.ones((4, 2)), {}, "the variance of data must be positive"),
