@@ -115,3 +115,13 @@ def test_equal_draws_are_of_all_groups():
     assert np.isclose(got.expectation(lambda x: x[:, 0]).value, (0.5 + 3 * 2.75) / 4)
     draws = np.concatenate([got.draw(jax.random.key(seed))[:, 0] for seed in range(200)])
     np.testing.assert_allclose(draws.mean(), (0.5 + 3 * 2.75) / 4, atol=0.1)
+
+
+def test_a_twist_of_nothing_weighs_at_the_end():
+    process = particles.Twisted(
+        law(*ONE).denoiser(Karras()), lambda data: data[:, 0], lambda x, t, data: 0 * data[:, 0], guide=False
+    )
+    got = particles.run(KEY, process, 500, num_steps=20)
+    np.testing.assert_allclose(
+        got.log_evidences, jnp.log(jnp.exp(got.x[..., 0]).mean(1)), rtol=1e-4, atol=1e-5
+    )
