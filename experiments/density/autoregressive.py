@@ -43,8 +43,7 @@ MEASURED (one core of a shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 265 s of proc
     held out                96.30 +- 0.62     97.82 +- 0.63     -1.52 +- 0.12 over images, 0.18 over 3 seeds
     training                99.96 +- 0.65     101.97 +- 0.67    -2.01 +- 0.10 over images, 0.16 over 3 seeds
 
-So at 600 steps the formula's weights lose, with each seed, on the training images too, so that generalization
-alone is not the reason.
+So at 600 steps the formula's weights lose, with each seed, and on the training images too.
 
 Annealed in, at matched levels, they win with each seed (600 steps, seeds 0, 1 and 2, one busy core of an AMD
 EPYC, jax 0.10.2, 2026-11-29; 60 s of processor time a seed), in nats; over images alone each is +- .8, and
@@ -57,7 +56,7 @@ each seed's difference +- .14:
 The 128 gradients that are measured are a fifth more than the control has, and were not given to it. Between
 annealing and matching it is not decided: at formula weights the gradient's deviation is 3.5 to 5.9 in the
 cleaner nine of sixteen parts of log-SNR and falls to .04 in the noisiest, by which matching takes 1.5 times
-off its variance. 6,000 steps are still to be run.
+off its variance. Not run: 6,000 steps.
 """
 
 import dataclasses
