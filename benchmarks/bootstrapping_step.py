@@ -17,7 +17,9 @@ so that a busy machine slows all. The aim is 1.35 for a pool, over the same step
 MEASURED (one busy core of an AMD EPYC, jax 0.10.2, 2026-11-28; 10 rounds, and 3 for the U-Net by single
 steps): a pool of 1,024 1.25 [1.19, 1.44] with the MLP and 1.06 [1.04, 1.08] with the U-Net; bootstrapped
 1.42 [1.28, 1.52] and 1.25 [1.23, 1.28]; both 1.59 [1.36, 1.80] and 1.38 [1.36, 1.40], 1.13 and 1.11 times
-that; the Jacobian 1.74 [1.61, 1.87] with the MLP. The transformer has not been measured.
+that; the Jacobian 1.74 [1.61, 1.87] with the MLP. On 2026-11-29, 3 rounds of single steps, very busy cores:
+with the transformer a pool .96 [.94, 1.03], bootstrapped 1.25 [1.18, 3.2], both 1.25 [1.22, 1.45], the
+Jacobian 2.09 [1.92, 2.17]; with the U-Net the Jacobian 1.81 [1.75, 8.2].
 """
 
 import argparse

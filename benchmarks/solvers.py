@@ -47,20 +47,11 @@ corrected here. DPM-Solver++ 2 integrates the slope that diffusers halves: bette
 below 8.
 
 MEASURED, learned, 8 calls, one seed (one busy core, 2026-11-29, --parts learned --learned-calls 8 --seeds 1):
-3 modes in the plane, chosen .037 and learned .0012; 25 modes .040 and .0057; d = 16 .067 and .014. By the
-same fit in float32, against the best of five solvers at the best of six rhos for that denoiser, on 2048
-starts that neither saw, to a run of 150 calls:
-
-    law                 classical  learned  steps of Adam
-    3 modes, d = 2           .033    .0015           2000
-    5 modes, d = 16          .073     .015           2000
-    25 modes, d = 2          .050     .021           1600    (on the pilot's own starts .042 and .013)
-    5 modes, d = 128         .042     .040            800    (on the pilot's own starts .011 and .0013)
-
-So a learned sampler has a twentieth, a fifth and two fifths of the best classical error. In 128 dimensions
-the root mean square is that of a few rows: the classical solver, which is not fitted, has .011 on the 2048 of
-the pilot and .042 on the others. Presumably they begin between two basins and end in another than they
-should, which no coefficients mend. STILL TO BE RUN: the other three laws with diffusers, and 5 and 12 calls.
+3 modes in the plane, chosen .037 and learned .0012; 25 modes .040 and .0057; 5 modes in d = 16 .067 and .014.
+In d = 128 a prototype, which is not in the repository, gained nothing on 2,048 new starts: .042 chosen, .040
+learned, from .011 and .0013 on the pilot's own. A few rows are all of that mean; presumably they begin
+between two basins, which no coefficients mend. STILL TO BE RUN: the other three laws with diffusers, d = 128
+by this command, and 5 and 12 calls.
 """
 
 from __future__ import annotations
