@@ -103,3 +103,21 @@ def test_a_late_start(capsys):
     distance = jd.metrics.energy_distance(names["samples"], truth)
     assert abs(distance.value) < 4 * distance.standard_error + 0.002
     assert float(names["choice"].times[0]) < 80 / 10
+
+
+def test_a_hole_is_filled_by_the_posterior():
+    """What is kept is kept to the noise that it was seen through; the hole is not all alike."""
+    block = block_with("inverse.mask", fewer=20)
+    assert num_lines(block) <= 12
+    names = run(block)
+    images, filled, kept = (np.asarray(names[name]) for name in ("images", "filled", "kept"))
+    assert np.abs(filled - images[0])[:, kept].mean() < 0.1
+    assert 0.1 < filled[:, ~kept].std(0).mean() < images[:, ~kept].std()
+
+
+@pytest.mark.slow
+def test_a_learned_sampler_errs_less_than_the_chosen_one():
+    names = run(block_with("tune_sampler"))
+    learned = names["tuned"].learned
+    assert learned.error < learned.error_before / 2
+    assert names["samples"].shape == (2000, 2)
