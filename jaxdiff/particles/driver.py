@@ -21,10 +21,12 @@ from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.metrics import Estimate
 from jaxdiff.noising import times as grids
+from jaxdiff.noising.process import inverse_log_snr, log_snr
 from jaxdiff.typing import Array, Key
 
 NUM_STEPS = 100
 """Of the default grid."""
+_MOST_NOISE = 100.0  # sigma over alpha in units of the data; the default grid begins there at most
 
 
 class Process(Protocol):
@@ -119,7 +121,7 @@ def run(
     checks.within("threshold", threshold, 0.0, 1.0)
     denoise = process.like
     if times is None:
-        t_min, t_max = denoise.working_range
+        t_min, t_max = _ends(denoise)
         num_steps = NUM_STEPS if num_steps is None else num_steps
         times = grids.noise_grid(denoise.schedule, num_steps, t_min=t_min, t_max=t_max, scale=denoise.scale)
     elif num_steps is not None:
@@ -157,6 +159,15 @@ def _run(key: Key, process: Process, times: Array, threshold: Array, *, n: int, 
     log_weights = carry[1] + last.reshape(groups, n)
     x = state.x.reshape(groups, n, *state.x.shape[1:])
     return Particles(x, jax.nn.log_softmax(log_weights), carry[2] + _log_mean(log_weights))
+
+
+def _ends(denoise: Denoiser) -> tuple[Array, Array]:
+    """The working range but for its noisiest end: weights are integrals over log-SNR, whose infinite ends are
+    none and whose far ones have no digits left in single precision."""
+    schedule, (t_min, t_max) = denoise.schedule, denoise.working_range
+    least = -2 * jnp.log(_MOST_NOISE * denoise.scale)
+    later = inverse_log_snr(schedule, least, t_min=t_min, t_max=t_max)
+    return jnp.asarray(t_min), jnp.where(log_snr(schedule, t_max) < least, later, t_max)
 
 
 def systematic(key: Key, log_weights: Array) -> Array:

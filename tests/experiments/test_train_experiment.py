@@ -37,7 +37,7 @@ def finished(tmp_path_factory):
     """A whole run on one device: what it is made of, its directory, its figures and the state at its end."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
+        patch.setattr(trainer, "data_mesh", lambda _: data_mesh(jax.devices()[:1]))
         figures = program.main(CONFIG, out, profile=out / "trace")
         run = trainer.prepare(CONFIG, problems.load(CONFIG, None))
     return run, out, figures, jax.device_get(trainer.fit(run, out, resume=True))
