@@ -26,7 +26,7 @@ from jaxdiff.typing import Array, Key
 
 NUM_STEPS = 100
 """Of the default grid."""
-_MOST_NOISE = 100.0  # sigma over alpha in units of the data; the default grid begins there at most
+_MOST_NOISE = 200.0  # sigma over alpha in units of the data; the default grid begins there at most
 
 
 class Process(Protocol):
