@@ -35,8 +35,9 @@ class Composed:
 
     (1, 1) is the product of two models, (2,) anneals one, (w, 1 - w) is what classifier-free guidance is
     meant to sample. A power above 1 alone, annealing, has weights of heavy tails: there few groups tell too
-    small a standard error, the more so the noisier the first time. At the first time noise must dominate, and alpha > 0 unless the powers sum to 1. Errors
-    as of `composed`, and ValueError for powers whose sum is not positive: their product has no law.
+    small a standard error, the more so the noisier the first time. At the first time noise must dominate, and
+    alpha > 0 unless the powers sum to 1. Errors as of `composed`, and ValueError for powers whose sum is not
+    positive: their product has no law.
     """
 
     denoisers: list[Denoiser]
