@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
-from jaxdiff.guidance.tilted import bound, scales, transformed
+from jaxdiff.guidance.tilted import bound, scales, to_rows, transformed
 from jaxdiff.typing import Array, Denoised, Time
 
 
@@ -73,7 +73,7 @@ class _Guided:
         more = self.scale - 1
         if self.interval is not None:
             inside = (t >= self.interval[0]) & (t <= self.interval[1])
-            more = jnp.where(inside, more, 0.0).reshape(jnp.shape(t) + (1,) * (x.ndim - 1) * jnp.ndim(t))
+            more = to_rows(jnp.where(inside, more, 0.0), x)
         answer = jax.tree.map(lambda c, u: c + more * (c - u), with_condition, without)
         if isinstance(self.rescale, int | float) and self.rescale == 0:
             return answer

@@ -68,9 +68,13 @@ def bound(inner: Denoiser, outer: Denoiser) -> Denoiser:
 
 def scales(schedule: Schedule, t: Time, x: Array) -> tuple[Array, Array]:
     """alpha and sigma at a scalar t or one t a row, to go with x, (batch, ...)."""
-    lead = jnp.shape(t)
-    alpha, sigma = (v.reshape(lead + (1,) * (x.ndim - 1) * len(lead)) for v in marginals(schedule, t))
+    alpha, sigma = (to_rows(v, x) for v in marginals(schedule, t))
     return alpha, sigma
+
+
+def to_rows(value: Array, x: Array) -> Array:
+    """A scalar, or one value a row, (batch,), in a shape that goes with x, (batch, ...)."""
+    return value.reshape(value.shape + (1,) * (x.ndim - 1) * value.ndim)
 
 
 def shifted(schedule: Schedule, x: Array, t: Time, answer: Denoised, h: Array) -> Denoised:

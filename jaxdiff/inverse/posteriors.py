@@ -38,7 +38,7 @@ def mmps(
     TypeError for what is no denoiser or operator, ValueError for an operator of another shape, a y of another
     shape, a std that is not positive and num_iterations < 1.
     """
-    return _made(denoise, operator, y, std, "mmps", num_iterations, denoise_scale(denoise))
+    return _made(denoise, operator, y, std, "mmps", num_iterations)
 
 
 def tmpd(
@@ -48,7 +48,7 @@ def tmpd(
 
     Boys et al. 2023, arXiv 2310.06721. Negative sums count as 0. Arguments and errors are those of `mmps`.
     """
-    return _made(denoise, operator, y, std, "tmpd", num_iterations, denoise_scale(denoise))
+    return _made(denoise, operator, y, std, "tmpd", num_iterations)
 
 
 def pigdm(
@@ -65,7 +65,8 @@ def pigdm(
     Exact for isotropic Gaussian priors of that data_std. Song et al. 2023 (PiGDM). Other arguments and errors
     are those of `mmps`.
     """
-    data_std = denoise_scale(denoise) if data_std is None else data_std
+    check_denoiser("denoise", denoise)
+    data_std = denoise.scale if data_std is None else data_std
     checks.positive_number("data_std", data_std)
     return _made(denoise, operator, y, std, "pigdm", num_iterations, data_std)
 
@@ -80,12 +81,6 @@ def dps(denoise: Denoiser, operator: Operator, y: Array, *, step: Array | float 
     return _made(denoise, operator, y, 1.0, "dps", 1, step)
 
 
-def denoise_scale(denoise: Denoiser) -> Array | float:
-    """The scale of a denoiser; TypeError for what is none."""
-    check_denoiser("denoise", denoise)
-    return denoise.scale
-
-
 def _made(
     denoise: Denoiser,
     operator: Operator,
@@ -93,15 +88,15 @@ def _made(
     std: Array | float,
     method: str,
     num_iterations: int,
-    number: Array | float,
+    number: Array | float = 1.0,
 ) -> Denoiser:
     check_denoiser("denoise", denoise)
-    check_observation(denoise, operator, y, std)
+    _check_observation(denoise, operator, y, std)
     checks.integer("num_iterations", num_iterations, 1)
     return transformed(denoise, _Posterior(denoise, operator, y, std, method, num_iterations, number))
 
 
-def check_observation(denoise: Denoiser, operator: Operator, y: Array, std: Array | float) -> None:
+def _check_observation(denoise: Denoiser, operator: Operator, y: Array, std: Array | float) -> None:
     """Errors of `mmps` in its operator, y and std."""
     if not isinstance(operator, Operator):
         raise TypeError(
@@ -124,7 +119,7 @@ class _Posterior:
     method: str
     num_iterations: int
     number: Array | float
-    """The step of DPS, the data's standard deviation of PiGDM."""
+    """The step of DPS, the data's standard deviation of PiGDM; of the others nothing."""
 
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
         x, inner = single(x), bound(self.inner, denoiser)

@@ -19,7 +19,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,8 @@ from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
 # TPUs multiply matrices in bfloat16 and GPUs in TF32 unless told otherwise; an oracle needs its digits.
 PRECISION = jax.lax.Precision.HIGHEST
+
+_Noised = TypeVar("_Noised", covariant=True)
 
 CHUNK = 2**24
 """Numbers that an array of many rows may hold at once, 64 MiB of float32: more rows than that take turns."""
@@ -221,11 +223,24 @@ def check_affine(scale: Array | float, std: Array | float) -> None:
         checks.shape(name, value, ())
 
 
-def check_level(schedule: Schedule, t: Time) -> None:
-    """Raise TypeError for what is no schedule, ValueError for a known time out of its range or not scalar."""
+class _Affine(Protocol[_Noised]):
+    def _affine(self, scale: Array, std: Array) -> _Noised: ...
+
+
+def at_level(law: _Affine[_Noised], schedule: Schedule, t: Time) -> _Noised:
+    """The law of alpha data + sigma noise, by the law's own ``_affine``: what its ``perturbed`` is.
+
+    Raises TypeError for what is no schedule, ValueError for a known time out of its range or not scalar.
+    """
     checks.schedule(schedule)
     checks.shape("t", t, ())
     checks.in_range("t", schedule, t)
+    return _at_level(law, schedule, t)
+
+
+@compiled
+def _at_level(law: _Affine[_Noised], schedule: Schedule, t: Time) -> _Noised:
+    return law._affine(schedule.alpha(t), schedule.sigma(t))
 
 
 def rescaled(spectrum: Spectrum, scale: Array | float, shift: Array | float) -> Spectrum:

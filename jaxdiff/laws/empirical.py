@@ -18,8 +18,8 @@ from jaxdiff.laws import components
 from jaxdiff.laws.components import (
     PRECISION,
     Spectrum,
+    at_level,
     check_affine,
-    check_level,
     floats,
     in_chunks,
     known_everywhere,
@@ -86,12 +86,7 @@ class Empirical:
         return GaussianMixture(weights, scale * self.points, Spectrum(variances))
 
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        check_level(schedule, t)
-        return self._perturbed(schedule, t)
-
-    @compiled
-    def _perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        return self._affine(schedule.alpha(t), schedule.sigma(t))
+        return at_level(self, schedule, t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Nearest(self.points), schedule)

@@ -34,9 +34,9 @@ from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws import components as machinery
 from jaxdiff.laws.components import (
     PRECISION,
+    at_level,
     check_affine,
     check_density,
-    check_level,
     check_mixture,
     choose,
     floats,
@@ -124,12 +124,7 @@ class FactorMixture:
         return FactorMixture(self.weights, scale * self.means, scale * self.factors, variances)
 
     def perturbed(self, schedule: Schedule, t: Time) -> FactorMixture:
-        check_level(schedule, t)
-        return self._perturbed(schedule, t)
-
-    @compiled
-    def _perturbed(self, schedule: Schedule, t: Time) -> FactorMixture:
-        return self._affine(schedule.alpha(t), schedule.sigma(t))
+        return at_level(self, schedule, t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Posterior(self), schedule)

@@ -18,9 +18,9 @@ from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.components import (
     PRECISION,
     Spectrum,
+    at_level,
     check_affine,
     check_density,
-    check_level,
     diagonalized,
     floats,
     known_everywhere,
@@ -81,12 +81,7 @@ class Gaussian:
         return Gaussian(scale * self.mean, rescaled(self.covariance, scale**2, std**2))
 
     def perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
-        check_level(schedule, t)
-        return self._perturbed(schedule, t)
-
-    @compiled
-    def _perturbed(self, schedule: Schedule, t: Time) -> Gaussian:
-        return self._affine(schedule.alpha(t), schedule.sigma(t))
+        return at_level(self, schedule, t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, _Linear(self.mean, self.covariance), schedule)

@@ -17,8 +17,8 @@ from jaxdiff.laws.components import (
     Components,
     Posterior,
     Spectrum,
+    at_level,
     check_affine,
-    check_level,
     check_mixture,
     choose,
     color,
@@ -93,12 +93,7 @@ class GaussianMixture:
         return GaussianMixture(self.weights, scale * self.means, rescaled(self.covariances, scale**2, std**2))
 
     def perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        check_level(schedule, t)
-        return self._perturbed(schedule, t)
-
-    @compiled
-    def _perturbed(self, schedule: Schedule, t: Time) -> GaussianMixture:
-        return self._affine(schedule.alpha(t), schedule.sigma(t))
+        return at_level(self, schedule, t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, Posterior(self._components()), schedule)

@@ -30,8 +30,8 @@ from jaxdiff.laws.components import (
     Components,
     Posterior,
     Spectrum,
+    at_level,
     check_affine,
-    check_level,
     check_mixture,
     choose,
     color,
@@ -161,12 +161,7 @@ class StudentTMixture:
         )
 
     def perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
-        check_level(schedule, t)
-        return self._perturbed(schedule, t)
-
-    @compiled
-    def _perturbed(self, schedule: Schedule, t: Time) -> StudentTMixture:
-        return self._affine(schedule.alpha(t), schedule.sigma(t))
+        return at_level(self, schedule, t)
 
     def denoiser(self, schedule: Schedule) -> Denoiser:
         return known_everywhere(self, Posterior(self._components()), schedule)

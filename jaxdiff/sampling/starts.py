@@ -166,7 +166,7 @@ def low_rank(rank: int, *, noise: str = "dynamic") -> Family[Distribution]:
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
         if noise == "fixed":
             return fit_low_rank(_noised(key, data, schedule, t_max, 1), rank)
-        return _affine(fit_low_rank(data, rank), _marginals(schedule, t_max))
+        return fit_low_rank(data, rank).perturbed(schedule, t_max)
 
     return Family(fit, lambda d: d + 1 + _of_factors(d, rank))
 
@@ -308,11 +308,6 @@ def _scaled(data: Array, schedule: Schedule, t: Time) -> tuple[Array, Array]:
 @jax.jit
 def _affine(law: Distribution, step: tuple[Array | float, Array | float]) -> Distribution:
     return law.affine(*step)
-
-
-@jax.jit
-def _marginals(schedule: Schedule, t: Time) -> tuple[Array, Array]:
-    return schedule.alpha(t), schedule.sigma(t)
 
 
 @jax.jit
