@@ -35,6 +35,7 @@ from jaxdiff._numerics import checks, divergence
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import signs_like
+from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean, is_clean, no_data_left
 from jaxdiff.densities.inputs import (
@@ -341,10 +342,8 @@ def _velocity(key: Key, denoise: Denoiser, x: Array, num_probes: int | None, ske
     sketch = signs_like(jax.random.fold_in(key, 1), x, sketch_size) if sketch_size else None
 
     def velocity(z: Array, t: Array) -> tuple[Array, Array]:
-        shape = t.shape + (1,) * (z.ndim - 1) * t.ndim
         alpha, sigma, c = (
-            part.astype(z.dtype).reshape(shape)
-            for part in jnp.vectorize(functools.partial(_scales, denoise))(t)
+            to_rows(part.astype(z.dtype), z) for part in jnp.vectorize(functools.partial(_scales, denoise))(t)
         )
         scale = jnp.asarray(denoise.scale, z.dtype)
         cos, sin = alpha * scale / c, sigma / c

@@ -40,6 +40,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks, low_discrepancy
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.rows import squares
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.ends import check_clean, check_no_data_left, is_clean, no_data_left
 from jaxdiff.densities.evaluations import Evaluations, KnownEvaluations, check_evaluations
@@ -262,7 +263,7 @@ def _curve(
     def squared_error(rows: Array, noise: Array, stratum: Array, v: Array) -> Array:
         t = times[stratum]
         x_t = jax.vmap(lambda x, noise, t: perturb(schedule, x, noise, t))(x[rows], noise, t)
-        return _squares(noise - denoise.at_rows(rows)(x_t, t).noise)
+        return squares(noise - denoise.at_rows(rows)(x_t, t).noise)
 
     pairs = evaluations.number // (2 * _CURVE_CELLS * len(times))
     layout = low_discrepancy.Layout(len(times), _CURVE_CELLS, pairs)
@@ -273,10 +274,6 @@ def _curve(
         squared_error=cells.mean(-1),
         standard_error=error * low_discrepancy.student_factor(_CURVE_CELLS - 1),
     )
-
-
-def _squares(x: Array) -> Array:
-    return jnp.sum(x.reshape(x.shape[0], -1) ** 2, axis=1)
 
 
 def _check_reference(denoise: Denoiser, reference: Distribution | None, x: Array, end: int) -> None:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
+from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
-from jaxdiff.guidance.tilted import bound, scales, to_rows, transformed
+from jaxdiff.guidance.tilted import bound, scales, transformed
 from jaxdiff.typing import Array, Denoised, Time
 
 

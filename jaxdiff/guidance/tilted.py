@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
+from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser, Estimate, check_denoiser
 from jaxdiff.noising.process import marginals
 from jaxdiff.typing import Array, Denoised, Schedule, Time
@@ -70,11 +71,6 @@ def scales(schedule: Schedule, t: Time, x: Array) -> tuple[Array, Array]:
     """alpha and sigma at a scalar t or one t a row, to go with x, (batch, ...)."""
     alpha, sigma = (to_rows(v, x) for v in marginals(schedule, t))
     return alpha, sigma
-
-
-def to_rows(value: Array, x: Array) -> Array:
-    """A scalar, or one value a row, (batch,), in a shape that goes with x, (batch, ...)."""
-    return value.reshape(value.shape + (1,) * (x.ndim - 1) * value.ndim)
 
 
 def shifted(schedule: Schedule, x: Array, t: Time, answer: Denoised, h: Array) -> Denoised:

@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff._numerics.rows import inner
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.guidance.composed import check_composition, combine
 from jaxdiff.noising.process import log_snr
-from jaxdiff.particles.states import State, ancestral_step, inner
+from jaxdiff.particles.states import State, ancestral_step
 from jaxdiff.typing import Array, Denoised, Key
 
 

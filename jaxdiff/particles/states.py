@@ -25,8 +25,3 @@ def ancestral_step(schedule: Schedule, answer: Denoised | State, t: Array, s: Ar
     fall = log_snr(schedule, t) - log_snr(schedule, s)
     mean = schedule.alpha(s) * answer.data + schedule.sigma(s) * jnp.exp(0.5 * fall) * answer.noise
     return mean, schedule.sigma(s) * jnp.sqrt(-jnp.expm1(fall))
-
-
-def inner(a: Array, b: Array) -> Array:
-    """Products a b of rows, (batch, ...) -> (batch,)."""
-    return (a * b).reshape(a.shape[0], -1).sum(1)

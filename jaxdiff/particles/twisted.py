@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff._numerics.rows import inner
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.guidance.tilted import Reward
-from jaxdiff.particles.states import State, ancestral_step, inner
+from jaxdiff.particles.states import State, ancestral_step
 from jaxdiff.typing import Array, Key
 
 Twist: TypeAlias = Callable[[Array, Array, Array], Array]

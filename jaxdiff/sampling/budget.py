@@ -43,6 +43,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like, signs_like
+from jaxdiff._numerics.rows import squares
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, check_denoiser
 from jaxdiff.laws.metrics import Estimate
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
@@ -125,7 +126,7 @@ def _kl_budget(
     def train(total: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
         t, share = step
         x = perturb(schedule, data, noise, t)
-        return total + share * _squares(denoise(x, t).noise - exact(x, t).noise), None
+        return total + share * squares(denoise(x, t).noise - exact(x, t).noise), None
 
     def disc(total: Array, node: tuple[Array, Array]) -> tuple[Array, None]:
         t, weight = node
@@ -222,7 +223,7 @@ def _initialization_error(
         std = sigma * jnp.exp(0.5 * rise)
         added = sigma * jnp.sqrt(jnp.expm1(jnp.maximum(rise, 1e-6)))
         other = continued(schedule.alpha(t_max) / schedule.alpha(t) * x, added).noise * (std / added)
-        return total + weight * _squares(denoise(x, t).noise - other), None
+        return total + weight * squares(denoise(x, t).noise - other), None
 
     u, w = _unit_rule(_LONG_NODES, float)
     # The last node stands for all of the integral beyond.
@@ -322,12 +323,7 @@ def _curvature(denoise: Denoiser, data: Array, noise: Array, signs: Array, t: Ar
     """|sigma dN/dx signs|^2 for each row, an estimate of (4) without bias, shape (n,)."""
     x = perturb(denoise.schedule, data, noise, t)
     _, push = jax.jvp(lambda x: denoise(x, t).noise, (x,), (signs,))
-    return denoise.schedule.sigma(t) ** 2 * _squares(push)
-
-
-def _squares(x: Array) -> Array:
-    """|x_i|^2 of each row."""
-    return jnp.sum(x.reshape(len(x), -1) ** 2, axis=1)
+    return denoise.schedule.sigma(t) ** 2 * squares(push)
 
 
 def _quadrature(levels: Array) -> tuple[Array, Array]:
