@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from jaxdiff.laws import factor_fitting
 from jaxdiff.laws.factor_fitting import fit_factor_mixture, fit_low_rank
@@ -53,6 +54,26 @@ def test_the_likelihood_of_whole_batches_never_falls(data, float64):
         law = update(law)
     assert np.diff(path).min() > -1e-12
     assert path[-1] > path[0] + 0.5
+
+
+def test_the_statistics_are_those_of_the_joint_law_of_factors_and_data(data, float64):
+    """Eq. (2) by conditioning the joint Gaussian of (z, x), with dense covariances."""
+    x = np.asarray(data[:50], np.float64)
+    law = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), TRUTH)
+    got = factor_fitting._statistics(law, jnp.asarray(x))
+    weights, means, factors, variances = map(np.asarray, (law.weights, law.means, law.factors, law.variances))
+    covariances = [f @ f.T + np.diag(v) for f, v in zip(factors, variances, strict=True)]
+    densities = [multivariate_normal(m, c).pdf(x) for m, c in zip(means, covariances, strict=True)]
+    share = weights[:, None] * densities
+    share = share / share.sum(0) / len(x)
+    for k, (f, c) in enumerate(zip(factors, covariances, strict=True)):
+        z = (x - means[k]) @ np.linalg.solve(c, f)
+        y = np.c_[z, np.ones(len(x))]
+        hidden = np.pad(np.eye(RANK) - f.T @ np.linalg.solve(c, f), ((0, 1), (0, 1)))
+        np.testing.assert_allclose(got.xx[k], share[k] @ x**2, rtol=1e-9)
+        np.testing.assert_allclose(got.xy[k], (share[k, :, None] * x).T @ y, rtol=1e-8, atol=1e-12)
+        wanted = (share[k, :, None] * y).T @ y + share[k].sum() * hidden
+        np.testing.assert_allclose(got.yy[k], wanted, rtol=1e-8, atol=1e-12)
 
 
 def test_a_mixture_under_noise_is_the_law_without_it(data):
