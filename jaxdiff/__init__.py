@@ -87,6 +87,7 @@ from jaxdiff.running.progress import Progress
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.budget import (
     KLBudget,
+from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
     ScoreCurvature,
     discretization_error,
     initialization_error,
@@ -130,6 +131,8 @@ __all__ = [
     "Candidates",
     "Checkpoints",
     "ClassLogits",
+    "AcceleratedDDIM",
+    "AcceleratedDDPM",
     "Cosine",
     "Denoised",
     "Denoiser",

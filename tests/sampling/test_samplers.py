@@ -20,7 +20,8 @@ from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising import schedules
 from jaxdiff.noising.schedules import Karras, RectifiedFlow
 from jaxdiff.noising.times import noise_grid, power_grid, to_clean
-from jaxdiff.sampling import ddim, euler_maruyama, exponential_adams, heun, predictor_corrector
+from jaxdiff.sampling import accelerated, ddim, euler_maruyama, exponential_adams, heun, predictor_corrector
+from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
 from jaxdiff.sampling.ddim import DDIM, ancestral
 from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
 from jaxdiff.sampling.euler_maruyama import EulerMaruyama
@@ -49,6 +50,7 @@ ODE = {
     "unipc_data_1": (unipc(1, "data"), 2),
     **{f"runge_kutta_{order}": (ExponentialRungeKutta(order), order) for order in (2, 3, 4)},
     "runge_kutta_noise_4": (ExponentialRungeKutta(4, "noise"), 4),
+    "accelerated_ddim": (AcceleratedDDIM(), 2),
 }
 STOCHASTIC = {
     "ddim_eta": DDIM(eta=0.5),
@@ -56,6 +58,7 @@ STOCHASTIC = {
     "heun_churn": Heun(churn=0.05),
     "euler_maruyama": EulerMaruyama(),
     "predictor_corrector": PredictorCorrector(),
+    "accelerated_ddpm": AcceleratedDDPM(),
     "sde_dpm_solver_pp_2": sde_dpm_solver_pp(2),
     "sa_solver": ExponentialAdams(3, "noise", corrector=True, stochasticity=0.5),
 }
@@ -107,7 +110,8 @@ def test_order_of_convergence(name, method, float64):
     errors = [np.abs(run(x, log_snr_times(case, n)) - exact).max() for n in steps]
     slopes = -np.diff(np.log(errors)) / np.log(2)
     assert slopes[-1] > order - 0.2, (slopes, errors)
-    assert errors[-1] < (0.1, 3e-3, 3e-4, 3e-5)[order - 1]
+    room = 6 if method == "accelerated_ddim" else 1  # its polynomials are in the variance of the noise
+    assert errors[-1] < room * (0.1, 3e-3, 3e-4, 3e-5)[order - 1]
 
 
 WEIGHTS, VARIANCES = [0.3, 0.5, 0.2], [0.1, 0.15, 0.2]
@@ -280,7 +284,7 @@ def affine_steps(sampler, denoise, monkeypatch, times):
             state = state._replace(t_max=jnp.asarray(times[0]))
         return sampler.step(jax.random.key(0), denoise, state, t, s).x[:, 0]
 
-    for module in (ddim, heun, euler_maruyama, predictor_corrector):
+    for module in (accelerated, ddim, heun, euler_maruyama, predictor_corrector):
         monkeypatch.setattr(module, "noise_like", draw)
     out = np.asarray(jax.jit(jax.vmap(step))(jnp.asarray(times[:-1]), jnp.asarray(times[1:])))
     monkeypatch.undo()
@@ -576,7 +580,7 @@ def test_every_sampler_is_finite_or_refused_with_every_prediction_type(name, met
             assert kind in ("noise", "score", "flow")
             with pytest.raises(ValueError, match="says nothing of the data at t_max"):
                 network(kind)
-        elif no_signal and method == "euler_maruyama":
+        elif no_signal and getattr(sampler, "needs_signal", False):
             with pytest.raises(ValueError, match="alpha = 0 and the drift is infinite"):
                 run(network(kind))
             if jax.tree.leaves(schedule):  # which are traced there
