@@ -38,6 +38,7 @@ LEFT_OUT = {
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
         *("linear_multistep", "tune_sampler", "learn_sampler"),
+        *("make_flow_map", "maps.integrated_map", "maps.one_step_map"),
     ],
     "made once, of numbers that are known": ["linear_betas", "cosine_betas", "logarithmic_betas"],
     "files, devices and their layout": [
@@ -259,6 +260,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "sample, guided": lambda key, i: jd.sample(
             key, jd.guided(classes(i), 2.0).given(i.labels), n, num_steps=steps
+        ),
+        "maps.gaussian_map": lambda key, i: jd.maps.gaussian_map(i.gaussian, SCHEDULE)(i.x, i.t, i.s),
+        "sample_map": lambda key, i: jd.sample_map(
+            key, jd.maps.gaussian_map(i.gaussian, SCHEDULE), n, num_calls=4
         ),
         "particles.run": lambda key, i: jd.particles.run(
             key, jd.particles.Composed([exact(i)], [2.0]), n // 4, groups=4, times=i.falling

@@ -7,7 +7,7 @@ else takes the denoiser: samplers, likelihoods, losses and diagnostics. Networks
 
 import importlib.metadata
 
-from jaxdiff import data, inverse, models, particles, theory
+from jaxdiff import data, inverse, maps, models, particles, theory
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.data import feeds, image_sets
 from jaxdiff.denoising import prediction, quantized
@@ -67,6 +67,8 @@ from jaxdiff.learning.training import (
     make_train_step,
     train,
 )
+from jaxdiff.maps.flow_map import FlowMap, make_flow_map
+from jaxdiff.maps.sampling import sample_map
 from jaxdiff.noising import times
 from jaxdiff.noising.process import bridge, inverse_log_snr, log_snr, perturb, sde, transition
 from jaxdiff.noising.schedules import (
@@ -85,9 +87,9 @@ from jaxdiff.running.checkpoints import Checkpoints, restore, save
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.progress import Progress
 from jaxdiff.sampling import starts
+from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
 from jaxdiff.sampling.budget import (
     KLBudget,
-from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
     ScoreCurvature,
     discretization_error,
     initialization_error,
@@ -107,7 +109,8 @@ from jaxdiff.sampling.exponential_adams import (
     unipc,
 )
 from jaxdiff.sampling.exponential_runge_kutta import ExponentialRungeKutta
-from jaxdiff.sampling.flows import Flow, fit_flow
+from jaxdiff.sampling.flow_fitting import fit_flow
+from jaxdiff.sampling.flows import Flow
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.horizon import Candidates, Horizon, choose_horizon
 from jaxdiff.sampling.learned import Learned, learn_sampler
@@ -128,11 +131,11 @@ except importlib.metadata.PackageNotFoundError:  # run from its source
 __all__ = [
     "DDIM",
     "EXIT_INTERRUPTED",
+    "AcceleratedDDIM",
+    "AcceleratedDDPM",
     "Candidates",
     "Checkpoints",
     "ClassLogits",
-    "AcceleratedDDIM",
-    "AcceleratedDDPM",
     "Cosine",
     "Denoised",
     "Denoiser",
@@ -145,6 +148,7 @@ __all__ = [
     "FactorMixture",
     "Family",
     "Flow",
+    "FlowMap",
     "Gaussian",
     "GaussianMixture",
     "Heun",
@@ -241,7 +245,9 @@ __all__ = [
     "log_snr",
     "logarithmic_betas",
     "make_denoiser",
+    "make_flow_map",
     "make_train_step",
+    "maps",
     "metrics",
     "models",
     "noise_level_curve",
@@ -260,6 +266,7 @@ __all__ = [
     "rewarded",
     "rotation_curve",
     "sample",
+    "sample_map",
     "save",
     "score_curvature",
     "score_error",

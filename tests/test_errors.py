@@ -105,6 +105,7 @@ def weighted(weight):
 NETWORK = models.ResidualMLP(width=8, num_blocks=0)
 STATE = training.TrainState(jnp.zeros((), int), {}, None, ())
 KNOWN = make_denoiser(unbound, None, KARRAS, shape=(3,))
+MAP = jd.maps.gaussian_map(SPACE, VP)
 EMPTY = X[:0]
 LINEAR = jd.LinearMultistep(FALLING, FALLING[:-1], jnp.eye(2))
 POINT = Gaussian(jnp.zeros(3), 0.0)
@@ -440,6 +441,26 @@ MISTAKES = [
      ValueError, r"threshold must lie in \[0, 1\]"),
     ("powers of no law", lambda: jd.particles.Composed([KNOWN, KNOWN], [1.0, -1.0]), ValueError, "the sum of powers must be positive"),
     ("a reward of a number", lambda: jd.particles.Twisted(KNOWN, 1.0), TypeError, "reward must be a function of data"),
+    ("a denoiser for a map", lambda: jd.sample_map(KEY, KNOWN, 3), TypeError, "flow_map must be a FlowMap, got Denoiser"),
+    ("a map of a denoiser by its class", lambda: jd.FlowMap(KNOWN), TypeError, "take make_flow_map of a network"),
+    ("a map of a mixture in closed form", lambda: jd.maps.gaussian_map(KNOWN, VP), TypeError, "law must be a Gaussian"),
+    ("a map of a law", lambda: jd.maps.integrated_map(SPACE), TypeError, "denoise must be a Denoiser, got Gaussian"),
+    ("a law as a step", lambda: jd.maps.one_step_map(SPACE), TypeError, "denoise must be a Denoiser, got Gaussian"),
+    ("a map of no steps", lambda: jd.maps.integrated_map(KNOWN, num_steps=0), ValueError, "num_steps must be an integer of at"),
+    ("a network for a map", lambda: jd.make_flow_map(models.ResidualMLP(8), None, VP, shape=(3,)),
+     TypeError, "predict must be a function of"),
+    ("a map to more noise", lambda: MAP(X, 0.3, 0.5), ValueError, r"s must not be above t, got t = 0.3 and s = 0.5"),
+    ("a map from beyond", lambda: MAP(X, 1.3, 0.5), ValueError, "t = 1.3 is outside of the times that this denoiser"),
+    ("a map to below no noise", lambda: MAP(X, 0.3, -0.5), ValueError, "s = -0.5 is outside of the range of"),
+    ("a map to other rows", lambda: MAP(X, 0.3, jnp.zeros(3)), ValueError, r"s must be a scalar or have shape \(4,\)"),
+    ("a map of other data", lambda: MAP(X[:, :2], 0.3, 0.1), ValueError, r"x must have shape \(batch, 3\)"),
+    ("noise put back twice", lambda: jd.sample_map(KEY, MAP, 3, renoise=1.5), ValueError, r"renoise must lie in \[0, 1\]"),
+    ("calls and times of a map", lambda: jd.sample_map(KEY, MAP, 3, num_calls=2, times=FALLING),
+     ValueError, "num_calls and times were both given"),
+    ("no calls of a map", lambda: jd.sample_map(KEY, MAP, 3, num_calls=0), ValueError, "num_calls must be an integer of at least 1"),
+    ("rising times of a map", lambda: jd.sample_map(KEY, MAP, 3, times=FALLING[::-1]), ValueError, "times must run from high"),
+    ("a map from where data are left", lambda: jd.sample_map(KEY, MAP, 3, times=FALLING[1:]), ValueError, "wanted less than -4"),
+    ("a start of a map of another shape", lambda: jd.sample_map(KEY, MAP, 3, start=PLANE), ValueError, "start must be a law of points"),
     ("no operator", lambda: jd.inverse.mmps(KNOWN, X, jnp.ones(3), 0.1), TypeError, r"operator must be linear\(function, shape\)"),
     ("an operator of other data", lambda: jd.inverse.tmpd(KNOWN, jd.inverse.mask(np.ones(2, bool)), jnp.ones(2), 0.1),
      ValueError, r"operator must be of data of shape \(3,\), got one of \(2,\)"),

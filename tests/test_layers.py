@@ -20,6 +20,7 @@ FOLDERS = [
     "theory",
     "learning",
     "sampling",
+    "maps",
     "particles",
     "inverse",
     "running",

@@ -160,15 +160,16 @@ def integers(name: str, x: Any) -> None:
         raise TypeError(f"{name} must be an array of integers, got {dtype or type(x).__name__}.")
 
 
-def batch(name: str, x: Any, t: Any = 0.0) -> None:
+def batch(name: str, x: Any, t: Any = 0.0, *, time: str = "t") -> None:
     """Raise TypeError unless x holds floats, ValueError unless in rows, with a scalar t or one t for each."""
     floating(name, x)
     rows(name, x)
     if not isinstance(t, jax.Array | float):
-        numbers("t", t)
+        numbers(time, t)
     if np.shape(t) not in ((), x.shape[:1]):
         raise ValueError(
-            f"t must be a scalar or have shape ({x.shape[0]},), one per row of {name}; got {np.shape(t)}."
+            f"{time} must be a scalar or have shape ({x.shape[0]},), one per row of {name}; got "
+            f"{np.shape(t)}."
         )
 
 

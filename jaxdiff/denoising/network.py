@@ -97,17 +97,21 @@ class _Network:
     reference: Distribution | None
 
     @compiled
-    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array | None = None) -> Denoised:
         schedule, prediction = denoiser.schedule, denoiser.prediction
-        times = jnp.broadcast_to(t, x.shape[:1])
-        shown = jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
+
+        def shown(t: Array) -> tuple[Array, Array]:
+            times = jnp.broadcast_to(t, x.shape[:1])
+            return jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
+
+        later = {} if s is None else {"s": shown(s)[1]}  # the second time of a flow map
         condition = rows_of(denoiser.condition, x.shape[0])
         if condition is None:
-            output = self.predict(self.params, *shown)
+            output = self.predict(self.params, *shown(t), **later)
         elif isinstance(condition, Mapping):
-            output = self.predict(self.params, *shown, **condition)
+            output = self.predict(self.params, *shown(t), **later, **condition)
         else:
-            output = self.predict(self.params, *shown, condition)
+            output = self.predict(self.params, *shown(t), condition, **later)
         if not isinstance(output, jax.Array | np.ndarray) or output.shape != x.shape:
             got = jnp.shape(output) if hasattr(output, "shape") else checks.described(output)
             raise ValueError(f"predict must answer in the shape of x, {x.shape}, but answered {got}.")

@@ -4,8 +4,10 @@
     params = model.init(key, x, t)                                    # x (batch, d), t (batch,)
     prediction = model.apply(params, x, t)                            # x's shape; zero before training
     prediction = model.apply(params, x, t, labels, train=True, rngs={"dropout": key})
+    prediction = model.apply(params, x, t, s=s)                       # of a flow map from t to s, (batch,)
 
-t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(sigma / alpha) / 4.
+t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(sigma / alpha) / 4. With an s,
+params are those of one time and more of new names, made by an init with an s.
 """
 
 from jaxdiff.models.masked_autoregressive import MaskedAutoregressive

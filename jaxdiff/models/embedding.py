@@ -2,6 +2,11 @@
 
     e = W2 silu(W1 waves(t) + b1) + b2 + class_vector[label],    c = silu(e)                    (1)
     film(h, c) = (1 + scale) h + shift,    (scale, shift) = W c + b, one number per channel     (2)
+    e <- e + U2 silu(U1 waves(t - s) + d1) + d2,    U2 = d2 = 0 at initialization               (3)
+
+(3) where there is a second time, of a flow map from t to s. It is shown how far it goes: shown as EDM's
+log(sigma / alpha) / 4, t - s is a quarter of the log-ratio of the two noises, which alone decides how far a
+step is, on every schedule. Parameters of one time, and (3) as it begins, answer as they did without it.
 
 (2) follows a normalization without parameters of its own: Perez et al. 2018, arXiv 1709.07871, as used for
 diffusion by Dhariwal & Nichol 2021, arXiv 2105.05233. Label ``num_classes`` is the null class of
@@ -24,16 +29,17 @@ _TIME_FREQUENCIES = tuple(2.0 ** np.linspace(-4, 3, 16))
 
 
 class Conditioning(nn.Module):
-    """Eq. (1): t (batch,) and labels (batch,) or None -> c (batch, width), in float32 or t's precision.
+    """Eqs. (1) and (3): t (batch,), with labels and s (batch,) or None -> c (batch, width).
 
-    Under a class label outside 0, ..., num_classes that `check_inputs` could not know, the answer is NaN.
+    In float32 or t's precision. Under a class label outside 0, ..., num_classes that `check_inputs` could not
+    know, the answer is NaN.
     """
 
     width: int
     num_classes: int | None = None
 
     @nn.compact
-    def __call__(self, t: Array, labels: Array | None) -> Array:
+    def __call__(self, t: Array, labels: Array | None, s: Array | None = None) -> Array:
         h = fourier_features(t[:, None], _TIME_FREQUENCIES)
         h = nn.silu(nn.Dense(self.width, name="time_in")(h))
         embedding = nn.Dense(self.width, name="time_out")(h)
@@ -42,6 +48,10 @@ class Conditioning(nn.Module):
             shape = (self.num_classes + 1, self.width)
             table = self.param("classes", nn.initializers.normal(0.5), shape, jnp.float32)
             embedding += table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        if s is not None:
+            h = fourier_features((t - s)[:, None], _TIME_FREQUENCIES)
+            h = nn.silu(nn.Dense(self.width, name="step_in")(h))
+            embedding += nn.Dense(self.width, kernel_init=nn.initializers.zeros_init(), name="step_out")(h)
         return nn.silu(embedding)
 
 
@@ -69,9 +79,14 @@ def fourier_features(x: Array, frequencies: Sequence[float]) -> Array:
 
 
 def check_inputs(
-    axes: tuple[str, ...], num_classes: int | None, x: Array, t: Array, labels: Array | None
+    axes: tuple[str, ...],
+    num_classes: int | None,
+    x: Array,
+    t: Array,
+    labels: Array | None,
+    s: Array | None = None,
 ) -> None:
-    """Raise ValueError unless a network can answer for x, t and labels; TypeError if labels are not integers.
+    """Raise ValueError unless a network can answer for x, t, labels, s; TypeError for labels not integers.
 
     axes names the axes of x. Where the values of labels are known they must be in 0, ..., num_classes; under
     ``jit`` they are not, and a label out of range answers NaN.
@@ -79,10 +94,11 @@ def check_inputs(
     if x.ndim != len(axes):
         raise ValueError(f"x must have shape ({', '.join(axes)}), got {x.shape}.")
     batch = x.shape[:1]
-    if jnp.shape(t) != batch:
-        raise ValueError(
-            f"t must hold one noise level per row of x, shape {batch}, got shape {jnp.shape(t)}."
-        )
+    for name, time in (("t", t), *(() if s is None else (("s", s),))):
+        if jnp.shape(time) != batch:
+            raise ValueError(
+                f"{name} must hold one noise level per row of x, shape {batch}, got shape {jnp.shape(time)}."
+            )
     if num_classes is None:
         if labels is not None:
             raise ValueError("labels were given to a model without classes; build it with num_classes=...")

@@ -30,10 +30,18 @@ class Mixer(nn.Module):
     num_classes: int | None = None
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
-        check_inputs(("batch", "tokens", "features"), self.num_classes, x, t, labels)
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        labels: Array | None = None,
+        *,
+        s: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        check_inputs(("batch", "tokens", "features"), self.num_classes, x, t, labels, s)
         batch, tokens, _ = x.shape
-        condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels)
+        condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels, s)
         position = self.param("position", nn.initializers.normal(0.3), (tokens, self.channels))
         h = nn.Dense(self.channels, name="in")(x) + position[None]
         for i in range(self.num_blocks):

@@ -21,6 +21,9 @@ class ResidualMLP(nn.Module):
     num_classes set, labels are integers in 0, ..., num_classes, the last being "no class"; under ``jit``,
     where their values are not known, a label out of range answers NaN.
 
+    s, a second noise level (batch,), makes it the network of a flow map (`jaxdiff.maps`): see
+    `jaxdiff.models.embedding`.
+
     The computation and the answer are in the precision of x, and in float32 at least.
 
     input_frequencies feeds sin(2 pi f x) and cos(2 pi f x) beside x, which lets a smooth network see the
@@ -38,9 +41,17 @@ class ResidualMLP(nn.Module):
     input_frequencies: tuple[float, ...] = ()
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
-        check_inputs(("batch", "d"), self.num_classes, x, t, labels)
-        condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels)
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        labels: Array | None = None,
+        *,
+        s: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        check_inputs(("batch", "d"), self.num_classes, x, t, labels, s)
+        condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels, s)
         features = jnp.concatenate([x, fourier_features(x, self.input_frequencies)], axis=-1)
         h = nn.Dense(self.width, name="in")(features)
         for i in range(self.num_blocks):

@@ -81,12 +81,13 @@ class DiffusionTransformer(nn.Module):
         context: Array | None = None,
         context_mask: Array | None = None,
         *,
+        s: Array | None = None,
         train: bool = False,
     ) -> Array:
-        check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels)
+        check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels, s)
         _check_context(self.context_width, x, context, context_mask)
         self._check_sizes(x.shape[1:3])
-        condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels)
+        condition = Conditioning(self.width, self.num_classes, name="conditioning")(t, labels, s)
         patches = cut(x, self.patch_size)
         down, across = (n // self.patch_size for n in x.shape[1:3])
         places = waves_of_places(down, across, self.width)

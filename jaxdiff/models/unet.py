@@ -50,21 +50,30 @@ class UNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, labels: Array | None = None, *, train: bool = False) -> Array:
-        check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels)
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        labels: Array | None = None,
+        *,
+        s: Array | None = None,
+        train: bool = False,
+    ) -> Array:
+        check_inputs(("batch", "height", "width", "channels"), self.num_classes, x, t, labels, s)
         levels = range(len(self.channel_multipliers))
         self._check_levels(x.shape[1:3])
-        condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels)
+        condition = Conditioning(4 * self.channels, self.num_classes, name="conditioning")(t, labels, s)
 
-        # Arguments are counted from self; the fourth, train, is no array.
-        make = nn.remat(_Block, static_argnums=(3,)) if self.remat else _Block
+        own = train and s is None  # our convolution's derivative, see `_conv`
+        # Arguments are counted from self; the fourth and fifth, train and own, are no arrays.
+        make = nn.remat(_Block, static_argnums=(3, 4)) if self.remat else _Block
 
         def block(name: str, level: int, h: Array) -> Array:
             channels = self.channels * self.channel_multipliers[level]
             attention = level in self.attention_levels
-            return make(channels, attention, self.dropout, self.dtype, name=name)(h, condition, train)
+            return make(channels, attention, self.dropout, self.dtype, name=name)(h, condition, train, own)
 
-        h = _conv(self.channels, 3, self.dtype, train, name="in")(x)
+        h = _conv(self.channels, 3, self.dtype, own, name="in")(x)
         kept = []
         for level in levels:
             h = nn.avg_pool(h, (2, 2), (2, 2)) if level else h
@@ -78,10 +87,10 @@ class UNet(nn.Module):
                 h = block(f"up_{level}_{i}", level, jnp.concatenate([h, kept.pop()], axis=-1))
             if level:
                 h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)
-                h = _conv(h.shape[-1], 3, self.dtype, train, name=f"enlarge_{level}")(h)
+                h = _conv(h.shape[-1], 3, self.dtype, own, name=f"enlarge_{level}")(h)
         h = nn.silu(_norm(h, None, name="norm"))
         zeros = nn.initializers.zeros_init()
-        return _conv(x.shape[-1], 3, None, train, kernel_init=zeros, name="out")(h)
+        return _conv(x.shape[-1], 3, None, own, kernel_init=zeros, name="out")(h)
 
     def _check_levels(self, size: tuple[int, ...]) -> None:
         levels = len(self.channel_multipliers)
@@ -104,8 +113,8 @@ class _Block(nn.Module):
     dtype: DTypeLike | None
 
     @nn.compact
-    def __call__(self, x: Array, condition: Array, train: bool) -> Array:
-        conv = functools.partial(_conv, self.channels, dtype=self.dtype, train=train)
+    def __call__(self, x: Array, condition: Array, train: bool, own: bool) -> Array:
+        conv = functools.partial(_conv, self.channels, dtype=self.dtype, own=own)
         h = conv(3, name="conv_1")(nn.silu(_norm(x, self.dtype, name="norm_1")))
         h = _norm(h, self.dtype, name="norm_2", affine=False)
         h = nn.silu(Film(self.dtype, name="film")(h, condition))
@@ -137,10 +146,10 @@ def _norm(x: Array, dtype: DTypeLike | None, *, name: str, affine: bool = True) 
 
 
 def _conv(
-    channels: int, size: int, dtype: DTypeLike | None, train: bool, *, name: str, **options: Any
+    channels: int, size: int, dtype: DTypeLike | None, own: bool, *, name: str, **options: Any
 ) -> nn.Conv:
-    # In training only, since ours has no derivative in forward mode.
-    options = {"kernel_init": _kernel_init, "conv_general_dilated": _same if train else None, **options}
+    # Ours in training only, and not of flow maps, since it has no derivative in forward mode.
+    options = {"kernel_init": _kernel_init, "conv_general_dilated": _same if own else None, **options}
     return nn.Conv(channels, (size, size), dtype=dtype, name=name, **options)
 
 

@@ -1,0 +1,146 @@
+"""Flow maps that are known: of a Gaussian in closed form, of any denoiser by many of its steps, or by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.precision import single
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.guidance.tilted import bound, scales, transformed
+from jaxdiff.laws.components import PRECISION
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.maps.flow_map import FlowMap, as_flow_map
+from jaxdiff.noising.process import inverse_log_snr
+from jaxdiff.typing import Array, Denoised, Schedule
+
+_RHO = 7.0  # of the grid, as `times.noise_grid`
+_MOST_NOISE = 100.0
+_NEAR = 1e-3
+
+
+def gaussian_map(law: Gaussian, schedule: Schedule) -> FlowMap:
+    """The exact flow map of Gaussian data, at all times of the schedule.
+
+    Along each eigenvector, of variance v, with c(t)^2 = alpha^2 v + sigma^2 and u = x - alpha_t mean,
+
+        Phi = alpha_s mean + c_s / c_t u
+        D'  = mean + v h / [c_t (sigma_s c_t + sigma_t c_s)] u,    h = alpha_t sigma_s + alpha_s sigma_t
+        N'  = h / [c_t (alpha_t c_s + alpha_s c_t)] u
+
+    which are D and N at s = t. Raises TypeError for another law.
+    """
+    if not isinstance(law, Gaussian):
+        raise TypeError(
+            f"law must be a Gaussian, got {checks.described(law)}; integrated_map(law.denoiser(schedule)) is "
+            "the flow map of any law."
+        )
+    return as_flow_map(law.denoiser(schedule), _OfGaussian(law))
+
+
+def integrated_map(denoise: Denoiser, *, num_steps: int = 32) -> FlowMap:
+    """The flow map of any denoiser, by num_steps steps of Heun's rule on a grid of its own from t to s.
+
+    Each call asks the denoiser 2 num_steps + 2 times, on whole batches, and memory is constant in the steps
+    where no derivative is taken. Its error falls as num_steps^-2. Raises TypeError for what is no denoiser.
+    """
+    check_denoiser("denoise", denoise)
+    checks.integer("num_steps", num_steps, 1)
+    return as_flow_map(transformed(denoise, denoise.estimate), _Integrated(denoise, num_steps))
+
+
+def one_step_map(denoise: Denoiser) -> FlowMap:
+    """The map of one DDIM step, which holds D' = D and N' = N on the way: a denoiser taken as a flow map.
+
+    What progressive distillation begins from. Raises TypeError for what is no denoiser.
+    """
+    check_denoiser("denoise", denoise)
+    return as_flow_map(transformed(denoise, denoise.estimate), _OneStep(denoise))
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _OfGaussian:
+    law: Gaussian
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array) -> Denoised:
+        mean, (values, basis) = self.law.mean[None], self.law.covariance
+
+        def turned(x: Array, *, back: bool = False) -> Array:
+            return x if basis is None else jnp.matmul(x, basis.T if back else basis, precision=PRECISION)
+
+        x = single(x)
+        a, b, a_s, b_s = (v for time in (t, s) for v in scales(denoiser.schedule, time, x))
+        c, c_s = (jnp.sqrt(a**2 * values[None] + b**2) for a, b in ((a, b), (a_s, b_s)))
+        u, h = turned(x - a * mean), a * b_s + a_s * b
+        data = _ratio(values[None] * h, c * (b_s * c + b * c_s), a * values[None] / c**2)
+        noise = _ratio(h, c * (a * c_s + a_s * c), b / c**2)
+        return Denoised(mean + turned(data * u, back=True), turned(noise * u, back=True))
+
+
+def _ratio(top: Array, bottom: Array, limit: Array) -> Array:
+    """top / bottom, and its limit s -> t where both are at an end at which alpha or sigma is 0."""
+    ended = bottom == 0
+    return jnp.where(ended, limit, top / jnp.where(ended, 1.0, bottom))
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _OneStep:
+    inner: Denoiser
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array) -> Denoised:
+        del s
+        return bound(self.inner, denoiser)(x, t)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Integrated:
+    inner: Denoiser
+    num_steps: int
+
+    def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array) -> Denoised:
+        schedule, denoise = denoiser.schedule, bound(self.inner, denoiser)
+        x = single(x)
+        grid = jax.vmap(lambda t, s: self._grid(denoise, t, s), out_axes=1)(t, s)
+
+        def heun(x: Array, times: tuple[Array, Array]) -> tuple[Array, None]:
+            (a, b), (a_s, b_s) = (scales(schedule, time, x) for time in times)
+
+            def moved(by: Denoised) -> Array:
+                return x + (a_s - a) * by.data + (b_s - b) * by.noise
+
+            here = denoise(x, times[0])
+            there = denoise(moved(here), times[1])
+            return moved(jax.tree.map(lambda h, e: 0.5 * (h + e), here, there)), None
+
+        end = jax.lax.scan(heun, x, (grid[:-1], grid[1:]))[0]
+        return self._averages(denoise, x, end, t, s)
+
+    def _grid(self, denoise: Denoiser, t: Array, s: Array) -> Array:
+        """num_steps + 1 times from t to s, uniform in (sigma / alpha)^(1/7)."""
+        schedule, low = denoise.schedule, denoise.working_range[0]
+        most = _MOST_NOISE * jnp.asarray(denoise.scale, t.dtype)
+        high, least = (
+            jnp.minimum(schedule.sigma(v) / jnp.maximum(schedule.alpha(v), 1e-12), most) for v in (t, s)
+        )
+        ratios = jnp.linspace(high ** (1 / _RHO), least ** (1 / _RHO), self.num_steps + 1) ** _RHO
+        levels = -2 * jnp.log(jnp.maximum(ratios, 1e-12))
+        bracket = jnp.minimum(jnp.maximum(s, low), t)
+        times = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=bracket, t_max=t))(levels)
+        return jax.lax.stop_gradient(times).at[0].set(t).at[-1].set(s)
+
+    def _averages(self, denoise: Denoiser, x: Array, end: Array, t: Array, s: Array) -> Denoised:
+        """D' and N' of a way from x to end, by the trapezoid's rule where it is short."""
+        (a, b), (a_s, b_s) = (scales(denoise.schedule, time, x) for time in (t, s))
+        det, size = a_s * b - a * b_s, a_s * b + a * b_s
+        near = det <= _NEAR * size
+        safe = jnp.where(near, 1.0, det)
+        here, there = denoise(x, t), denoise(end, s)
+        solved = Denoised((b * end - b_s * x) / safe, (a_s * x - a * end) / safe)
+        return jax.tree.map(lambda v, h, e: jnp.where(near, 0.5 * (h + e), v), solved, here, there)
