@@ -9,9 +9,10 @@ With m and C the moments of x = alpha data + sigma noise at the start of a sampl
     gain(u)  = 1/2 |u|^2 - 1/2 |f(u)|^2 + log |det f'(u)|                                           (4)
 
 so a flow whose f is the identity is the Gaussian, and what it learns is the gain over that Gaussian, whose
-mean under the law of x is KL(x || Gaussian) - KL(x || flow). Starting a sampler from a flow fitted to noised
-data is from Fassina et al., arXiv 2603.00772. f is any bijection with the two methods of
-`jaxdiff.models.SplineCoupling`.
+mean under the law of x is KL(x || Gaussian) - KL(x || flow). Where the data's tails are heavy (2) may be a
+Student t law of covariance I, whose logarithm (4) then has; where d is large C may be of low rank. Starting a
+sampler from a flow fitted to noised data is from Fassina et al., arXiv 2603.00772. f is any bijection with
+the two methods of `jaxdiff.models.SplineCoupling`.
 """
 
 from __future__ import annotations
@@ -21,29 +22,20 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.chunks import map_rows
-from jaxdiff._numerics.precision import single
-from jaxdiff._numerics.randomness import noise_like, per_row
-from jaxdiff.laws.fitting import NOISES, fit_gaussian
-from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.learning import training
-from jaxdiff.learning.ema import EmaDecay
-from jaxdiff.noising.process import perturb
-from jaxdiff.typing import Array, Key, Params, Schedule, Time
+from jaxdiff._numerics.randomness import per_row
+from jaxdiff.sampling.whitening import Whitening, mean, stretch
+from jaxdiff.typing import Array, Key, Params
 
-_NULL_RATE = 0.1  # of labels that are dropped in training
-_ROWS = 4096  # that a bijection is called on at once, and the least number for an evaluation
-_LEAST_HELD_OUT = 10
-_PRECISION = jax.lax.Precision.HIGHEST
+ROWS = 4096  # that a bijection is called on at once, and the least number for an evaluation
 
 
 @jax.tree_util.register_dataclass
@@ -54,11 +46,13 @@ class Flow:
     Under a model with classes it is the law of no class until `conditioned` on one.
     """
 
-    gaussian: Gaussian
+    gaussian: Whitening
     params: Params
     model: nn.Module = dataclasses.field(metadata={"static": True})
     """``apply(params, u, labels, guidance=...) -> (z, log_det)``, and its method "inverse", z -> u."""
     shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    degrees_of_freedom: float | None = dataclasses.field(default=None, metadata={"static": True})
+    """Of z: None for N(0, I), a number above 2 for the Student t law of covariance I."""
     label: Array | None = None
     guidance: Array | None = None
 
@@ -69,7 +63,7 @@ class Flow:
         model says; it doubles the cost, and the density stays exact. Raises ValueError for a model without
         classes or a label out of range.
         """
-        num_classes = _num_classes(self.model)
+        num_classes = num_classes_of(self.model)
         if num_classes is None:
             raise ValueError("The flow's model has no classes; build it with num_classes=... to have labels.")
         label = jnp.asarray(label)
@@ -77,7 +71,7 @@ class Flow:
         checks.integers("label", label)
         checks.within("label", label, 0, num_classes)
         if guidance is not None:
-            guidance = jnp.asarray(guidance, self.gaussian.mean.dtype)
+            guidance = jnp.asarray(guidance, mean(self.gaussian).dtype)
             checks.shape("guidance", guidance, ())
         return dataclasses.replace(self, label=label, guidance=guidance)
 
@@ -97,7 +91,7 @@ class Flow:
         return _log_prob(self, x)
 
     def _labels(self, n: int) -> Array | None:
-        num_classes = _num_classes(self.model)
+        num_classes = num_classes_of(self.model)
         if num_classes is None:
             return None
         return jnp.full((n,), num_classes if self.label is None else self.label)
@@ -105,279 +99,77 @@ class Flow:
 
 @functools.partial(jax.jit, static_argnames="n")
 def _sample(flow: Flow, key: Key, n: int) -> Array:
-    mean = flow.gaussian.mean
-    z = per_row(key, n, lambda key: jax.random.normal(key, mean.shape, mean.dtype))
+    center = mean(flow.gaussian)
+
+    def draw(key: Key) -> Array:
+        if flow.degrees_of_freedom is None:
+            return jax.random.normal(key, center.shape, center.dtype)
+        normal_key, chi_key = jax.random.split(key)
+        z = jax.random.normal(normal_key, center.shape, center.dtype)
+        chi = 2 * jax.random.gamma(chi_key, flow.degrees_of_freedom / 2, (), center.dtype)
+        return z * jnp.sqrt((flow.degrees_of_freedom - 2) / chi)
+
+    z = per_row(key, n, draw)
 
     def invert(z: Array) -> Array:
         rows = z.shape[0]
         images, labels = z.reshape(rows, *flow.shape), flow._labels(rows)
         inverse: Any = flow.model.apply(flow.params, images, labels, guidance=flow.guidance, method="inverse")
-        return _stretch(flow.gaussian, inverse.reshape(z.shape), 0.5)
+        return stretch(flow.gaussian, inverse.reshape(z.shape), 0.5)
 
-    return (mean[None] + _by_chunks(invert, z)).reshape(n, *flow.shape)
+    return (center[None] + by_chunks(invert, z)).reshape(n, *flow.shape)
 
 
 @jax.jit
 def _log_prob(flow: Flow, x: Array) -> Array:
     gaussian, lead = flow.gaussian, x.shape[: x.ndim - len(flow.shape)]
-    x = x.reshape(-1, math.prod(flow.shape)).astype(jnp.promote_types(x.dtype, gaussian.mean.dtype))
+    x = x.reshape(-1, math.prod(flow.shape)).astype(jnp.promote_types(x.dtype, mean(gaussian).dtype))
 
     def log_prob(x: Array) -> Array:
-        u = _stretch(gaussian, x - gaussian.mean[None], -0.5).reshape(-1, *flow.shape)
-        gain = _gain(flow.model, flow.params, u, flow._labels(len(x)), flow.guidance)
+        u = stretch(gaussian, x - mean(gaussian)[None], -0.5).reshape(-1, *flow.shape)
+        base = flow.degrees_of_freedom
+        gain = gain_over_gaussian(flow.model, base, flow.params, u, flow._labels(len(x)), flow.guidance)
         return gaussian.log_prob(x) + gain
 
-    return _by_chunks(log_prob, x).reshape(lead)
+    return by_chunks(log_prob, x).reshape(lead)
 
 
-def fit_flow(
-    key: Key,
+def gain_over_gaussian(
     model: nn.Module,
-    data: ArrayLike,
-    schedule: Schedule,
-    t_max: Time,
-    *,
-    labels: ArrayLike | None = None,
-    noise: str = "dynamic",
-    num_steps: int = 2000,
-    batch_size: int = 512,
-    learning_rate: float = 1e-3,
-    held_out: float = 0.1,
-    ema_decay: EmaDecay | None = 0.99,
-    evaluate_every: int = 100,
-    patience: int = 10,
-    report: training.Report | None = None,
-) -> Flow:
-    """A flow of great likelihood for ``alpha(t_max) data + sigma(t_max) noise``, data of shape (n, *shape).
-
-    Under noise="dynamic" every batch draws its noise anew, and m and C follow exactly from the moments of the
-    data. Under "fixed" one noised copy of the data is drawn at first, and is all that is fitted. Labels (n,),
-    for a model with num_classes, are dropped for "no class" at the rate 0.1.
-
-    A part held_out of the rows is kept from the fit. Every evaluate_every steps the mean gain (4) on it,
-    under noise of its own, is compared with the best so far, which at first is the Gaussian's: zero. The
-    parameters of the best are returned, and after patience evaluations without a better one the fit ends.
-    What is evaluated and returned is the average of the parameters over steps, unless ema_decay is None.
-    Adam's learning rate falls from learning_rate to zero along a cosine.
-
-    report(step, metrics, steps_per_second) is that of `training.train`, for instance
-    `progress.Progress(num_steps)`; the loss is minus the gain over the Gaussian, in nats.
-
-    Raises before any work ValueError for data that are too few (it says how many would do) or not finite,
-    labels of another shape or range, an unknown noise, t_max outside the schedule's range, a model that
-    answers in another shape; TypeError for data that are not floats and labels that are not integers. Raises
-    FloatingPointError when a step is no longer finite.
-    """
-    checks.key(key)
-    data = jnp.asarray(data)
-    checks.floating("data", data)
-    data = single(data)
-    checks.option("noise", noise, NOISES)
-    checks.integer("num_steps", num_steps, 1)
-    checks.integer("batch_size", batch_size, 1)
-    checks.integer("evaluate_every", evaluate_every, 1)
-    checks.integer("patience", patience, 1)
-    checks.positive("learning_rate", learning_rate)
-    _check_data(data, held_out, noise)
-    checks.schedule(schedule)
-    checks.shape("t_max", t_max, ())
-    checks.in_range("t_max", schedule, t_max)
-    checks.positive(f"sigma(t_max), t_max = {t_max},", schedule.sigma(t_max))
-    labels = _check_labels(labels, _num_classes(model), len(data))
-    _check_model(model, data, labels)
-
-    prepare_key, init_key, key = jax.random.split(key, 3)
-    gaussian, part, test = _prepare(
-        prepare_key, data, labels, schedule, t_max, round(held_out * len(data)), noise
-    )
-    programs = _programs(model, num_steps, batch_size, learning_rate, ema_decay)
-    params = programs.init(init_key, part)
-    state = training.init_state(params, programs.optimizer, ema_decay=ema_decay)
-    draw = jax.tree_util.Partial(programs.draw, part)
-    best, best_gain, waited = params, 0.0, 0
-    for step in range(evaluate_every, num_steps + evaluate_every, evaluate_every):
-        state = training.train(
-            key,
-            state,
-            programs.step,
-            draw,
-            num_steps=min(step, num_steps),
-            steps_per_dispatch=min(50, evaluate_every),
-            report=report,
-        )
-        average = training.averaged(state)
-        gain = float(programs.gain(average, test))
-        waited += 1
-        if gain > best_gain:
-            best, best_gain, waited = jax.tree.map(jnp.copy, average), gain, 0
-        if waited == patience:
-            break
-    return Flow(gaussian, best, model, data.shape[1:])
-
-
-class _Blur(NamedTuple):
-    """The noise that a batch is still to be given."""
-
-    gaussian: Gaussian
-    sigma: Array
-
-
-class _Rows(NamedTuple):
-    """Examples in the coordinates (1)."""
-
-    u: Array
-    labels: Array | None
-    blur: _Blur | None
-
-
-@functools.partial(jax.jit, static_argnames=("num_held_out", "noise"))
-def _prepare(
-    key: Key,
-    data: Array,
+    degrees_of_freedom: float | None,
+    params: Params,
+    u: Array,
     labels: Array | None,
-    schedule: Schedule,
-    t_max: Time,
-    num_held_out: int,
-    noise: str,
-) -> tuple[Gaussian, _Rows, _Rows]:
-    """The Gaussian, the rows to be fitted and, noised, those held out."""
-    split_key, fitted_key, held_key = jax.random.split(key, 3)
-    shape, flat = data.shape[1:], data.reshape(len(data), -1)
-    order = jax.random.permutation(split_key, len(data))
-    held, fitted = order[:num_held_out], order[num_held_out:]
-    # Several noises for each of a few held-out rows: a gain of thousandths of a nat is looked for.
-    held = jnp.tile(held, -(-_ROWS // num_held_out))
-
-    def noised(key: Key, x: Array) -> Array:
-        return perturb(schedule, x, noise_like(key, x), t_max)
-
-    if noise == "fixed":
-        x = noised(fitted_key, flat[fitted])
-        gaussian, blur = cast(Gaussian, fit_gaussian(x)), None
-    else:
-        x = schedule.alpha(t_max) * flat[fitted]
-        gaussian = cast(Gaussian, fit_gaussian(flat[fitted]).perturbed(schedule, t_max))
-        blur = _Blur(gaussian, jnp.asarray(schedule.sigma(t_max), x.dtype))
-
-    def rows(x: Array, which: Array, blur: _Blur | None) -> _Rows:
-        u = _stretch(gaussian, x - gaussian.mean[None], -0.5).reshape(-1, *shape)
-        return _Rows(u, None if labels is None else labels[which], blur)
-
-    return gaussian, rows(x, fitted, blur), rows(noised(held_key, flat[held]), held, None)
-
-
-class _Programs(NamedTuple):
-    """What is compiled: once for all fits that differ in data, noise level and seed only."""
-
-    init: Any
-    optimizer: optax.GradientTransformation
-    step: training.StepFn
-    draw: Any
-    gain: Any
-
-
-@functools.lru_cache(maxsize=16)
-def _programs(
-    model: nn.Module, num_steps: int, batch_size: int, learning_rate: float, ema_decay: EmaDecay | None
-) -> _Programs:
-    num_classes = _num_classes(model)
-
-    def init(key: Key, rows: _Rows) -> Params:
-        return model.init(key, rows.u[:1], None if rows.labels is None else rows.labels[:1])
-
-    def loss(params: Params, key: Key, batch: _Rows) -> Array:
-        return -_gain(model, params, batch.u, batch.labels, None).mean()
-
-    def draw(rows: _Rows, key: Key) -> _Rows:
-        row_key, noise_key, null_key = jax.random.split(key, 3)
-        which = jax.random.randint(row_key, (batch_size,), 0, len(rows.u))
-        u, labels = rows.u[which], None
-        if rows.blur is not None:
-            noise = noise_like(noise_key, u.reshape(batch_size, -1))
-            u += rows.blur.sigma * _stretch(rows.blur.gaussian, noise, -0.5).reshape(u.shape)
-        if rows.labels is not None and num_classes is not None:
-            dropped = jax.random.bernoulli(null_key, _NULL_RATE, (batch_size,))
-            labels = jnp.where(dropped, num_classes, rows.labels[which])
-        return _Rows(u, labels, None)
-
-    def gain(params: Params, rows: _Rows) -> Array:
-        return _by_chunks(lambda r: _gain(model, params, r.u, r.labels, None), rows).mean()
-
-    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, min(100, num_steps // 10), num_steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
-    step = training.make_train_step(loss, optimizer, ema_decay=ema_decay)
-    return _Programs(jax.jit(init), optimizer, step, draw, jax.jit(gain))
-
-
-def _gain(model: nn.Module, params: Params, u: Array, labels: Array | None, guidance: Array | None) -> Array:
-    """Eq. (4), shape (batch,)."""
+    guidance: Array | None,
+) -> Array:
+    """Eq. (4) of rows u, or what stands for it under a Student t law of z; shape (batch,)."""
     answer: Any = model.apply(params, u, labels, guidance=guidance)
     z, log_det = answer
-    # |u|^2 - |z|^2 without the difference of large numbers.
-    return 0.5 * jnp.sum(((u - z) * (u + z)).reshape(len(u), -1), axis=1) + log_det
+    if degrees_of_freedom is None:
+        # |u|^2 - |z|^2 without the difference of large numbers.
+        return 0.5 * jnp.sum(((u - z) * (u + z)).reshape(len(u), -1), axis=1) + log_det
+    nu, d = degrees_of_freedom, math.prod(u.shape[1:])
+    squares = (jnp.sum(x.reshape(len(u), -1) ** 2, axis=1) for x in (u, z))
+    return _student_gain(nu, d, *squares) + log_det
 
 
-def _stretch(gaussian: Gaussian, x: Array, power: float) -> Array:
-    """C^power x for the rows of x, shape (n, d)."""
-    values, basis = gaussian.covariance
-    scale = (values**power)[None]
-    if basis is None:
-        return scale * x
-    x = scale * jnp.matmul(x, basis, precision=_PRECISION)
-    return jnp.matmul(x, basis.T, precision=_PRECISION)
+def _student_gain(nu: float, d: int, of_u: Array, of_z: Array) -> Array:
+    """log t(z) - log N(u), t the Student law of covariance I, from |u|^2 and |z|^2."""
+    constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) + d / 2 * math.log(2 / (nu - 2))
+    return constant - (nu + d) / 2 * jnp.log1p(of_z / (nu - 2)) + of_u / 2
 
 
-def _by_chunks(function: Callable[[Any], Array], rows: Any) -> Array:
-    """function of rows, on at most _ROWS of them at once: memory stays bounded for any number of rows.
+def by_chunks(function: Callable[[Any], Array], rows: Any) -> Array:
+    """function of rows, on at most ROWS of them at once: memory stays bounded for any number of rows.
 
     A number that jax.export leaves open cannot be cut into parts.
     """
     n = jax.tree.leaves(rows)[0].shape[0]
-    if jax.export.is_symbolic_dim(n) or n <= _ROWS:
+    if jax.export.is_symbolic_dim(n) or n <= ROWS:
         return function(rows)
-    return map_rows(function, rows, _ROWS)
+    return map_rows(function, rows, ROWS)
 
 
-def _num_classes(model: nn.Module) -> int | None:
+def num_classes_of(model: nn.Module) -> int | None:
+    """None for a model without classes."""
     return getattr(model, "num_classes", None)
-
-
-def _check_data(data: Array, held_out: float, noise: str) -> None:
-    if data.ndim < 2 or not data.size:
-        raise ValueError(f"data must have shape (n, ...), one example a row, got {data.shape}.")
-    checks.within("held_out", held_out, 0.01, 0.5)
-    n, d = len(data), data.size // len(data)
-    least = d + 2 if noise == "fixed" else 2  # a covariance of d + 1 points is as good as singular
-    num_held_out = round(held_out * n)
-    if num_held_out < _LEAST_HELD_OUT or n - num_held_out < least:
-        would_do = math.ceil(max(_LEAST_HELD_OUT / held_out, (least + 1) / (1 - held_out)))
-        raise ValueError(
-            f"data has {n} rows, which is too few: {num_held_out} would be held out (wanted at least "
-            f"{_LEAST_HELD_OUT}) and {n - num_held_out} fitted (wanted at least {least}). "
-            f"{would_do} rows would do."
-        )
-    checks.finite("data", data)
-
-
-def _check_labels(labels: ArrayLike | None, num_classes: int | None, n: int) -> Array | None:
-    if num_classes is None:
-        if labels is not None:
-            raise ValueError("labels were given to a model without classes; build it with num_classes=...")
-        return None
-    if labels is None:
-        raise ValueError(f"labels are missing for a model of {num_classes} classes; give integers ({n},).")
-    labels = jnp.asarray(labels)
-    checks.shape("labels", labels, (n,))
-    checks.integers("labels", labels)
-    checks.within("labels", labels, 0, num_classes - 1)
-    return labels
-
-
-def _check_model(model: nn.Module, data: Array, labels: Array | None) -> None:
-    some = (data[:2], None if labels is None else labels[:2])
-    answer, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), *some)
-    got, wanted = jax.tree.map(jnp.shape, answer), (data[:2].shape, (2,))
-    if got != wanted:
-        raise ValueError(
-            f"The model must answer (z, log_det) of shapes {wanted} for 2 rows of the data, got {got}."
-        )

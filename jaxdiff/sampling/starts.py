@@ -43,7 +43,8 @@ from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.process import marginals, perturb, transition
-from jaxdiff.sampling.flows import Flow, fit_flow
+from jaxdiff.sampling.flow_fitting import fit_flow
+from jaxdiff.sampling.flows import Flow
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _MOST_ROWS = 2**18  # of noised copies that a mixture is fitted to, while the data are fewer

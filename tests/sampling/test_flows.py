@@ -1,5 +1,6 @@
 """Flows as start laws: the Gaussian at first, then closer to a law whose density is known."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -7,14 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from oracles import compilations
 
 from jaxdiff.laws.fitting import fit_gaussian
 from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.models import PatchFlow, SplineCoupling
 from jaxdiff.noising.schedules import Karras, VariancePreserving
-from jaxdiff.sampling import flows
-from jaxdiff.sampling.flows import Flow, fit_flow
+from jaxdiff.sampling import flow_fitting
+from jaxdiff.sampling.flow_fitting import fit_flow
+from jaxdiff.sampling.flows import Flow
+from jaxdiff.sampling.whitening import fit_whitening, stretch
 
 MODEL = SplineCoupling(num_layers=2, width=32, num_blocks=1, num_bins=6)
 CLASSES = MODEL.clone(num_classes=2)
@@ -205,10 +210,12 @@ def test_the_best_evaluation_is_kept_and_the_fit_ends_in_time(data, noised):
 def test_rows_held_out_are_not_fitted(noise):
     """The rows of a fit and those that judge it, next to no noise, are parts of the data without a common row."""
     data = jnp.asarray(10 * RNG.standard_normal((40, 2)), jnp.float32)
-    gaussian, part, test = flows._prepare(jax.random.key(0), data, None, Karras(), 1e-4, 15, noise)
+    gaussian, part, test = flow_fitting._prepare(
+        jax.random.key(0), data, None, Karras(), 1e-4, 15, noise, None
+    )
 
     def numbers(u):
-        x = flows._stretch(gaussian, u, 0.5) + gaussian.mean[None]
+        x = stretch(gaussian, u, 0.5) + gaussian.mean[None]
         return set(
             np.argmin(((np.asarray(x)[:, None] - np.asarray(data)[None]) ** 2).sum(-1), axis=1).tolist()
         )
@@ -221,26 +228,88 @@ def test_rows_held_out_are_not_fitted(noise):
 
 def test_what_is_returned_is_the_best_of_what_was_judged(monkeypatch):
     """The average over steps, not the parameters that go into it; and of these not the last, but the best."""
-    programs, judged = flows._programs, []
+    programs, judged = flow_fitting._programs, []
 
     def watched(*arguments):
         of_arguments = programs(*arguments)
 
         def gain(params, rows):
             judged.append((float(of_arguments.gain(params, rows)), jax.tree.map(jnp.copy, params)))
-            return judged[-1][0] if len(judged) != 3 else -1.0
+            return judged[-1][0] if len(judged) != 4 else -1.0
 
         return of_arguments._replace(gain=gain)
 
-    monkeypatch.setattr(flows, "_programs", watched)
+    monkeypatch.setattr(flow_fitting, "_programs", watched)
     small, data = MODEL.clone(num_layers=1, width=8, num_blocks=1), LAW.sample(jax.random.key(1), 300)
     options = {"num_steps": 120, "batch_size": 64, "evaluate_every": 40, "learning_rate": 1e-2}
     flow = fit_flow(jax.random.key(0), small, data, Karras(), T, **options)
     gains = [gain for gain, _ in judged]
-    assert len(gains) == 3
-    assert 0 < gains[0] < gains[1]
-    for a, b in zip(jax.tree.leaves(flow.params), jax.tree.leaves(judged[1][1]), strict=True):
+    assert len(gains) == 4
+    assert 0 == gains[0] < gains[1] < gains[2]
+    for a, b in zip(jax.tree.leaves(flow.params), jax.tree.leaves(judged[2][1]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("power", [0.5, -0.5])
+def test_powers_of_a_covariance_of_low_rank(power):
+    """Against the eigenvalues of the dense matrix, in float64; and a column that has no length changes nothing."""
+    x = RNG.standard_normal((400, 12)) @ RNG.standard_normal((12, 12))
+    law = fit_whitening(jnp.asarray(x, jnp.float32), 4)
+    factors = np.asarray(law.factors[0], np.float64)
+    values, basis = np.linalg.eigh(factors @ factors.T + float(law.variances[0, 0]) * np.eye(12))
+    wanted = x[:5] @ (basis * values**power) @ basis.T
+    np.testing.assert_allclose(stretch(law, jnp.asarray(x[:5], jnp.float32), power), wanted, rtol=2e-4)
+    wider = dataclasses.replace(law, factors=jnp.pad(law.factors, ((0, 0), (0, 0), (0, 1))))
+    np.testing.assert_allclose(stretch(wider, jnp.asarray(x[:5], jnp.float32), power), wanted, rtol=2e-4)
+
+
+@pytest.mark.parametrize(("rank", "degrees_of_freedom"), [(3, None), (None, 3.5)])
+def test_other_whitening_and_other_bases_have_their_density(images, rank, degrees_of_freedom):
+    """E[q / p] = 1 over samples of p, for a q that p covers, and their covariance is that of the law at first."""
+    x, flow = images
+    gaussian = fit_whitening(x.reshape(-1, 8), rank)
+    flow = Flow(gaussian, flow.params, flow.model, flow.shape, degrees_of_freedom=degrees_of_freedom)
+    z = SAMPLE(flow, jax.random.key(3), 20_000).reshape(-1, 8)
+    if degrees_of_freedom is None:
+        np.testing.assert_allclose(LOG_PROB(flow, x), gaussian.log_prob(x.reshape(-1, 8)), rtol=0, atol=1e-5)
+    else:
+        # SciPy's density of the Student law whose covariance is the Gaussian's.
+        covariance = np.asarray(gaussian.covariance.basis, np.float64)
+        covariance = covariance * np.asarray(gaussian.covariance.values, np.float64) @ covariance.T
+        student = scipy.stats.multivariate_t(
+            np.asarray(gaussian.mean, np.float64),
+            covariance * (degrees_of_freedom - 2) / degrees_of_freedom,
+            degrees_of_freedom,
+        )
+        np.testing.assert_allclose(LOG_PROB(flow, x), student.logpdf(x.reshape(-1, 8)), rtol=0, atol=3e-4)
+        beyond = np.asarray(stretch(gaussian, z - gaussian.mean[None], -0.5))[:, 0]
+        unit = (degrees_of_freedom / (degrees_of_freedom - 2)) ** 0.5
+        wanted = 2 * scipy.stats.t(degrees_of_freedom).sf(4 * unit)
+        assert abs(np.mean(np.abs(beyond) > 4) - wanted) < 4 * math.sqrt(wanted / 20_000)
+    moved_flow = dataclasses.replace(flow, params=moved(flow.params))
+    drawn = SAMPLE(moved_flow, jax.random.key(4), 4000)
+    half = fit_whitening(0.6 * x.reshape(-1, 8) + 0.4 * x.reshape(-1, 8).mean(0)[None], rank)
+    ratio = np.exp(np.asarray(half.log_prob(drawn.reshape(-1, 8)) - LOG_PROB(moved_flow, drawn), np.float64))
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(len(ratio))
+    assert ratio.std() < 10
+
+
+@pytest.mark.slow
+def test_a_student_base_leaves_less_of_heavy_tails(data):
+    """Of a Student t law of three degrees of freedom: less than the Gaussian base, whose tails no spline mends."""
+    law = StudentTMixture(np.ones(1), np.zeros((1, 2)), np.eye(2)[None], np.full(1, 3.0))
+    rows = law.sample(jax.random.key(1), 4000)
+    noised = law.perturbed(Karras(), T)
+    x = noised.sample(jax.random.key(2), 20_000)
+    exact = noised.log_prob(x)
+    lost = []
+    for nu in (None, 3.2):
+        flow = fit_flow(jax.random.key(0), MODEL, rows, Karras(), T, degrees_of_freedom=nu, **FIT)
+        lost.append(np.asarray(exact - LOG_PROB(flow, x), np.float64))
+    gaussian, student = lost
+    gain = gaussian - student
+    assert gain.mean() > 4 * gain.std() / math.sqrt(len(gain))
+    assert student.mean() < 4 * student.std() / math.sqrt(len(student)) + 0.01 < gaussian.mean() / 2
 
 
 def test_second_calls_compile_nothing(images):
@@ -321,6 +390,8 @@ NAN = np.where(np.arange(200).reshape(100, 2) == 7, np.nan, BAD)
         ),
         ((MODEL, BAD.reshape(100, 2, 1), Karras(), T), {}, ValueError, "x must have shape"),
         ((_Sum(), BAD, Karras(), T), {}, ValueError, r"must answer \(z, log_det\) of shapes"),
+        ((MODEL, BAD, Karras(), T), {"rank": 2}, ValueError, r"rank must lie in \[1, 1\]"),
+        ((MODEL, BAD, Karras(), T), {"degrees_of_freedom": 2.0}, ValueError, "must be positive"),
         ((MODEL, BAD, Karras(), T), {"patience": 0}, ValueError, "patience must be an integer of at least 1"),
     ],
 )
