@@ -256,7 +256,8 @@ def flow(model: nn.Module, **options: Any) -> Family[Flow]:
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Flow:
         return fit_flow(key, model, data, schedule, t_max, **options)
 
-    return Family(fit, lambda d: d + _of_covariance(d))
+    rank = options.get("rank")
+    return Family(fit, lambda d: d + (_of_covariance(d) if rank is None else _of_factors(d, rank) + 1))
 
 
 def _gaussian_fit(covariance: str, noise: str) -> Callable[[Key, Array, Schedule, Time], Distribution]:
