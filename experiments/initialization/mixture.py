@@ -22,14 +22,14 @@ from sigma_T = 7, in 20 nodes (rho = 5) or 10, with the greatest W_2 along any d
 noise of 1, where the modes are told apart, and the rest of the noise added to the law.
 
 Beside the few calls stand their rivals (`modes`): as many calls of DPM-Solver++ on long grids and from the
-Gaussian of two moments, and no calls at all, of a mixture fitted at .02. The fitted mixture has 12 components,
+Gaussian of two moments, and no calls at all, of a mixture fitted at .02. The mixture has 12 components,
 so that the family does not hold the 25.
 
 What a fit costs is given in seconds, in calls of this denoiser for one sample, and in samples whose saved
 calls pay for it; for a network, whose call is dearer, they are fewer in proportion.
 
 MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one busy core of an AMD EPYC, jax
-0.10.2, 2026-11-29; 198 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun (78 calls) and
+0.10.2, 2026-11-29; 198 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun, 78 calls, and
 .109 +- .002 by ancestral sampling:
 
     26 nodes from 1.244      plain    isotropic   Gaussian   mixture         flow            ideal
@@ -48,7 +48,7 @@ MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one 
     no calls: a mixture fitted at .02    .052 +- .007
 
 So at 8 calls the learned start is at the floor where the best of its rivals, two moments and a good solver,
-has .044; from 12 calls on that rival is as good, and nothing is to be gained by learning more. Under ancestral
+has .044; from 12 calls on that rival is as good, and nothing is gained by learning more. Under ancestral
 steps 25 calls from any fit have half of the distance of the long run's 39, the Gaussian's as well.
 
 Beyond the plane, distances by Heun and KL(p_T || start):
