@@ -7,7 +7,7 @@ else takes the denoiser: samplers, likelihoods, losses and diagnostics. Networks
 
 import importlib.metadata
 
-from jaxdiff import data, inverse, maps, models, particles, theory
+from jaxdiff import data, inverse, jumps, maps, models, particles, theory
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.data import feeds, image_sets
 from jaxdiff.denoising import prediction, quantized
@@ -235,6 +235,7 @@ __all__ = [
     "inverse",
     "inverse_log_snr",
     "kl_budget",
+    "jumps",
     "learn_sampler",
     "linear_betas",
     "linear_multistep",

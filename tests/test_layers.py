@@ -22,6 +22,7 @@ FOLDERS = [
     "sampling",
     "maps",
     "particles",
+    "jumps",
     "inverse",
     "running",
 ]

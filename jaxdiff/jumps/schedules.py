@@ -1,0 +1,75 @@
+"""How likely a token has stayed: alpha(t), and sigma(t) = 1 - alpha(t), of a scalar time t.
+
+These are schedules as those of `jaxdiff.noising.schedules` are, frozen pytrees that state their range, with
+alpha + sigma = 1 in the place of a signal and its noise; so grids and training times go over to them. Both
+are written so that each keeps its digits where it vanishes. Any such object works; a Gaussian schedule does
+where it has that sum, as `RectifiedFlow` has.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from jaxdiff._numerics.precision import single
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.typing import Array, Schedule, Time
+
+
+@pytree
+@dataclass(frozen=True)
+class Linear:
+    """alpha = 1 - t, t in [0, 1]."""
+
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (0.0, 1.0)
+
+    def alpha(self, t: Time) -> Array:
+        return 1 - _inside(self, t)
+
+    def sigma(self, t: Time) -> Array:
+        return _inside(self, t)
+
+
+@pytree
+@dataclass(frozen=True)
+class Cosine:
+    """alpha = 1 - cos(pi (1 - t) / 2), t in [0, 1]: few jumps late in the reverse process.
+
+    Chang et al. 2022, arXiv 2202.04200 (how many tokens are masked); Shi et al. 2024, arXiv 2406.04329.
+    """
+
+    t_min = 0.0
+    t_max = 1.0
+    working_range = (0.0, 1.0)
+
+    def alpha(self, t: Time) -> Array:
+        return 2 * jnp.sin(0.25 * jnp.pi * (1 - _inside(self, t))) ** 2
+
+    def sigma(self, t: Time) -> Array:
+        return jnp.sin(0.5 * jnp.pi * _inside(self, t))
+
+
+@pytree
+@dataclass(frozen=True)
+class Exponential:
+    """alpha = e^-t, t >= 0: a clock of rate one for each token, the convention of theory papers."""
+
+    t_min = 0.0
+    t_max = math.inf
+    working_range = (0.0, 12.0)
+
+    def alpha(self, t: Time) -> Array:
+        return jnp.exp(-_inside(self, t))
+
+    def sigma(self, t: Time) -> Array:
+        return -jnp.expm1(-_inside(self, t))
+
+
+def _inside(schedule: Schedule, t: Time) -> Array:
+    """t as an array, NaN beyond the schedule's range."""
+    t = single(t)
+    return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
