@@ -1,6 +1,8 @@
 """Diffusion of tokens by jumps: masking, uniform replacement, or any rates that treat tokens one by one."""
 
+from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
+from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
 from jaxdiff.jumps.processes import (
     JumpProcess,
     Masking,
@@ -15,8 +17,11 @@ from jaxdiff.jumps.rates import Rates, birth_death, ordinal
 from jaxdiff.jumps.schedules import Cosine, Exponential, Linear
 
 __all__ = [
+    "CategoricalDenoiser",
     "Cosine",
+    "Enumerated",
     "Exponential",
+    "HiddenMarkov",
     "JumpProcess",
     "Linear",
     "Masking",
@@ -26,6 +31,8 @@ __all__ = [
     "bridge",
     "categorical",
     "forward_rates",
+    "make_denoiser",
+    "markov_chain",
     "ordinal",
     "perturb",
     "ratios",

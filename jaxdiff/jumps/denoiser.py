@@ -1,0 +1,187 @@
+"""A denoiser of tokens as a value: what their data were, and all that it knows of its process.
+
+    denoise(x, t) = log p(token i of the data = v | x_t = x)                       (batch, *shape, vocabulary)
+                  = others(x, t) + log P_0t(v, x_i), less the logarithm of its sum over v                  (1)
+
+A network, or a law, answers `others`: what all but x_i say of token i, up to a constant. What x_i itself says
+is known, and comes in by Bayes' rule; so under masking a token that is seen is answered with certainty, and a
+network of zeros is the exact denoiser of tokens that are uniform and independent. A network may look at x_i
+too: it is trained on (1). One that does not answers the law of the data's token given the others' x_t alone,
+the conditional marginals of Sun et al. 2023, arXiv 2211.16750.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
+from jaxdiff._numerics.precision import single
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.jumps.draws import check_row_times, check_tokens
+from jaxdiff.jumps.processes import JumpProcess, check_process, likelihood
+from jaxdiff.noising.process import marginals
+from jaxdiff.typing import Array, Condition, Params, Predictor, Schedule, Time
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class CategoricalDenoiser:
+    """``denoise(x, t) -> log-probabilities`` of x, integers (batch, *shape), at t, a scalar or (batch,).
+
+    Made by `jumps.make_denoiser` of a network and by a law's ``denoiser(process)``. A time outside of [t_min,
+    t_max] is refused where it is known and answered with NaN where it is traced, as is an x that cannot be.
+    Raises TypeError for x that is not of integers, ValueError for another shape, tokens that the process does
+    not know, a t that goes with other rows, or a condition of another number of rows.
+    """
+
+    estimate: Estimate
+    """How it answers: ``estimate(denoiser, x, t) -> others`` of eq. (1)."""
+    process: JumpProcess
+    shape: tuple[int, ...]
+    """Of one datum: (length,) of a sequence."""
+    t_min: float
+    """The least time that it knows; t_max is the largest."""
+    t_max: float
+    condition: Condition = None
+    """What it is bound to, see `given`."""
+    null_condition: Condition = None
+    """The condition that stands for none, of one row, as of `jaxdiff.Denoiser`."""
+
+    def __call__(self, x: Array, t: Time) -> Array:
+        t, others = self._times(x, t), self.others(x, t)
+        own = jax.vmap(lambda x, t: jnp.log(likelihood(self.process, x, t)))(x, t)
+        return jax.nn.log_softmax(others + own.astype(others.dtype), axis=-1)
+
+    def others(self, x: Array, t: Time) -> Array:
+        """What all but x_i say of token i, (batch, *shape, vocabulary): logarithms, each token's up to one
+        constant; in single precision or better."""
+        answer = self.estimate(self, x, self._times(x, t))
+        checks.shape("the denoiser's answer", answer, (*x.shape, self.vocabulary))
+        return single(answer)
+
+    def given(self, condition: Condition) -> CategoricalDenoiser:
+        """The same, bound to a condition; see `jaxdiff.Denoiser.given`."""
+        is_list = lambda node: isinstance(node, list)  # noqa: E731 - of labels, which is one array
+        condition = jax.tree.map(jnp.asarray, condition, is_leaf=is_list)
+        return dataclasses.replace(self, condition=condition)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.process.vocabulary
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.process.schedule
+
+    def check_shape(self, name: str, x: Array) -> None:
+        """Raise ValueError unless x holds rows of the data's shape."""
+        if tuple(jnp.shape(x)[1:]) != self.shape:
+            raise ValueError(
+                f"{name} must have shape {checks.shown_shape(('batch', *self.shape))}, the data's of this "
+                f"denoiser; got {jnp.shape(x)}."
+            )
+
+    def check_times(self, name: str, t: Any) -> None:
+        """Raise ValueError unless known times t, of any shape, lie in [t_min, t_max]."""
+        what = f"the times that this denoiser of {self.schedule} knows"
+        checks.between(name, t, self.t_min, self.t_max, what)
+
+    def _times(self, x: Array, t: Time) -> Array:
+        """One time for each row, NaN where it is not known, after all checks."""
+        check_tokens("x", x, self.process.states)
+        self.check_shape("x", x)
+        check_row_times(x, t)
+        self.check_times("t", t)
+        t, (low, high) = single(t), checks.rounded_out(self.t_min, self.t_max)
+        return jnp.broadcast_to(jnp.where((t >= low) & (t <= high), t, jnp.nan), x.shape[:1])
+
+
+Estimate: TypeAlias = Callable[[CategoricalDenoiser, Array, Array], Array]
+"""``estimate(denoiser, x, t)``, t of shape (batch,): a function, or a callable pytree that holds arrays."""
+
+
+def make_denoiser(
+    predict: Predictor,
+    params: Params,
+    process: JumpProcess,
+    *,
+    shape: tuple[int, ...],
+    t_min: float | None = None,
+    t_max: float | None = None,
+    null_condition: Condition = None,
+) -> CategoricalDenoiser:
+    """The denoiser of a network, eq. (1).
+
+    predict: any function of (params, x, level), and of a condition if the denoiser is bound to one: x holds
+        tokens 0, ..., process.states - 1, (batch, *shape), the mask being the last, and level = sigma(t), the
+        share of tokens that have jumped, (batch,). It answers (batch, *shape, vocabulary) of any numbers.
+        Give the same function again for new params: another one is another program to be compiled.
+    shape: of one datum, (length,) of a sequence.
+    t_min, t_max: the times that it is trained on; by default the schedule's working range.
+    null_condition: as of `jaxdiff.make_denoiser`.
+
+    Raises TypeError for a network in the place of its apply function, a TrainState in the place of parameters
+    or what is no process; ValueError for a range that is not the schedule's. The denoiser raises ValueError
+    when predict answers in another shape.
+    """
+    if hasattr(predict, "apply") or not callable(predict):
+        raise TypeError(
+            f"predict must be a function of (params, x, level), got {type(predict).__name__}; give a Flax "
+            "network's apply: jumps.make_denoiser(network.apply, params, ...)."
+        )
+    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
+        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
+    denoiser = from_estimate(_Network(predict, params), process, shape=shape, t_min=t_min, t_max=t_max)
+    return dataclasses.replace(denoiser, null_condition=jax.tree.map(jnp.asarray, null_condition))
+
+
+def from_estimate(
+    estimate: Estimate,
+    process: JumpProcess,
+    *,
+    shape: tuple[int, ...],
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> CategoricalDenoiser:
+    """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
+    check_process("process", process)
+    low, high = process.schedule.working_range
+    t_min, t_max = float(low if t_min is None else t_min), float(high if t_max is None else t_max)
+    checks.ordered("t_min", t_min, "t_max", t_max)
+    for name, t in (("t_min", t_min), ("t_max", t_max)):
+        checks.in_range(name, process.schedule, t)
+    return CategoricalDenoiser(estimate, process, checks.data_shape(shape), t_min, t_max)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Network:
+    predict: Predictor
+    params: Params
+
+    @compiled
+    def __call__(self, denoiser: CategoricalDenoiser, x: Array, t: Array) -> Array:
+        level = marginals(denoiser.schedule, t)[1]
+        condition = rows_of(denoiser.condition, x.shape[0])
+        if condition is None:
+            return self.predict(self.params, x, level)
+        if isinstance(condition, Mapping):
+            return self.predict(self.params, x, level, **condition)
+        return self.predict(self.params, x, level, condition)
+
+
+def check_denoiser(name: str, denoise: Any) -> None:
+    """Raise TypeError unless denoise is a CategoricalDenoiser."""
+    if not isinstance(denoise, CategoricalDenoiser):
+        raise TypeError(
+            f"{name} must be a denoiser of tokens, got {checks.described(denoise)}; a network becomes one by "
+            "jumps.make_denoiser(network.apply, params, process, shape=...)."
+        )
