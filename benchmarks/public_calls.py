@@ -32,6 +32,7 @@ LEFT_OUT = {
         *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
         *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
+        *("inverse.denoising_posterior",),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.low_rank", "starts.factor_mixture"),
@@ -40,7 +41,10 @@ LEFT_OUT = {
         *("linear_multistep", "tune_sampler", "learn_sampler"),
         *("make_flow_map", "maps.integrated_map", "maps.one_step_map"),
     ],
-    "made once, of numbers that are known": ["linear_betas", "cosine_betas", "logarithmic_betas"],
+    "made once, of numbers that are known": [
+        *("linear_betas", "cosine_betas", "logarithmic_betas"),
+        *("jumps.birth_death", "jumps.ordinal", "jumps.grid", "jumps.markov_chain"),
+    ],
     "files, devices and their layout": [
         *("restore", "save", "export_sampler", "load_sampler", "data_mesh", "data_parallel", "ema.combine"),
         *("data.digits", "data.photograph_patches"),
@@ -52,6 +56,7 @@ LEFT_OUT = {
         *("prediction.noise_level", "prediction.as_they_are", "prediction.check_type", "ema.check_decay"),
         *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant", "theory.risk_bound"),
         "bootstrap.target_variance",
+        *("jumps.bridge", "jumps.ratios", "jumps.reverse_step", "jumps.forward_rates", "jumps.reverse_rates"),
     ],
 }
 """Public functions that are not measured, by the reason."""
@@ -205,6 +210,12 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     def start(family: jd.Family) -> Call:
         return lambda key, i: jd.fit_start(key, family, i.x, SCHEDULE, i.last)
 
+    def told(value: Array, tokens: Array, level: Array) -> Array:
+        return value * jnp.ones((*tokens.shape, LEVELS)) * level[:, None, None]
+
+    def categories(i: Inputs) -> jd.jumps.CategoricalDenoiser:
+        return jd.jumps.make_denoiser(told, i.last, jd.jumps.Uniform(LEVELS), shape=(d,))
+
     equal = jnp.full(steps + 1, 1.0)
     sizes = jnp.asarray([n])
     calls: dict[str, Call] = {
@@ -291,6 +302,21 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "fit_start, low_rank": start(starts.low_rank(2)),
         "fit_start, factor_mixture": start(starts.factor_mixture(2, 2, num_steps=10)),
         "fit_start, early": start(starts.early(starts.gaussian(), 0.2)),
+        # Jumps
+        "jumps.make_denoiser": lambda key, i: categories(i)(i.pixels, i.t),
+        "jumps.categorical": lambda key, i: jd.jumps.categorical(key, jnp.abs(i.x)),
+        "jumps.perturb": lambda key, i: jd.jumps.perturb(key, jd.jumps.Masking(LEVELS), i.pixels, i.t),
+        "jumps.share_uniform": lambda key, i: jd.jumps.share_uniform(
+            i.t, jd.jumps.Cosine(), t_min=i.first, t_max=i.last
+        ),
+        "jumps.denoising_loss": lambda key, i: jd.jumps.denoising_loss(key, categories(i), i.pixels),
+        "jumps.score_entropy": lambda key, i: jd.jumps.score_entropy(categories(i), i.pixels, i.pixels, i.t),
+        "jumps.cross_entropy": lambda key, i: jd.jumps.cross_entropy(categories(i), i.pixels, i.pixels, i.t),
+        "jumps.ratio_matching": lambda key, i: jd.jumps.ratio_matching(categories(i), i.pixels, i.t),
+        "jumps.bootstrapped_target": lambda key, i: jd.jumps.bootstrapped_target(
+            key, categories(i), i.pixels, i.first, i.last
+        ),
+        "jumps.log_bound": lambda key, i: jd.jumps.log_bound(key, categories(i), i.pixels, num_times=4),
         # Densities
         "density_formula": lambda key, i: jd.density_formula(
             key, model(i), i.x, evaluations=jd.Evaluations(budget)

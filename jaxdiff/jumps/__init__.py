@@ -3,6 +3,14 @@
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
 from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
+from jaxdiff.jumps.losses import (
+    bootstrapped_target,
+    cross_entropy,
+    denoising_loss,
+    log_bound,
+    ratio_matching,
+    score_entropy,
+)
 from jaxdiff.jumps.processes import (
     JumpProcess,
     Masking,
@@ -15,6 +23,7 @@ from jaxdiff.jumps.processes import (
 )
 from jaxdiff.jumps.rates import Rates, birth_death, ordinal
 from jaxdiff.jumps.schedules import Cosine, Exponential, Linear
+from jaxdiff.jumps.times import grid, share_uniform
 
 __all__ = [
     "CategoricalDenoiser",
@@ -28,14 +37,22 @@ __all__ = [
     "Rates",
     "Uniform",
     "birth_death",
+    "bootstrapped_target",
     "bridge",
     "categorical",
+    "cross_entropy",
+    "denoising_loss",
     "forward_rates",
+    "grid",
+    "log_bound",
     "make_denoiser",
     "markov_chain",
     "ordinal",
     "perturb",
+    "ratio_matching",
     "ratios",
     "reverse_rates",
     "reverse_step",
+    "score_entropy",
+    "share_uniform",
 ]

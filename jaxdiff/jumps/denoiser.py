@@ -56,9 +56,7 @@ class CategoricalDenoiser:
     """The condition that stands for none, of one row, as of `jaxdiff.Denoiser`."""
 
     def __call__(self, x: Array, t: Time) -> Array:
-        t, others = self._times(x, t), self.others(x, t)
-        own = jax.vmap(lambda x, t: jnp.log(likelihood(self.process, x, t)))(x, t)
-        return jax.nn.log_softmax(others + own.astype(others.dtype), axis=-1)
+        return _joined(self.process, self.others(x, t), x, self._times(x, t))
 
     def others(self, x: Array, t: Time) -> Array:
         """What all but x_i say of token i, (batch, *shape, vocabulary): logarithms, each token's up to one
@@ -100,8 +98,19 @@ class CategoricalDenoiser:
         self.check_shape("x", x)
         check_row_times(x, t)
         self.check_times("t", t)
-        t, (low, high) = single(t), checks.rounded_out(self.t_min, self.t_max)
-        return jnp.broadcast_to(jnp.where((t >= low) & (t <= high), t, jnp.nan), x.shape[:1])
+        return _in_range(single(t), *checks.rounded_out(self.t_min, self.t_max), n=x.shape[0])
+
+
+@compiled(static="n")
+def _in_range(t: Array, low: float, high: float, n: int) -> Array:
+    return jnp.broadcast_to(jnp.where((t >= low) & (t <= high), t, jnp.nan), (n,))
+
+
+@compiled
+def _joined(process: JumpProcess, others: Array, x: Array, t: Array) -> Array:
+    """Eq. (1)."""
+    own = jax.vmap(lambda x, t: jnp.log(likelihood(process, x, t)))(x, t)
+    return jax.nn.log_softmax(others + own.astype(others.dtype), axis=-1)
 
 
 Estimate: TypeAlias = Callable[[CategoricalDenoiser, Array, Array], Array]

@@ -61,10 +61,14 @@ def perturb(key: Key, process: JumpProcess, data: Array, t: Time) -> Array:
 
 @compiled
 def _perturb(key: Key, process: JumpProcess, data: Array, t: Array) -> Array:
-    def chances(data: Array, t: Array) -> Array:
-        return process.push(one_hot(data, process.states), process.schedule.t_min, t)
+    return perturb_on(key, process, data, process.schedule.t_min, t)
 
-    return categorical(key, jax.vmap(chances)(data, jnp.broadcast_to(t, data.shape[:1])))
+
+def perturb_on(key: Key, process: JumpProcess, x: Array, s: Time, t: Time) -> Array:
+    """Tokens x_t of tokens x_s, (batch, ...), for s <= t, scalars or (batch,)."""
+    s, t = (jnp.broadcast_to(jnp.asarray(time, float), x.shape[:1]) for time in (s, t))
+    laws = jax.vmap(lambda x, s, t: process.push(one_hot(x, process.states), s, t))(x, s, t)
+    return categorical(key, laws)
 
 
 def check_tokens(name: str, x: Array, n: int) -> None:

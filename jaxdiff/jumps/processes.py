@@ -151,6 +151,17 @@ def one_hot(x: Array, n: int) -> Array:
     return jax.nn.one_hot(x, n, dtype=float)
 
 
+def among_states(process: JumpProcess, law: Array) -> Array:
+    """A law of the data's tokens, (..., vocabulary), as one of x's, (..., states)."""
+    return jnp.pad(law, [(0, 0)] * (law.ndim - 1) + [(0, process.states - process.vocabulary)])
+
+
+def start_law(process: JumpProcess, t: Time) -> Array:
+    """What a token of equal chances has become at t, (states,): the final law, where all is forgotten."""
+    equal = jnp.full(process.vocabulary, 1 / process.vocabulary)
+    return process.push(among_states(process, equal), process.schedule.t_min, t)
+
+
 def likelihood(process: JumpProcess, x: Array, t: Time) -> Array:
     """P_0t(v, x) for every token v of the data, (..., vocabulary)."""
     values = one_hot(x, process.states)
@@ -179,9 +190,7 @@ def ratios(process: JumpProcess, log_probs: Array, x_t: Array, t: Time, s: Time 
     possible = own > 0
     # What cannot have been adds nothing, whatever is said of it.
     weights = jnp.where(possible, jnp.exp(log_probs) / jnp.where(possible, own, 1.0), 0.0)
-    more = process.states - process.vocabulary
-    weights = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, more)])
-    return process.push(weights, process.schedule.t_min, t if s is None else s)
+    return process.push(among_states(process, weights), process.schedule.t_min, t if s is None else s)
 
 
 def reverse_step(process: JumpProcess, log_probs: Array, x_t: Array, s: Time, t: Time) -> Array:

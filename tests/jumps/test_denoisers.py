@@ -37,7 +37,10 @@ LAWS = {
         lambda: jumps.Enumerated(jnp.asarray(enumeration.law()).reshape((V,) * LENGTH)),
         enumeration.law,
     ),
-    "hidden chain": (lambda: jumps.HiddenMarkov(*map(jnp.asarray, (PI, A, E)), LENGTH), hidden_chain),
+    "hidden chain": (
+        lambda: jumps.HiddenMarkov(jnp.asarray(PI), jnp.asarray(A), jnp.asarray(E), LENGTH),
+        hidden_chain,
+    ),
 }
 
 
