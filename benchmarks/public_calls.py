@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jaxdiff as jd
 from experiments.networks import applied
@@ -133,6 +134,7 @@ Call: TypeAlias = Callable[[Key, Inputs], Any]
 def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     """How inputs are made, and every public function as a call of them, by its name and what is beside it."""
     n, d, steps, budget = size.rows, size.dimension, size.steps, size.evaluations
+    operator = jd.inverse.mask(np.arange(d) < 1)
     plain = ResidualMLP(width=size.width, num_blocks=2)
     with_classes = ResidualMLP(width=size.width, num_blocks=2, num_classes=CLASSES)
     eye = jnp.eye(d)
@@ -271,6 +273,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "sample, guided": lambda key, i: jd.sample(
             key, jd.guided(classes(i), 2.0).given(i.labels), n, num_steps=steps
+        ),
+        "inverse.split_gibbs": lambda key, i: jd.inverse.split_gibbs(
+            key, exact(i), operator, i.x[0, :1], 0.3, n, noises=i.falling[:3], num_steps=4
         ),
         "maps.gaussian_map": lambda key, i: jd.maps.gaussian_map(i.gaussian, SCHEDULE)(i.x, i.t, i.s),
         "sample_map": lambda key, i: jd.sample_map(

@@ -89,6 +89,9 @@ class Denoiser:
         """The denoiser of rows x[rows], (k,) integers: what is bound by row goes with them."""
 
         def take(denoiser: Denoiser) -> Denoiser:
+            estimate: Any = denoiser.estimate
+            if hasattr(estimate, "at_rows"):  # it holds what goes by row, beside conditions
+                return dataclasses.replace(denoiser, estimate=estimate.at_rows(rows))
             return dataclasses.replace(
                 denoiser,
                 condition=jax.tree.map(

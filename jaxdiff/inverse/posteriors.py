@@ -91,12 +91,12 @@ def _made(
     number: Array | float = 1.0,
 ) -> Denoiser:
     check_denoiser("denoise", denoise)
-    _check_observation(denoise, operator, y, std)
+    check_observation(denoise, operator, y, std)
     checks.integer("num_iterations", num_iterations, 1)
     return transformed(denoise, _Posterior(denoise, operator, y, std, method, num_iterations, number))
 
 
-def _check_observation(denoise: Denoiser, operator: Operator, y: Array, std: Array | float) -> None:
+def check_observation(denoise: Denoiser, operator: Operator, y: Array, std: Array | float) -> None:
     """Errors of `mmps` in its operator, y and std."""
     if not isinstance(operator, Operator):
         raise TypeError(
