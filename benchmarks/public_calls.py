@@ -32,6 +32,7 @@ LEFT_OUT = {
     "what a call makes is a function or a value for later calls": [
         *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
         *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
+        *("projected", "projections.box", "projections.half_space", "projections.simplex"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("inverse.denoising_posterior",),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
@@ -39,7 +40,7 @@ LEFT_OUT = {
         *("starts.low_rank", "starts.factor_mixture"),
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
-        *("linear_multistep", "tune_sampler", "learn_sampler"),
+        *("linear_multistep", "tune_sampler", "learn_sampler", "maps.halving"),
         *("make_flow_map", "maps.integrated_map", "maps.one_step_map"),
     ],
     "made once, of numbers that are known": [
@@ -118,6 +119,7 @@ class Inputs(NamedTuple):
     shaped: Shaped
     labelled: Labelled
     params: Params
+    map_params: Params
     class_params: Params
     features: random_features.RandomFeatures
     gaussian: jd.Gaussian
@@ -182,6 +184,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             labelled=Labelled([gaussian] * CLASSES),
             shaped=Shaped(jd.Gaussian(jnp.zeros(2 * d), jitter), (2, d)),
             params=plain.init(next(keys), x[:1], low[:1]),
+            map_params=plain.init(next(keys), x[:1], low[:1], s=low[:1]),
             class_params=with_classes.init(next(keys), x[:1], low[:1], jnp.zeros(1, int)),
             features=random_features.init(next(keys), d, 2 * d, bandwidth=2.0),
             gaussian=gaussian,
@@ -194,6 +197,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
 
     def model(i: Inputs) -> jd.Denoiser:
         return jd.make_denoiser(applied(plain), i.params, SCHEDULE, shape=(d,))
+
+    def flow_map(i: Inputs) -> jd.FlowMap:
+        return jd.make_flow_map(applied(plain), i.map_params, SCHEDULE, shape=(d,))
 
     def classes(i: Inputs) -> jd.Denoiser:
         return jd.make_denoiser(
@@ -263,6 +269,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "sample, Heun": sampling(jd.Heun()),
         "sample, ancestral": sampling(jd.ancestral()),
         "sample, PredictorCorrector": sampling(jd.PredictorCorrector()),
+        "integrate_adaptively": lambda key, i: jd.integrate_adaptively(
+            key, exact(i), 80 * i.x, t_max=80.0, t_min=i.first, tolerance=0.1
+        ),
         "sample, from a start, on a grid": lambda key, i: jd.sample(
             key,
             exact(i),
@@ -278,6 +287,29 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             key, exact(i), operator, i.x[0, :1], 0.3, n, noises=i.falling[:3], num_steps=4
         ),
         "maps.gaussian_map": lambda key, i: jd.maps.gaussian_map(i.gaussian, SCHEDULE)(i.x, i.t, i.s),
+        "maps.drawn_pairs": lambda key, i: jd.maps.drawn_pairs(key, flow_map(i), n),
+        "maps.tangent_target": lambda key, i: jd.maps.tangent_target(key, flow_map(i), i.x, i.t, i.s),
+        "maps.consistency_target": lambda key, i: jd.maps.consistency_target(
+            key, flow_map(i), i.x, i.t, i.s, i.s
+        ),
+        "maps.composition_target": lambda key, i: jd.maps.composition_target(
+            key, flow_map(i), i.x, i.t, i.s, i.s
+        ),
+        "maps.map_regression_loss": lambda key, i: jd.maps.map_regression_loss(
+            flow_map(i), i.y, target(i), i.t, i.s
+        ),
+        "maps.mean_flow_loss": lambda key, i: jd.maps.mean_flow_loss(key, flow_map(i), i.x),
+        "maps.continuous_consistency_loss": lambda key, i: jd.maps.continuous_consistency_loss(
+            key, flow_map(i), i.x
+        ),
+        "maps.consistency_loss": lambda key, i: jd.maps.consistency_loss(key, flow_map(i), i.x, ratio=0.9),
+        "maps.shortcut_loss": lambda key, i: jd.maps.shortcut_loss(key, flow_map(i), i.x),
+        "maps.progressive_loss": lambda key, i: jd.maps.progressive_loss(
+            key, flow_map(i), flow_map(i), i.x, times=i.falling
+        ),
+        "maps.moment_matching_loss": lambda key, i: jd.maps.moment_matching_loss(key, flow_map(i), i.x),
+        "maps.reflow_pairs": lambda key, i: jd.maps.reflow_pairs(key, model(i), n, num_steps=steps),
+        "maps.reflow_loss": lambda key, i: jd.maps.reflow_loss(key, model(i), target(i)),
         "sample_map": lambda key, i: jd.sample_map(
             key, jd.maps.gaussian_map(i.gaussian, SCHEDULE), n, num_calls=4
         ),

@@ -14,13 +14,9 @@ from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.guidance.tilted import bound, scales, transformed
 from jaxdiff.laws.components import PRECISION
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.maps.flow_map import FlowMap, as_flow_map
-from jaxdiff.noising.process import inverse_log_snr
+from jaxdiff.maps.flow_map import FlowMap, as_flow_map, on_the_way
+from jaxdiff.maps.pairs import way
 from jaxdiff.typing import Array, Denoised, Schedule
-
-_RHO = 7.0  # of the grid, as `times.noise_grid`
-_MOST_NOISE = 100.0
-_NEAR = 1e-3
 
 
 def gaussian_map(law: Gaussian, schedule: Schedule) -> FlowMap:
@@ -107,7 +103,7 @@ class _Integrated:
     def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array) -> Denoised:
         schedule, denoise = denoiser.schedule, bound(self.inner, denoiser)
         x = single(x)
-        grid = jax.vmap(lambda t, s: self._grid(denoise, t, s), out_axes=1)(t, s)
+        grid = way(denoise, t, s, self.num_steps)
 
         def heun(x: Array, times: tuple[Array, Array]) -> tuple[Array, None]:
             (a, b), (a_s, b_s) = (scales(schedule, time, x) for time in times)
@@ -120,27 +116,6 @@ class _Integrated:
             return moved(jax.tree.map(lambda h, e: 0.5 * (h + e), here, there)), None
 
         end = jax.lax.scan(heun, x, (grid[:-1], grid[1:]))[0]
-        return self._averages(denoise, x, end, t, s)
-
-    def _grid(self, denoise: Denoiser, t: Array, s: Array) -> Array:
-        """num_steps + 1 times from t to s, uniform in (sigma / alpha)^(1/7)."""
-        schedule, low = denoise.schedule, denoise.working_range[0]
-        most = _MOST_NOISE * jnp.asarray(denoise.scale, t.dtype)
-        high, least = (
-            jnp.minimum(schedule.sigma(v) / jnp.maximum(schedule.alpha(v), 1e-12), most) for v in (t, s)
-        )
-        ratios = jnp.linspace(high ** (1 / _RHO), least ** (1 / _RHO), self.num_steps + 1) ** _RHO
-        levels = -2 * jnp.log(jnp.maximum(ratios, 1e-12))
-        bracket = jnp.minimum(jnp.maximum(s, low), t)
-        times = jax.vmap(lambda v: inverse_log_snr(schedule, v, t_min=bracket, t_max=t))(levels)
-        return jax.lax.stop_gradient(times).at[0].set(t).at[-1].set(s)
-
-    def _averages(self, denoise: Denoiser, x: Array, end: Array, t: Array, s: Array) -> Denoised:
-        """D' and N' of a way from x to end, by the trapezoid's rule where it is short."""
-        (a, b), (a_s, b_s) = (scales(denoise.schedule, time, x) for time in (t, s))
-        det, size = a_s * b - a * b_s, a_s * b + a * b_s
-        near = det <= _NEAR * size
-        safe = jnp.where(near, 1.0, det)
-        here, there = denoise(x, t), denoise(end, s)
-        solved = Denoised((b * end - b_s * x) / safe, (a_s * x - a * end) / safe)
-        return jax.tree.map(lambda v, h, e: jnp.where(near, 0.5 * (h + e), v), solved, here, there)
+        # Where the way is short, the trapezoid's rule.
+        short = jax.tree.map(lambda h, e: 0.5 * (h + e), denoise(x, t), denoise(end, s))
+        return on_the_way(schedule, x, end, t, s, short=short)

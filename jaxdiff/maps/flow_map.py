@@ -146,6 +146,24 @@ def as_flow_map(denoiser: Denoiser, averages: Averages) -> FlowMap:
     return FlowMap(dataclasses.replace(denoiser, estimate=Limit(averages)))
 
 
+@compiled
+def on_the_way(schedule: Schedule, x: Array, end: Array, t: Array, s: Array, *, short: Denoised) -> Denoised:
+    """(D', N') of a way from x at t to its end at s, both (batch, ...): eq. (1), solved.
+
+    short: what stands for them where sigma / alpha falls by less than two parts in a thousand, and at s = t.
+    """
+
+    def one(x: Array, end: Array, short: Denoised, t: Array, s: Array) -> Denoised:
+        (a, b), (a_s, b_s) = ((schedule.alpha(v), schedule.sigma(v)) for v in (t, s))
+        det = a_s * b - a * b_s
+        near = det <= 1e-3 * (a_s * b + a * b_s)
+        safe = jnp.where(near, 1.0, det)
+        solved = Denoised((b * end - b_s * x) / safe, (a_s * x - a * end) / safe)
+        return jax.tree.map(lambda far, short: jnp.where(near, short, far), solved, short)
+
+    return jax.vmap(one)(x, end, short, t, s)
+
+
 def check_map(name: str, value: Any) -> None:
     """Raise TypeError unless value is a FlowMap."""
     if not isinstance(value, FlowMap):
