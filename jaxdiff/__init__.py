@@ -90,6 +90,7 @@ from jaxdiff.sampling import starts
 from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
 from jaxdiff.sampling.budget import (
     KLBudget,
+from jaxdiff.sampling.adaptive import AdaptiveSample, integrate_adaptively
     ScoreCurvature,
     discretization_error,
     initialization_error,
@@ -137,6 +138,8 @@ __all__ = [
     "Checkpoints",
     "ClassLogits",
     "Cosine",
+    "AdaptiveSample",
+    "CFGPlusPlus",
     "Denoised",
     "Denoiser",
     "Distribution",
@@ -234,6 +237,7 @@ __all__ = [
     "interruption",
     "inverse",
     "inverse_log_snr",
+    "integrate_adaptively",
     "kl_budget",
     "jumps",
     "learn_sampler",

@@ -77,7 +77,7 @@ def sample(
     if start is None:
         x = jnp.where(no_data_left(denoise, denoise.scale, first), x, jnp.nan)
     else:
-        _check_start_scale(denoise, x, first, fewest=4)
+        check_start_scale(denoise, x, first, fewest=4)
     return _integrate(key, denoise, sampler, x, times)
 
 
@@ -217,7 +217,7 @@ def _check_clean_enough(denoise: Denoiser) -> None:
         )
 
 
-def _check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = checks.FEW) -> None:
+def check_start_scale(denoise: Denoiser, x: Array, t: Time, *, fewest: int = checks.FEW) -> None:
     """Raise ValueError where known x, (batch, ...), is not of the scale of x_t, which holds noise."""
     got, known_t = checks.root_mean_square(x, fewest=fewest), checks.known(t)
     if got is None or known_t is None:
@@ -244,7 +244,7 @@ def _check(key: Key, denoise: Denoiser, x: Array, times: Array, sampler: Sampler
     denoise.check_shape("x", x)
     checks.finite("x", x)
     _check_grid(denoise, sampler, times)
-    _check_start_scale(denoise, x, _first(times))
+    check_start_scale(denoise, x, _first(times))
     return sampler
 
 

@@ -117,3 +117,26 @@ def weights(
                 basis = basis * jnp.where(both, (u - other) / jnp.where(both, node - other, 1.0), 1.0)
         answers.append(jnp.where(ok, jnp.sum(kernel * basis), 0.0))
     return answers
+
+
+def reach(
+    estimate: Estimate,
+    schedule: Schedule,
+    x: Array,
+    first: Denoised,
+    t: Time,
+    s: Time,
+    nodes: Sequence[tuple[Array, Array]] = (),
+    tau: Array | float = 0.0,
+    z: Array | float = 0.0,
+    factor: float = 1.0,
+) -> Array:
+    """x_s by the polynomial through `first`, the answer at (x, t), and the nodes, pairs (l, value).
+
+    factor: of what the polynomial adds to the held value.
+    """
+    start, origin = half_log_snr(schedule, t), value(estimate, first)
+    at, ready = [node for node, _ in nodes], [jnp.asarray(True)] * len(nodes)
+    parts = weights(estimate, schedule, start, s, at, ready, tau)
+    held = held_step(estimate, schedule, x, first, t, s, tau, z)
+    return held + factor * sum(w * (v - origin) for w, (_, v) in zip(parts, nodes, strict=True))

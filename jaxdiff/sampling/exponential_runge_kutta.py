@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
@@ -55,13 +54,7 @@ def _stepped(estimate: Estimate, order: int, denoise: Denoiser, x: Array, t: Tim
     held = exponential.held_step(estimate, schedule, x, first, t, s)
     if order == 1:
         return held
-    origin = exponential.value(estimate, first)
-
-    def reach(time: Time, nodes: Sequence[tuple[Array, Array]], factor: float = 1.0) -> Array:
-        at = [node for node, _ in nodes]
-        parts = exponential.weights(estimate, schedule, start, time, at, [jnp.asarray(True)] * len(nodes))
-        x_s = exponential.held_step(estimate, schedule, x, first, t, time)
-        return x_s + factor * sum(w * (v - origin) for w, (_, v) in zip(parts, nodes, strict=True))
+    reach = functools.partial(exponential.reach, estimate, schedule, x, first, t)
 
     def stages() -> Array:
         def part(c: float) -> tuple[Array, Array]:
@@ -73,11 +66,11 @@ def _stepped(estimate: Estimate, order: int, denoise: Denoiser, x: Array, t: Tim
 
         if order == 3:
             (third, at_third), (later, at_later) = part(1 / 3), part(2 / 3)
-            one = call(reach(third, []), third)
+            one = call(reach(third), third)
             two = call(reach(later, [(at_third, one)]), later)
             return reach(s, [(at_later, two)])
         half, middle = part(1 / 2)
-        one = call(reach(half, []), half)
+        one = call(reach(half), half)
         if order == 2:
             return reach(s, [(middle, one)])
         two = call(reach(half, [(middle, one)], factor=2.0), half)
