@@ -324,7 +324,7 @@ MISTAKES = [
     ("tune: order", lambda: jd.tune_sampler(KEY, KNOWN, 4, t_max=1.0, t_min=2.0),
      ValueError, "t_min"),
     ("adaptive: tolerance", lambda: jd.integrate_adaptively(KEY, KNOWN, X, tolerance=0.0),
-     ValueError, "tolerance must be positive, got 0"),
+     ValueError, "tolerance must be positive and finite, got 0"),
     ("adaptive: steps", lambda: jd.integrate_adaptively(KEY, KNOWN, X, max_steps=0),
      ValueError, "max_steps must be an integer of at least 1, got 0"),
     ("adaptive: stochastic", lambda: jd.integrate_adaptively(KEY, KNOWN, X, stochastic="yes"),
