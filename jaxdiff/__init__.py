@@ -33,8 +33,10 @@ from jaxdiff.densities.formula import (
 )
 from jaxdiff.densities.inputs import LogDensity
 from jaxdiff.densities.log_density import log_density
+from jaxdiff.guidance import projections
 from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.guidance.composed import composed
+from jaxdiff.guidance.projected import projected
 from jaxdiff.guidance.tilted import rewarded, tilted
 from jaxdiff.laws import metrics
 from jaxdiff.laws.components import Spectrum
@@ -88,9 +90,9 @@ from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.progress import Progress
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
+from jaxdiff.sampling.adaptive import AdaptiveSample, integrate_adaptively
 from jaxdiff.sampling.budget import (
     KLBudget,
-from jaxdiff.sampling.adaptive import AdaptiveSample, integrate_adaptively
     ScoreCurvature,
     discretization_error,
     initialization_error,
@@ -98,6 +100,7 @@ from jaxdiff.sampling.adaptive import AdaptiveSample, integrate_adaptively
     optimal_grid,
     score_curvature,
 )
+from jaxdiff.sampling.classifier_free import APG, CFGPlusPlus
 from jaxdiff.sampling.ddim import DDIM, ancestral
 from jaxdiff.sampling.dip import dip_score, dip_scores
 from jaxdiff.sampling.driver import initial_noise, integrate, integrate_path, sample
@@ -130,16 +133,17 @@ except importlib.metadata.PackageNotFoundError:  # run from its source
     __version__ = "unknown"
 
 __all__ = [
+    "APG",
     "DDIM",
     "EXIT_INTERRUPTED",
     "AcceleratedDDIM",
     "AcceleratedDDPM",
+    "AdaptiveSample",
+    "CFGPlusPlus",
     "Candidates",
     "Checkpoints",
     "ClassLogits",
     "Cosine",
-    "AdaptiveSample",
-    "CFGPlusPlus",
     "Denoised",
     "Denoiser",
     "Distribution",
@@ -233,13 +237,13 @@ __all__ = [
     "initial_noise",
     "initialization_error",
     "integrate",
+    "integrate_adaptively",
     "integrate_path",
     "interruption",
     "inverse",
     "inverse_log_snr",
-    "integrate_adaptively",
-    "kl_budget",
     "jumps",
+    "kl_budget",
     "learn_sampler",
     "linear_betas",
     "linear_multistep",
@@ -262,6 +266,8 @@ __all__ = [
     "pilot_time_density",
     "prediction",
     "probability_flow",
+    "projected",
+    "projections",
     "pytree",
     "quantized",
     "random_features",

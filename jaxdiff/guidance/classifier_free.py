@@ -48,16 +48,25 @@ def guided(
     checks.shape("rescale", rescale, ())
     if interval is not None:
         checks.ordered("interval[0]", interval[0], "interval[1]", interval[1])
+    unconditional = without_condition(denoise, unconditional)
+    return transformed(denoise, _Guided(denoise, unconditional, scale, interval, rescale))
+
+
+def without_condition(denoise: Denoiser, unconditional: Denoiser | None) -> Denoiser:
+    """The unconditional denoiser that goes with denoise: its own null condition's where none is given.
+
+    Raises as `guided`.
+    """
     if unconditional is None:
         if denoise.null_condition is None:
             raise ValueError(
-                "guided needs what stands for no condition: make the denoiser with null_condition=... (the "
+                "guidance needs what stands for no condition: make the denoiser with null_condition=... (the "
                 "last label of a network with classes), or give unconditional=, a denoiser."
             )
         unconditional = denoise.given(denoise.null_condition)
     check_denoiser("unconditional", unconditional)
     check_agree("unconditional", unconditional, "denoise", denoise, ("schedule", "shape", "t_min", "t_max"))
-    return transformed(denoise, _Guided(denoise, unconditional, scale, interval, rescale))
+    return unconditional
 
 
 @pytree

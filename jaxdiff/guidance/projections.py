@@ -1,0 +1,76 @@
+"""Projections onto sets, for `projected`: of data (batch, *shape) to the nearest point of the set, by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff._numerics.rows import to_rows
+from jaxdiff.guidance.projected import Projection
+from jaxdiff.typing import Array
+
+
+def box(low: ArrayLike, high: ArrayLike) -> Projection:
+    """Entries between low and high, scalars or arrays of one datum's shape; exactly.
+
+    Raises ValueError where a known low is above high.
+    """
+    known = checks.known(low), checks.known(high)
+    if known[0] is not None and known[1] is not None and (known[0] > known[1]).any():
+        raise ValueError(f"low must not be above high, got {low} and {high}.")
+    return _Box(jnp.asarray(low, float), jnp.asarray(high, float))
+
+
+def half_space(normal: ArrayLike, offset: ArrayLike) -> Projection:
+    """sum(normal x) <= offset, normal of one datum's shape and offset a scalar; to rounding.
+
+    Raises ValueError for a normal that is zero.
+    """
+    normal = jnp.asarray(normal, float)
+    checks.positive("the length of normal", jnp.sum(normal**2))
+    checks.shape("offset", offset, ())
+    return _HalfSpace(normal, jnp.asarray(offset, float))
+
+
+def simplex(data: Array) -> Array:
+    """Rows of vectors, (batch, d), that are not negative and sum to one.
+
+    By sorting, Held, Wolfe & Crowder 1974. Raises ValueError for data of more axes.
+    """
+    if data.ndim != 2:
+        raise ValueError(f"data on a simplex must have shape (batch, d), got {data.shape}.")
+    down = -jnp.sort(-data, axis=1)
+    numbers = jnp.arange(1, data.shape[1] + 1)[None]
+    levels = (jnp.cumsum(down, axis=1) - 1) / numbers
+    count = jnp.sum(down > levels, axis=1)
+    level = jnp.take_along_axis(levels, count[:, None] - 1, axis=1)
+    return jnp.maximum(data - level, 0.0)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Box:
+    low: Array
+    high: Array
+
+    def __call__(self, data: Array) -> Array:
+        low, high = (
+            jnp.broadcast_to(edge.astype(data.dtype), data.shape[1:])[None] for edge in (self.low, self.high)
+        )
+        return jnp.clip(data, low, high)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _HalfSpace:
+    normal: Array
+    offset: Array
+
+    def __call__(self, data: Array) -> Array:
+        axes = tuple(range(1, data.ndim))
+        beyond = jnp.maximum(jnp.sum(self.normal[None] * data, axis=axes) - self.offset, 0.0)
+        return data - to_rows(beyond / jnp.sum(self.normal**2), data) * self.normal[None]

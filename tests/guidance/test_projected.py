@@ -1,0 +1,70 @@
+"""Denoisers whose estimates lie in a set."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from jaxdiff.guidance import projections
+from jaxdiff.guidance.projected import projected
+from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.noising.schedules import Karras, VariancePreserving
+from jaxdiff.sampling.driver import sample
+
+RNG = np.random.default_rng(5)
+LAW = Gaussian(jnp.asarray([0.4, -0.3, 0.1]), jnp.asarray([1.0, 0.5, 0.2]))
+X = jnp.asarray(RNG.standard_normal((6, 3)))
+NORMAL, OFFSET = np.array([1.0, -2.0, 0.5]), 0.3
+SETS = {
+    "box": (
+        projections.box(-0.2, jnp.asarray([0.1, 0.3, 0.2])),
+        [{"type": "ineq", "fun": lambda y: y + 0.2}, {"type": "ineq", "fun": lambda y: [0.1, 0.3, 0.2] - y}],
+    ),
+    "half-space": (
+        projections.half_space(NORMAL, OFFSET),
+        [{"type": "ineq", "fun": lambda y: OFFSET - NORMAL @ y}],
+    ),
+    "simplex": (
+        projections.simplex,
+        [{"type": "ineq", "fun": lambda y: y}, {"type": "eq", "fun": lambda y: y.sum() - 1}],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_projection_answers_the_nearest_point(name, float64):
+    """By SciPy's sequential quadratic programming."""
+    project, constraints = SETS[name]
+    for x, got in zip(np.asarray(X), np.asarray(project(X)), strict=True):
+        found = scipy.optimize.minimize(
+            lambda y, x=x: ((y - x) ** 2).sum(), np.full(3, 1 / 3), constraints=constraints, tol=1e-14
+        )
+        np.testing.assert_allclose(got, found.x, atol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", [VariancePreserving(), Karras()], ids=["vp", "karras"])
+def test_the_noise_follows_and_x_is_kept(schedule, float64):
+    project, _ = SETS["half-space"]
+    denoise, t = jax.tree.map(lambda leaf: leaf.astype(float), LAW).denoiser(schedule), 0.7
+    data = jnp.asarray(X, float)
+    got = projected(denoise, project)(data, t)
+    np.testing.assert_allclose(got.data, project(denoise(data, t).data))
+    t = jnp.asarray(t)
+    x = schedule.alpha(t) * got.data + schedule.sigma(t) * got.noise
+    np.testing.assert_allclose(x, data, rtol=1e-12)
+
+
+def test_no_sample_violates_its_constraint():
+    box = projected(LAW.denoiser(Karras()), projections.box(-0.2, 0.25))
+    got = np.asarray(sample(jax.random.key(0), box, 500))
+    assert got.min() >= np.float32(-0.2)
+    assert got.max() <= np.float32(0.25)
+    assert ((got == np.float32(-0.2)) | (got == np.float32(0.25))).mean() > 0.3  # mass is moved to the edges
+
+
+def test_no_constraint_is_the_denoiser_itself():
+    denoise = LAW.denoiser(Karras())
+    got, wanted = projected(denoise, projections.box(-50.0, 50.0))(X, 0.7), denoise(X, 0.7)
+    np.testing.assert_array_equal(got.data, wanted.data)
+    np.testing.assert_array_equal(got.noise, wanted.noise)
