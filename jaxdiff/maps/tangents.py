@@ -34,6 +34,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import eval_jaxpr
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
@@ -133,16 +134,29 @@ def _tangent_target(
 
 def forward(function: Callable[..., Any], primals: Any, tangents: Any) -> tuple[Any, Any]:
     """`jax.jvp`, with an error that says what to do where a network has no rule for it."""
-    try:
-        return jax.jvp(function, primals, tangents)
-    except TypeError as error:
-        if "custom_vjp" not in str(error) and "forward-mode" not in str(error):
-            raise
+    # Traced first: jax itself would say so only as the whole program is compiled, far from here.
+    traced, shapes = jax.make_jaxpr(lambda p, v: jax.jvp(function, p, v), return_shape=True)(
+        primals, tangents
+    )
+    if "custom_lin" in _primitives(traced.jaxpr):
         raise TypeError(
             "this target needs the network's derivative in forward mode, for which a part of it has no rule: "
             "attention by cuDNN has none, and no function of jax.custom_vjp. Use attention='xla', or a loss "
             "without a tangent: consistency_loss, shortcut_loss or moment_matching_loss."
-        ) from error
+        )
+    answer = eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves((primals, tangents)))
+    return jax.tree.unflatten(jax.tree.structure(shapes), answer)
+
+
+def _primitives(jaxpr: Any) -> set[str]:
+    """Names of all operations, also inside of loops and calls."""
+    names = {equation.primitive.name for equation in jaxpr.eqns}
+    for equation in jaxpr.eqns:
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                names |= _primitives(inner)
+    return names
 
 
 def check_training(

@@ -221,8 +221,8 @@ def test_a_network_without_forward_mode_is_told_what_else_there_is():
     halved.defvjp(lambda x: (0.5 * x, None), lambda _, g: (0.5 * g,))
     flow_map = maps.make_flow_map(lambda p, x, t, *, s: halved(x), None, jd.Karras(), shape=(2,))
     data = jax.random.normal(KEY, (4, 2))
-    with pytest.raises(TypeError, match="no rule: attention by cuDNN has none.*or a loss without a tangent"):
-        maps.mean_flow_loss(KEY, flow_map, data)
+    with pytest.raises(TypeError, match="a part of it has no rule: attention by cuDNN has none"):
+        jax.jit(maps.mean_flow_loss)(KEY, flow_map, data)
     assert np.isfinite(maps.shortcut_loss(KEY, flow_map, data)).all()
 
 
