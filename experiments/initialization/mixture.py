@@ -29,7 +29,7 @@ What a fit costs is given in seconds, in calls of this denoiser for one sample, 
 calls pay for it; for a network, whose call is dearer, they are fewer in proportion.
 
 MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one busy core of an AMD EPYC, jax
-0.10.2, 2026-11-29; 198 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun, 78 calls, and
+0.10.2, 2026-11-29; 198 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun (78 calls),
 .109 +- .002 by ancestral sampling:
 
     26 nodes from 1.244      plain    isotropic   Gaussian   mixture         flow            ideal

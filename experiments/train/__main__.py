@@ -25,6 +25,18 @@ Gaussian, and the Frechet distance of samples to held-out images beside that of 
 with status 75; the same command with --resume goes on, on as many devices as there are then. A signal is
 heard from the start of the command to its end (by several processes together, between the parts of the
 evaluation); Ctrl-C twice leaves at once, without a save.
+
+Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
+
+    a GPU machine     pip install 'jax[cuda13]', then python -m experiments.train patches
+    TPU pod slice     on every host (gcloud ... tpu-vm ssh --worker=all --command=...):
+                      python -m experiments.train cifar10 --data DIR --out DIR --distributed --resume
+    queued TPUs       the same as the startup script of the queued resource: a preempted slice begins it again
+    Slurm             #SBATCH --requeue --signal=TERM@300, one task a node; then
+                      srun python -m experiments.train cifar10 --data DIR --out DIR --distributed --resume
+                      code=$?; [ $code -eq 75 ] && scontrol requeue $SLURM_JOB_ID; exit $code
+    Kubernetes        an indexed Job, restartPolicy OnFailure, terminationGracePeriodSeconds 300,
+                      --coordinator the first pod's name, --process-id $JOB_COMPLETION_INDEX, --resume
 """
 
 if __name__ == "__main__":
