@@ -2,6 +2,7 @@
 
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
+from jaxdiff.jumps.driver import integrate, sample
 from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
 from jaxdiff.jumps.losses import (
     bootstrapped_target,
@@ -11,6 +12,7 @@ from jaxdiff.jumps.losses import (
     ratio_matching,
     score_entropy,
 )
+from jaxdiff.jumps.orders import Confident, first_hitting
 from jaxdiff.jumps.processes import (
     JumpProcess,
     Masking,
@@ -22,19 +24,27 @@ from jaxdiff.jumps.processes import (
     reverse_step,
 )
 from jaxdiff.jumps.rates import Rates, birth_death, ordinal
+from jaxdiff.jumps.samplers import Ancestral, Corrected, Euler, JumpSampler, Remasking, TauLeaping
 from jaxdiff.jumps.schedules import Cosine, Exponential, Linear
 from jaxdiff.jumps.times import grid, share_uniform
 
 __all__ = [
+    "Ancestral",
     "CategoricalDenoiser",
+    "Confident",
+    "Corrected",
     "Cosine",
     "Enumerated",
+    "Euler",
     "Exponential",
     "HiddenMarkov",
     "JumpProcess",
+    "JumpSampler",
     "Linear",
     "Masking",
     "Rates",
+    "Remasking",
+    "TauLeaping",
     "Uniform",
     "birth_death",
     "bootstrapped_target",
@@ -42,8 +52,10 @@ __all__ = [
     "categorical",
     "cross_entropy",
     "denoising_loss",
+    "first_hitting",
     "forward_rates",
     "grid",
+    "integrate",
     "log_bound",
     "make_denoiser",
     "markov_chain",
@@ -53,6 +65,7 @@ __all__ = [
     "ratios",
     "reverse_rates",
     "reverse_step",
+    "sample",
     "score_entropy",
     "share_uniform",
 ]

@@ -29,7 +29,7 @@ def _share_uniform(u: Array, schedule: Schedule, t_min: Array, t_max: Array) -> 
     low, high = schedule.sigma(t_min), schedule.sigma(t_max)
     slack = 4 * jnp.finfo(u.dtype).eps
     share = jnp.clip(low + (high - low) * u, slack, 1 - slack)
-    t = jax.vmap(lambda share: _time(schedule, share, t_min, t_max))(share)
+    t = jax.vmap(lambda share: time_of_share(schedule, share, t_min, t_max))(share)
     slopes = jax.vmap(jax.grad(schedule.sigma))(t)
     return TrainingTimes(t, (high - low) / slopes)
 
@@ -52,10 +52,11 @@ def grid(
 @compiled(static="num_steps")
 def _grid(schedule: Schedule, t_min: Array, t_max: Array, num_steps: int) -> Array:
     shares = jnp.linspace(schedule.sigma(t_max), schedule.sigma(t_min), num_steps + 1)
-    times = jax.vmap(lambda share: _time(schedule, share, t_min, t_max))(shares)
+    times = jax.vmap(lambda share: time_of_share(schedule, share, t_min, t_max))(shares)
     return times.at[0].set(t_max).at[-1].set(t_min)
 
 
-def _time(schedule: Schedule, share: Array, t_min: Array, t_max: Array) -> Array:
+def time_of_share(schedule: Schedule, share: Array, t_min: Array, t_max: Array) -> Array:
+    """The time at which sigma is a scalar share, between t_min and t_max."""
     level = 2 * (jnp.log1p(-share) - jnp.log(share))  # since alpha + sigma = 1
     return inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max)
