@@ -3,6 +3,7 @@
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
 from jaxdiff.jumps.driver import integrate, sample
+from jaxdiff.jumps.guidance import guided, rewarded
 from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
 from jaxdiff.jumps.losses import (
     bootstrapped_target,
@@ -55,6 +56,7 @@ __all__ = [
     "first_hitting",
     "forward_rates",
     "grid",
+    "guided",
     "integrate",
     "log_bound",
     "make_denoiser",
@@ -65,6 +67,7 @@ __all__ = [
     "ratios",
     "reverse_rates",
     "reverse_step",
+    "rewarded",
     "sample",
     "score_entropy",
     "share_uniform",
