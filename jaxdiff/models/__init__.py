@@ -15,6 +15,7 @@ from jaxdiff.models.mixer import Mixer
 from jaxdiff.models.mlp import ResidualMLP
 from jaxdiff.models.patch_flow import PatchFlow
 from jaxdiff.models.spline_coupling import SplineCoupling
+from jaxdiff.models.token_transformer import TokenTransformer
 from jaxdiff.models.transformer import DiffusionTransformer
 from jaxdiff.models.unet import UNet
 
@@ -25,5 +26,6 @@ __all__ = [
     "PatchFlow",
     "ResidualMLP",
     "SplineCoupling",
+    "TokenTransformer",
     "UNet",
 ]
