@@ -1,0 +1,1 @@
+"""Posteriors of a diffusion prior, measured: `python -m experiments.conditional`."""

@@ -1,0 +1,22 @@
+"""Data seen through an operator and noise, measured: how near to the posterior the draws are, and how honest.
+
+    python -m experiments.conditional                    # everything
+    python -m experiments.conditional --parts mixtures   # some parts
+    python -m experiments.conditional --resume           # the parts that an interrupted run left
+
+    | part      | question                                                                  | module   |
+    |-----------|---------------------------------------------------------------------------|----------|
+    | mixtures  | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | digits    | holes in digits by the main job's model, against a Gaussian's conditional  | digits   |
+
+Each part's module says what to expect and what was measured. Written to --out: a JSON file for each part as
+it is done, figures.json with all of them, and figure.png.
+"""
+
+from experiments import parts
+from experiments.conditional import digits, mixtures
+
+PARTS: parts.Parts = {"mixtures": (mixtures, mixtures.Config()), "digits": (digits, digits.Config())}
+
+if __name__ == "__main__":
+    parts.command_line("conditional", __doc__, PARTS)

@@ -1,0 +1,104 @@
+"""Ways to draw data given y = A data + std noise, each given the same compute for a draw.
+
+Compute is in evaluations of the denoiser for one draw, a product with its transposed Jacobian counting two
+beside the evaluation: a step of DPS or PiGDM takes 3, of TMPD 5, of MMPS 3 + 2 for each conjugate gradient,
+of guided particles 4, and a sweep of split Gibbs as many as its 8 steps. Beside them stand the simplest
+things: draws of the prior, and the same drawn again by their likelihoods, with no guidance at all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import inverse, particles, pytree
+from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.inverse import Operator
+from jaxdiff.sampling.driver import sample
+from jaxdiff.typing import Array, Key
+
+
+class Problem(NamedTuple):
+    """A prior and an observation."""
+
+    denoise: Denoiser
+    operator: Operator
+    y: Array
+    std: Array
+
+
+Draw = Callable[[Key, Problem, int, int, Array], Array]
+"""``draw(key, problem, n, compute, setting)``: n draws, (n, *shape)."""
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class LogLikelihood:
+    """log p(y | data) up to a constant, a reward."""
+
+    problem: Problem
+
+    def __call__(self, data: Array) -> Array:
+        problem = self.problem
+        residual = (problem.operator.apply(data) - problem.y[None]).reshape(len(data), -1)
+        return -jnp.sum(residual**2, axis=1) / (2 * problem.std**2)
+
+
+def _guided(make: Callable[..., Denoiser], cost: int) -> Draw:
+    def draw(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+        return sample(key, make(problem, setting), n, num_steps=max(compute // cost, 3))
+
+    return draw
+
+
+def _prior(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+    return sample(key, problem.denoise, n, num_steps=compute)
+
+
+def _reweighted(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+    draw_key, key = jax.random.split(key)
+    data = _prior(draw_key, problem, n, compute, setting)
+    return data[jax.random.categorical(key, LogLikelihood(problem)(data), shape=(n,))]
+
+
+def _split_gibbs(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+    sweeps = max(compute // 8, 2)
+    # Half of the sweeps fall from the prior's scale, the others stay.
+    last = setting * problem.std
+    share = jnp.minimum(jnp.arange(sweeps) / max(sweeps // 2, 1), 1.0)
+    noises = jnp.exp((1 - share) * jnp.log(problem.denoise.scale) + share * jnp.log(last))
+    return inverse.split_gibbs(
+        key, problem.denoise, problem.operator, problem.y, problem.std, n, noises=noises, num_steps=8
+    )
+
+
+def _twisted(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+    run_key, key = jax.random.split(key)
+    process = particles.Twisted(problem.denoise, LogLikelihood(problem))
+    got = particles.run(run_key, process, n, groups=1, num_steps=max(compute // 4, 3))
+    return got.x[0][jax.random.categorical(key, got.log_weights[0], shape=(n,))]
+
+
+METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
+    "prior": (_prior, (0.0,)),
+    "prior, drawn again by likelihood": (_reweighted, (0.0,)),
+    "DPS": (
+        _guided(lambda p, step: inverse.dps(p.denoise, p.operator, p.y, step=step), 3),
+        (0.3, 1.0, 3.0, 10.0),
+    ),
+    "PiGDM": (_guided(lambda p, _: inverse.pigdm(p.denoise, p.operator, p.y, p.std), 3), (0.0,)),
+    "TMPD": (_guided(lambda p, _: inverse.tmpd(p.denoise, p.operator, p.y, p.std), 5), (0.0,)),
+    "MMPS, 1": (
+        _guided(lambda p, _: inverse.mmps(p.denoise, p.operator, p.y, p.std, num_iterations=1), 5),
+        (0.0,),
+    ),
+    "MMPS, 4": (
+        _guided(lambda p, _: inverse.mmps(p.denoise, p.operator, p.y, p.std, num_iterations=4), 11),
+        (0.0,),
+    ),
+    "split Gibbs": (_split_gibbs, (0.5, 1.0, 2.0)),
+    "twisted particles": (_twisted, (0.0,)),
+}
+"""And settings to choose from: the step of DPS, the last rho of split Gibbs over std."""

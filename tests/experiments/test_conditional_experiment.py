@@ -1,0 +1,73 @@
+"""The conditional experiment: its exact posteriors, its judges, and both parts small."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.conditional import digits, methods, mixtures
+
+
+def test_exact_draws_are_of_the_posterior():
+    """Their mean and variance against those of 200,000 draws of the prior, weighed by their likelihoods."""
+    exact, rng = mixtures.Exact(3, 1, 0.4), np.random.default_rng(0)
+    _, y = exact.observation(rng)
+    prior = np.asarray(exact.law.sample(jax.random.key(0), 200_000), np.float64)
+    logs = -((prior @ exact.matrix.T - y) ** 2).sum(1) / (2 * 0.4**2)
+    weights = np.exp(logs - logs.max())
+    weights /= weights.sum()
+    got = exact.posterior(rng, y, 100_000)
+    mean = weights @ prior
+    spread = np.sqrt((weights**2) @ (prior - mean) ** 2 + got.var(0) / len(got))
+    assert (np.abs(got.mean(0) - mean) < 4.5 * spread).all()
+    square = weights @ prior**2
+    spread = np.sqrt((weights**2) @ (prior**2 - square) ** 2 + (got**2).var(0) / len(got))
+    assert (np.abs((got**2).mean(0) - square) < 4.5 * spread).all()
+
+
+def test_the_likelihood_is_that_of_the_observation():
+    exact = mixtures.Exact(3, 2, 0.4)
+    problem = exact.problem(np.array([0.3, -0.2]))
+    data = np.random.default_rng(1).standard_normal((5, 3))
+    wanted = -((data @ exact.matrix.T - [0.3, -0.2]) ** 2).sum(1) / (2 * 0.16)
+    got = methods.LogLikelihood(problem)(jnp.asarray(data, jnp.float32))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_judges_of_holes():
+    """The energy score is least for the true law, and intervals of normal draws hold nine in ten."""
+    rng = np.random.default_rng(2)
+    truth = rng.standard_normal((200, 3))
+    right, wide, moved = (
+        digits._judged(s * rng.standard_normal((200, 60, 3)) + m, truth)
+        for s, m in ((1.0, 0.0), (2.0, 0.0), (1.0, 1.0))
+    )
+    assert abs(right["coverage"]["mean"] - 0.9) < 4 * right["coverage"]["standard_error"] + 0.03
+    assert wide["coverage"]["mean"] > 0.98
+    for worse in (wide, moved):
+        assert worse["energy_score"]["mean"] > right["energy_score"]["mean"] + 0.1
+
+
+@pytest.mark.slow
+def test_a_posterior_is_nearer_than_its_prior(axes):
+    figures = mixtures.run(mixtures.smoke())
+    distance = {row["method"]: row["distance"]["mean"] for row in figures["rows"]}
+    assert distance[mixtures.FLOOR] < distance["MMPS, 4"] < 0.7 * distance["prior"]
+    assert distance["split Gibbs"] < 0.7 * distance["prior"]
+    assert json.loads(json.dumps(figures, allow_nan=False))
+    assert "coverage of 90 %" in mixtures.table(figures)
+    mixtures.draw(figures, axes)
+
+
+@pytest.mark.slow
+def test_holes_are_filled(axes):
+    figures = digits.run(digits.smoke())
+    assert json.loads(json.dumps(figures, allow_nan=False))
+    rows = {row["method"]: row for row in figures["rows"]}
+    assert rows["Gaussian"]["error"]["mean"] < rows["each pixel alone"]["error"]["mean"]
+    kept = np.asarray(figures["shown"]["draws"]["MMPS, 4"])
+    truth = np.asarray(figures["shown"]["truth"])
+    assert np.abs(kept - truth[:, None])[:, :, ~digits.HOLE].mean() < 0.1  # what is seen is kept
+    digits.draw(figures, axes)
