@@ -30,7 +30,7 @@ LEFT_OUT = {
         "times.truncate",
     ],
     "what a call makes is a function or a value for later calls": [
-        *("as_denoiser", "guided", "pytree", "init_state", "averaged", "make_train_step"),
+        *("as_denoiser", "guided", "switched", "pytree", "init_state", "averaged", "make_train_step"),
         *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
@@ -44,6 +44,7 @@ LEFT_OUT = {
         *("make_flow_map", "maps.integrated_map", "maps.one_step_map"),
     ],
     "made once, of numbers that are known": [
+        "denoiser_flops",
         *("linear_betas", "cosine_betas", "logarithmic_betas"),
         *("jumps.birth_death", "jumps.ordinal", "jumps.grid", "jumps.markov_chain"),
     ],

@@ -123,6 +123,7 @@ from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 from jaxdiff.sampling.starts import Family, fit_start
+from jaxdiff.sampling.switching import denoiser_flops, switched
 from jaxdiff.sampling.tuning import Tuned, tune_sampler
 from jaxdiff.theory import LevelError, score_error
 from jaxdiff.typing import Denoised, Predictor, Schedule, StartLaw
@@ -208,6 +209,7 @@ __all__ = [
     "data_parallel",
     "ddpm_denoiser",
     "deis",
+    "denoiser_flops",
     "denoising_loss",
     "denoising_target",
     "density_formula",
@@ -287,6 +289,7 @@ __all__ = [
     "sliced_loss",
     "stable_target",
     "starts",
+    "switched",
     "telescoped_log_density",
     "theory",
     "tilted",
