@@ -40,7 +40,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree
-from jaxdiff.noising.process import log_snr, with_derivative
+from jaxdiff.noising.process import with_derivative
 from jaxdiff.typing import Array, Denoised, Schedule, Time
 
 Row: TypeAlias = Callable[[Schedule, Time], tuple[Array, Array]]
@@ -143,7 +143,10 @@ class EDM:
 
 def noise_level(schedule: Schedule, t: Time) -> Array:
     """EDM's log(sigma / alpha) / 4, clipped to [-3, 3] where it would be infinite; a scalar."""
-    return -jnp.clip(log_snr(schedule, t), -24.0, 24.0) / 8
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    # Beyond the clip on either side, where the logarithm of 0 would have an infinite derivative.
+    alpha, sigma = jnp.maximum(alpha, 1e-6 * sigma), jnp.maximum(sigma, 1e-6 * alpha)
+    return -jnp.clip(2 * (jnp.log(alpha) - jnp.log(sigma)), -24.0, 24.0) / 8
 
 
 def read(row: Row, schedule: Schedule, estimate: Denoised, t: Time) -> Array:

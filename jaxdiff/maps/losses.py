@@ -37,10 +37,9 @@ from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_agree
 from jaxdiff.denoising.prediction import Row
 from jaxdiff.learning import weights
-from jaxdiff.learning.bootstrap.times import earlier_time
 from jaxdiff.maps.compositions import composition_target, consistency_target
 from jaxdiff.maps.flow_map import FlowMap, check_map
-from jaxdiff.maps.pairs import drawn_pairs, way
+from jaxdiff.maps.pairs import drawn_pairs, earlier, way
 from jaxdiff.maps.tangents import check_training, tangent_target
 from jaxdiff.typing import Array, Denoised, Key, Time
 
@@ -130,7 +129,7 @@ def consistency_loss(
     other = _other("average", average, flow_map)
     time_key, key = jax.random.split(key)
     t, s = _to_the_first_time(time_key, flow_map, len(data))
-    r = earlier_time(flow_map.schedule, t, ratio, t_min=flow_map.denoiser.working_range[0])
+    r = earlier(flow_map.denoiser, t, ratio)
     x, target = consistency_target(key, other, data, t, r, s, teacher=teacher)
     return map_regression_loss(flow_map, x, target, t, s)
 

@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
-from jaxdiff.learning.bootstrap.times import earlier_time
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.maps.flow_map import FlowMap, check_map
-from jaxdiff.maps.pairs import drawn_pairs
+from jaxdiff.maps.pairs import drawn_pairs, earlier
 from jaxdiff.maps.tangents import check_training
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Key
@@ -56,7 +55,7 @@ def _loss(
     schedule, scale = flow_map.schedule, flow_map.denoiser.scale
     time_key, key = jax.random.split(key)
     t, s = drawn_pairs(time_key, flow_map, len(data) // group, equal=0.0)
-    r = jnp.maximum(s, earlier_time(schedule, t, ratio, t_min=flow_map.denoiser.working_range[0]))
+    r = jnp.maximum(s, earlier(flow_map.denoiser, t, ratio))
     t, r, s = (jnp.repeat(time, group) for time in (t, r, s))
     x, drawn = denoising_target(key, schedule, data, t)
     between = jax.vmap(lambda data, noise, r: perturb(schedule, data, noise, r))(*drawn, r)

@@ -58,6 +58,26 @@ def _drawn_pairs(
     return t, s
 
 
+def earlier(denoise: Denoiser, t: Array, ratio: Array | float) -> Array:
+    """The times, t's shape (batch,), of ratio times the sigma / alpha of t, at least the first that is known.
+
+    Pure noise counts as a hundred times the data.
+    """
+    schedule, low = denoise.schedule, denoise.working_range[0]
+
+    def one(t: Array) -> Array:
+        level = -2 * (jnp.log(_noise_to_data(denoise, t)) + jnp.log(ratio))
+        return inverse_log_snr(schedule, level, t_min=jnp.minimum(low, t), t_max=t)
+
+    return jax.lax.stop_gradient(jax.vmap(one)(t))
+
+
+def _noise_to_data(denoise: Denoiser, t: Array) -> Array:
+    """sigma / alpha at a scalar time, at most that which counts as pure noise."""
+    ratio = denoise.schedule.sigma(t) / jnp.maximum(denoise.schedule.alpha(t), 1e-12)
+    return jnp.minimum(ratio, _MOST_NOISE * jnp.asarray(denoise.scale, t.dtype))
+
+
 def way(denoise: Denoiser, t: Array, s: Array, num_steps: int) -> Array:
     """num_steps + 1 times from t to s, each (batch,), on the way even in (sigma / alpha)^(1/7)."""
     return jax.vmap(lambda t, s: _way(denoise, t, s, num_steps), out_axes=1)(t, s)
@@ -65,10 +85,7 @@ def way(denoise: Denoiser, t: Array, s: Array, num_steps: int) -> Array:
 
 def _way(denoise: Denoiser, t: Array, s: Array, num_steps: int) -> Array:
     schedule, low = denoise.schedule, denoise.working_range[0]
-    most = _MOST_NOISE * jnp.asarray(denoise.scale, t.dtype)
-    high, least = (
-        jnp.minimum(schedule.sigma(v) / jnp.maximum(schedule.alpha(v), 1e-12), most) for v in (t, s)
-    )
+    high, least = (_noise_to_data(denoise, v) for v in (t, s))
     ratios = jnp.linspace(high ** (1 / _RHO), least ** (1 / _RHO), num_steps + 1) ** _RHO
     levels = -2 * jnp.log(jnp.maximum(ratios, 1e-12))
     bracket = jnp.minimum(jnp.maximum(s, low), t)  # the schedule's first time may be infinite

@@ -61,9 +61,11 @@ def tangent_target(
 ) -> tuple[Array, Denoised]:
     """x_t and the target of eq. (3) for the averages from t to s, of data's shape (batch, ...).
 
-    Nothing is differentiated through it. Its conditional mean given x_t is the average itself where the map
-    is exact, or the target where the teacher is. The cost is one product in forward mode; a network that has
-    no rule for it, such as one with attention by cuDNN, is a TypeError.
+    Nothing is differentiated through it, and alpha' and sigma' must be finite at t: at the end of
+    `LinearVariance`, where alpha = 0 with an infinite slope, it is NaN; give such a map a t_max before. Its
+    conditional mean given x_t is the average itself where the map is exact, or the target where the teacher
+    is. The cost is one product in forward mode; a network that has no rule for it, such as one with attention
+    by cuDNN, is a TypeError.
 
     teacher: the denoiser whose estimates stand for the data and the noise; the target then has no variance.
     improved: the tangent is taken along the map's own velocity at t, or the teacher's, and not along that of

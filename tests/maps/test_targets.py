@@ -9,6 +9,7 @@ from oracles import CASES, NAMES, few_of
 import jaxdiff as jd
 from jaxdiff import maps
 from jaxdiff.denoising import prediction
+from jaxdiff.maps.pairs import earlier
 from jaxdiff.typing import Denoised
 
 KEY = jax.random.key(0)
@@ -211,6 +212,24 @@ def test_straight_paths_are_where_reflow_ends():
     assert maps.reflow_loss(KEY, law.denoiser(schedule), pairs).mean() > 1e-2
     samples = maps.sample_map(KEY, maps.one_step_map(denoise), 2000)
     np.testing.assert_allclose(samples.std(), 0.5, rtol=0.03)
+
+
+@pytest.mark.parametrize("schedule", [jd.RectifiedFlow(), pytest.param(jd.Cosine(), marks=pytest.mark.slow)])
+def test_pure_noise_is_learnt_from_as_what_is_next_to_it(schedule):
+    """At alpha = 0: targets are those of a time just before, and steps are no shorter than elsewhere."""
+    flow_map = maps.make_flow_map(predict, jnp.asarray(1.3), schedule, shape=(2,))
+    data, s = jax.random.normal(KEY, (3, 2)), jnp.array([0.001, 0.2, 0.6])
+
+    @jax.jit
+    def targets(t):
+        r = earlier(flow_map.denoiser, jnp.full(3, t), 0.5)
+        tangent = maps.tangent_target(KEY, flow_map, data, t, s)[1].data
+        return r, tangent, maps.composition_target(KEY, flow_map, data, t, jnp.maximum(r, s), s)[1].data
+
+    for at, before in zip(targets(1.0), targets(1.0 - 2e-6), strict=True):
+        np.testing.assert_allclose(at, before, rtol=0, atol=2e-3)
+    ratio = schedule.sigma(targets(1.0)[0][0]) / schedule.alpha(targets(1.0)[0][0])
+    np.testing.assert_allclose(ratio, 50.0, rtol=1e-3)
 
 
 def test_a_network_without_forward_mode_is_told_what_else_there_is():
