@@ -138,6 +138,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     """How inputs are made, and every public function as a call of them, by its name and what is beside it."""
     n, d, steps, budget = size.rows, size.dimension, size.steps, size.evaluations
     operator = jd.inverse.mask(np.arange(d) < 1)
+
+    def first_entry(data: Array) -> Array:
+        return data[:, 0]
+
     plain = ResidualMLP(width=size.width, num_blocks=2)
     with_classes = ResidualMLP(width=size.width, num_blocks=2, num_classes=CLASSES)
     eye = jnp.eye(d)
@@ -316,6 +320,14 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "particles.run": lambda key, i: jd.particles.run(
             key, jd.particles.Composed([exact(i)], [2.0]), n // 4, groups=4, times=i.falling
+        ),
+        "particles.noised_path": lambda key, i: jd.particles.noised_path(key, exact(i), i.few, i.falling),
+        "particles.gibbs": lambda key, i: jd.particles.gibbs(
+            key,
+            jd.particles.Twisted(exact(i), jax.tree_util.Partial(first_entry)),
+            jd.particles.noised_path(key, exact(i), i.few, i.falling),
+            i.falling,
+            n=2,
         ),
         "integrate": lambda key, i: jd.integrate(key, model(i), i.x, i.falling),
         "integrate_path": lambda key, i: jd.integrate_path(key, model(i), i.x, i.falling),

@@ -2,6 +2,7 @@
 
 from jaxdiff.particles.composed import Composed
 from jaxdiff.particles.driver import Particles, Process, run
+from jaxdiff.particles.gibbs import Swept, gibbs, noised_path
 from jaxdiff.particles.twisted import Twisted
 
-__all__ = ["Composed", "Particles", "Process", "Twisted", "run"]
+__all__ = ["Composed", "Particles", "Process", "Swept", "Twisted", "gibbs", "noised_path", "run"]

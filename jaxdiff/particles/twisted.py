@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff._numerics.rows import inner
+from jaxdiff._numerics.rows import inner, to_rows
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.guidance.tilted import Reward
 from jaxdiff.particles.states import State, ancestral_step
@@ -29,6 +29,15 @@ from jaxdiff.typing import Array, Key
 
 Twist: TypeAlias = Callable[[Array, Array, Array], Array]
 """``log psi(x, t, data)``, (rows,), of rows x at a scalar t and the denoiser's data there."""
+
+
+class Held(NamedTuple):
+    """Rows that are not drawn: `gibbs`."""
+
+    rows: Array
+    """(rows,), of booleans."""
+    x: Array
+    """Where they are put, (rows, *shape); what is said of other rows is not heard."""
 
 
 @pytree
@@ -56,21 +65,25 @@ class Twisted:
     def like(self) -> Denoiser:
         return self.denoise
 
-    def init(self, key: Key, n: int, t: Array) -> tuple[State, Array]:
+    def init(self, key: Key, n: int, t: Array, held: Held | None = None) -> tuple[State, Array]:
         noise = jnp.zeros((n, *self.denoise.shape))
-        state, increment = self._move(key, noise, self.denoise.schedule.sigma(t), t)
+        state, increment = self._move(key, noise, self.denoise.schedule.sigma(t), t, held)
         return state, increment + state.value
 
-    def step(self, key: Key, state: State, t: Array, s: Array) -> tuple[State, Array]:
+    def step(
+        self, key: Key, state: State, t: Array, s: Array, held: Held | None = None
+    ) -> tuple[State, Array]:
         mean, std = ancestral_step(self.denoise.schedule, state, t, s)
-        new, increment = self._move(key, mean.astype(state.x.dtype), std, s)
+        new, increment = self._move(key, mean.astype(state.x.dtype), std, s, held)
         return new, increment + new.value - state.value
 
-    def _move(self, key: Key, mean: Array, std: Array, t: Array) -> tuple[State, Array]:
+    def _move(self, key: Key, mean: Array, std: Array, t: Array, held: Held | None) -> tuple[State, Array]:
         """Draws about moved means, with log N(x; mean, std^2) - log q(x)."""
         z, push = noise_like(key, mean), jnp.zeros_like(mean)
         if self.guide:
             push = std * jax.grad(lambda x: self._at(x, t).value.sum())(mean)
+        if held is not None:  # the noise that would have put it there
+            z = jnp.where(to_rows(held.rows, z), (held.x - mean) / std - push, z)
         return self._at((mean + std * (push + z)).astype(mean.dtype), t), -inner(push, 0.5 * push + z)
 
     def finish(self, state: State) -> tuple[State, Array]:
