@@ -16,6 +16,7 @@ from benchmarks import (
     public_calls,
     sampler_overhead,
     solvers,
+    solvers_drawn,
     train_step,
     training_loop,
 )
@@ -183,3 +184,22 @@ def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64
         == errors["DDIM"][12]
     )
     assert "UniPC 3, noise" in capsys.readouterr().out
+
+
+def test_the_leagues_answer_is_read_off_its_errors(tmp_path, capsys):
+    """Of two laws run apart: ratios to the least of one's own, their median, and where a peer is below."""
+    runs = {
+        "one": {"first": {"DDIM": {"4": 0.4}, "DEIS 3": {"4": 0.2}, "diffusers DEIS 3": {"4": 0.1}}},
+        "two": {"second": {"DDIM": {"4": 0.8}, "DEIS 3": {"4": 0.1}, "learned": {"4": 0.01}}},
+    }
+    for name, errors in runs.items():
+        (tmp_path / name).mkdir()
+        record = {"machine": "here", "agreement": {}, "errors": errors}
+        (tmp_path / name / "solvers.json").write_text(json.dumps(record))
+    table = solvers_drawn.main([tmp_path / name for name in runs], tmp_path)
+    assert table[4]["DDIM"] == pytest.approx(5.0)  # of 2 and 8
+    assert table[4]["DEIS 3"] == 1.0
+    assert (tmp_path / "solvers.png").stat().st_size > 1000
+    printed = capsys.readouterr().out
+    assert "first, 4 calls: diffusers DEIS 3 0.1, jaxdiff's DEIS 3 0.2" in printed
+    assert "second" not in printed
