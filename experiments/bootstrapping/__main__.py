@@ -21,9 +21,9 @@
 
 What the tables share is in `ratios`.
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
-figures.json with all of them, and figure.png; the one beside this file is of E1 to E6 on 2026-11-22, two
-hours on one core of a busy machine. Method: Kumar, Nagaraj & Sarkar 2025, arXiv 2502.10354; the tasks, sizes
-and figures are this library's own, none of them the paper's.
+figures.json with all of them, and figure.png; the one beside this file is of E1 to E4, E5-fresh, E6, E7 and
+E8, an hour and a half on one core of a busy machine (2026-11-28 and 29). Method: Kumar, Nagaraj & Sarkar 2025,
+arXiv 2502.10354; the tasks, sizes and figures are this library's own, none of them the paper's.
 """
 
 from experiments import parts

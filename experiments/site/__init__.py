@@ -1,0 +1,1 @@
+"""The documentation as pages: `python -m experiments.site --out site`."""

@@ -1,0 +1,174 @@
+"""The documentation as pages that need no server: the library by module, tutorials, figures, benchmarks.
+
+    pip install '.[docs]'
+    python -m experiments.site --out site         # then open site/index.html
+
+The library's pages are pdoc's, from the docstrings, with its search; the first page is the README, and each
+tutorial is its own script in prose and code. Colours follow the reader's system, light or dark. Building
+fails where a link leads nowhere (`broken_links`).
+"""
+
+import argparse
+import html
+import html.parser
+import pathlib
+import re
+import shutil
+import sys
+import urllib.parse
+import warnings
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+HERE = pathlib.Path(__file__).parent
+TUTORIALS = ROOT / "experiments" / "tutorials"
+PAGES = {
+    "index": "jaxdiff",
+    "tutorials": "Tutorials",
+    "gallery": "Figures",
+    "benchmarks": "What was measured",
+}
+
+
+def main(out: pathlib.Path) -> None:
+    """Build the site into out, which is made anew. Raises RuntimeError where a link leads nowhere."""
+    import pdoc
+    import pdoc.render
+
+    if out.exists():
+        shutil.rmtree(out)
+    pdoc.render.configure(template_directory=HERE, footer_text="jaxdiff", search=True)
+    with warnings.catch_warnings():  # of names that are imported for type checkers only
+        warnings.filterwarnings("ignore", message="Error parsing type annotation")
+        pdoc.pdoc("jaxdiff", output_directory=out)
+    for page in out.rglob("*.html"):
+        _unlink(page)
+    figures = sorted((ROOT / "experiments").rglob("*.png")) + sorted((ROOT / "benchmarks").glob("*.png"))
+    for figure in figures:
+        shutil.copy(figure, _name(out, figure))
+    scripts = sorted(TUTORIALS.glob("[0-9]*.py"))
+    index = [f"- [{_title(script)}]({script.stem}.html)" for script in scripts]
+    gallery = [
+        f"## {_caption(figure)}\n\n![{_caption(figure)}]({_name(out, figure).name})" for figure in figures
+    ]
+    _write(out, "index", _linked(out, ROOT / "README.md"))
+    _write(out, "tutorials", "# Tutorials\n\n" + "\n".join(index))
+    _write(out, "gallery", "# Figures\n\n" + "\n\n".join(gallery))
+    _write(out, "benchmarks", _linked(out, ROOT / "benchmarks" / "README.md"))
+    for script in scripts:
+        _write(out, script.stem, tutorial(script.read_text()))
+    broken = broken_links(out)
+    if broken:
+        raise RuntimeError("links that lead nowhere: " + ", ".join(broken[:20]))
+
+
+def tutorial(script: str) -> str:
+    """A script of cells, in percent format, as Markdown."""
+    parts = []
+    for cell in re.split(r"^# %%", script, flags=re.MULTILINE)[1:]:
+        kind, _, body = cell.partition("\n")
+        if "[markdown]" in kind:
+            parts.append("\n".join(line.removeprefix("#").removeprefix(" ") for line in body.splitlines()))
+        elif body.strip():
+            parts.append(f"```python\n{body.strip()}\n```")
+    return "\n\n".join(parts)
+
+
+def broken_links(site: pathlib.Path) -> list[str]:
+    """Links between the site's own pages, and to places on them, that lead nowhere."""
+    pages = {page.relative_to(site): _Links(page.read_text()) for page in site.rglob("*.html")}
+    broken = []
+    for page, found in pages.items():
+        for link in found.links:
+            target = urllib.parse.urlsplit(link)
+            if target.scheme or target.netloc or link.startswith("data:"):
+                continue
+            path = (site / page.parent / urllib.parse.unquote(target.path)).resolve()
+            if target.path and not path.exists():
+                broken.append(f"{page}: {link}")
+                continue
+            place = pages.get(path.relative_to(site.resolve())) if target.path else found
+            if target.fragment and place is not None and target.fragment not in place.places:
+                broken.append(f"{page}: {link}")
+    return broken
+
+
+class _Links(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.places: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("href", "src") and value:
+                self.links.append(value)
+            elif name in ("id", "name") and value:
+                self.places.add(value)
+
+
+def _unlink(page: pathlib.Path) -> None:
+    """pdoc links what a class inherits of a package that it does not show: these become plain words."""
+    text = page.read_text()
+    places = _Links(text).places
+    kept = lambda match: match[0] if match[1] in places else ""  # noqa: E731
+    page.write_text(re.sub(r' href="#([^"]+)"', kept, text))
+
+
+def _linked(out: pathlib.Path, path: pathlib.Path) -> str:
+    """Markdown whose links to files of the repository lead to their pages, or are plain words."""
+    text = path.read_text()
+    pages = {"benchmarks/README.md": "benchmarks.html", "experiments/tutorials/__init__.py": "tutorials.html"}
+
+    def page(match: re.Match[str]) -> str:
+        words, target = match.groups()
+        if target in pages:
+            return f"[{words}]({pages[target]})"
+        if target.endswith(".png"):
+            return f"[{words}]({_name(out, ROOT / target).name})"
+        return match.group(0) if ":" in target else words
+
+    return re.sub(r"\[([^\]]*)\]\(([^)]*)\)", page, text)
+
+
+def _write(out: pathlib.Path, name: str, markdown: str) -> None:
+    import markdown2
+
+    body = markdown2.markdown(markdown, extras=["fenced-code-blocks", "tables", "header-ids"])
+    title = html.escape(PAGES.get(name, name.replace("_", " ")))
+    links = "".join(f'<a href="{page}.html">{html.escape(words)}</a>' for page, words in PAGES.items())
+    style = "".join((HERE / sheet).read_text() for sheet in ("theme.css", "page.css"))
+    (out / f"{name}.html").write_text(
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<style>{style}</style></head><body class="pdoc"><nav>{links}<a href="jaxdiff.html">The library</a>'
+        f"</nav><main>{body}</main></body></html>\n"
+    )
+
+
+def _name(out: pathlib.Path, figure: pathlib.Path) -> pathlib.Path:
+    return out / "-".join(figure.relative_to(ROOT).parts)
+
+
+def _caption(figure: pathlib.Path) -> str:
+    return " ".join(figure.relative_to(ROOT).with_suffix("").parts[1:]).replace("figure", "").strip()
+
+
+def _title(script: pathlib.Path) -> str:
+    heading = re.search(r"^# # (.+)$", script.read_text(), re.MULTILINE)
+    return heading[1] if heading else script.stem
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.site",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("site"))
+    flags = parser.parse_args()
+    try:
+        main(flags.out)
+    except ImportError as error:
+        parser.exit(2, f"{parser.prog}: {error}; pip install '.[docs]' has what it takes.\n")
+    print(f"written to {flags.out}/index.html", file=sys.stderr)

@@ -1,0 +1,28 @@
+"""The site is built whole, and its own judge of links sees what is broken."""
+
+import pytest
+
+from experiments.site import __main__ as site
+
+
+def test_links_that_lead_nowhere_are_seen(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#here">1</a><a href="b.html#there">2</a><a href="#x">3</a>')
+    (tmp_path / "b.html").write_text('<p id="here"><a href="a.html">4</a><img src="c.png"><a href="https://x.y">5</a>')
+    assert sorted(site.broken_links(tmp_path)) == ["a.html: #x", "a.html: b.html#there", "b.html: c.png"]
+
+
+def test_a_script_of_cells_is_prose_and_code():
+    script = '"""Doc."""\n\n# %% [markdown]\n# # A title\n#\n# Words.\n# %%\nx = 1\n\n# %% [markdown]\n# More.\n'
+    assert site.tutorial(script) == "# A title\n\nWords.\n\n```python\nx = 1\n```\n\nMore."
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_broken_link(tmp_path):
+    out = tmp_path / "site"
+    site.main(out)
+    assert not site.broken_links(out)
+    assert "dpm_solver_pp" in (out / "jaxdiff.html").read_text()
+    assert "| measured" not in (out / "benchmarks.html").read_text()  # a table is a table
+    for name in site.PAGES:
+        assert "<nav>" in (out / f"{name}.html").read_text()
+    assert "prefers-color-scheme:dark" in (out / "jaxdiff.html").read_text()
