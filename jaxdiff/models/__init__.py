@@ -16,7 +16,7 @@ from jaxdiff.models.mlp import ResidualMLP
 from jaxdiff.models.patch_flow import PatchFlow
 from jaxdiff.models.spline_coupling import SplineCoupling
 from jaxdiff.models.token_transformer import TokenTransformer
-from jaxdiff.models.transformer import DiffusionTransformer
+from jaxdiff.models.transformer import DiffusionTransformer, scanned_blocks, separate_blocks
 from jaxdiff.models.unet import UNet
 
 __all__ = [
@@ -28,4 +28,6 @@ __all__ = [
     "SplineCoupling",
     "TokenTransformer",
     "UNet",
+    "scanned_blocks",
+    "separate_blocks",
 ]

@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from transcription import assert_answers, condition, dense, drawn, softmax
 from transcription import standardized as norm
 
-from jaxdiff.models import DiffusionTransformer
+from jaxdiff.learning.training import init_state, make_train_step
+from jaxdiff.models import DiffusionTransformer, scanned_blocks, separate_blocks
 
 WIDTH, HEADS, PATCH = 12, 3, 2
 MODEL = DiffusionTransformer(PATCH, WIDTH, num_blocks=1, num_heads=HEADS, expansion=3, num_classes=2)
@@ -211,3 +213,65 @@ def test_the_context_has_a_precision_of_its_own(params, precision, of_context, f
 def test_a_wrong_context_is_refused(model, context, mask, error, says):
     with pytest.raises(error, match=says):
         model.init(jax.random.key(0), IMAGES, LEVELS, LABELS, context, mask)
+
+
+DEEP = DiffusionTransformer(PATCH, WIDTH, num_blocks=3, num_heads=HEADS, num_classes=2, context_width=5)
+
+
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_loop_of_blocks_answers_and_learns_as_the_blocks_do(remat, float64):
+    """With parameters of one form turned into the other's; and back again they are what they were."""
+    model, arguments = DEEP.clone(remat=remat), (X, T, LABELS, CONTEXT, MASK)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(RNG.standard_normal(leaf.shape) / 3),
+        jax.eval_shape(model.init, jax.random.key(0), *arguments),
+    )
+    loop = model.clone(scan=True)
+    stacked = scanned_blocks(params)
+    shapes = jax.eval_shape(loop.init, jax.random.key(0), *arguments)
+    assert jax.tree.structure(stacked) == jax.tree.structure(shapes)
+    for got, wanted in zip(jax.tree.leaves(separate_blocks(stacked)), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+    def loss(model, params):
+        return jnp.mean(model.apply(params, *arguments) ** 2)
+
+    value, slope = jax.value_and_grad(functools.partial(loss, model))(params)
+    got, got_slope = jax.value_and_grad(functools.partial(loss, loop))(stacked)
+    np.testing.assert_allclose(got, value, rtol=1e-6)
+    for a, b in zip(jax.tree.leaves(got_slope), jax.tree.leaves(scanned_blocks(slope)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # the condition is in single precision
+
+
+def test_a_state_of_one_form_goes_on_in_the_other():
+    """One Adam step from a state with averages and moments, in either form, and dropout's blocks differ."""
+    optimizer = optax.adam(1e-2)
+    x, t, context = (jnp.asarray(part, jnp.float32) for part in (X, T, CONTEXT))
+
+    def stepped(model, state):
+        loss = lambda params, key, x: jnp.mean(model.apply(params, x, t, LABELS, context, MASK) ** 2)  # noqa: E731
+        step = make_train_step(loss, optimizer, ema_decay=0.9)
+        return step(jax.random.key(1), state, x)[0]
+
+    params = jax.jit(DEEP.init)(jax.random.key(0), x, t, LABELS, context, MASK)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * jnp.asarray(RNG.standard_normal(leaf.shape), leaf.dtype), params
+    )
+    state = stepped(DEEP, init_state(params, optimizer, ema_decay=0.9))
+    one, other = stepped(DEEP, state), stepped(DEEP.clone(scan=True), scanned_blocks(state))
+    for a, b in zip(jax.tree.leaves(scanned_blocks(one)), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+def test_every_block_of_a_loop_drops_by_itself():
+    model = DEEP.clone(scan=True, dropout=0.5, num_classes=None, context_width=None)
+    x, t = jnp.asarray(X, jnp.float32), jnp.asarray(T, jnp.float32)
+    params = jax.jit(model.init)(jax.random.key(0), x, t)
+    params = jax.tree.map(lambda leaf: jnp.asarray(RNG.standard_normal(leaf.shape), leaf.dtype), params)
+    rngs, seen = {"dropout": jax.random.key(1)}, "intermediates"
+    _, kept = model.apply(params, x, t, train=True, rngs=rngs, capture_intermediates=True, mutable=[seen])
+    (dropped,) = kept[seen]["blocks"]["block"]["Dropout_0"]["__call__"]
+    zeros = np.asarray(dropped) == 0
+    assert zeros.shape[0] == 3
+    for i, j in ((0, 1), (1, 2), (0, 2)):
+        assert abs((zeros[i] == zeros[j]).mean() - 0.5) < 4 * 0.5 / zeros[0].size ** 0.5
