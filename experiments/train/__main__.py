@@ -4,6 +4,7 @@
     python -m experiments.train patches --help                 # every option, with its value there
     python -m experiments.train patches --steps 1000 --model.channels 32 --model.dtype bfloat16
     python -m experiments.train cifar10 --data DIR             # from the files in DIR
+    python -m experiments.train patches --options FILE         # from JSON, or another run's figures.json
     python -m experiments.train patches --resume               # go on after an interruption, or begin
 
     python -m experiments.train patches --engine pmap          # jax.pmap instead of a sharded jax.jit
@@ -129,10 +130,15 @@ def _parser() -> _Parser:
         own.add_argument("--coordinator", metavar="HOST:PORT", help="or by process 0's address,")
         own.add_argument("--num-processes", type=int, metavar="N", help="their number")
         own.add_argument("--process-id", type=int, metavar="I", help="and the number of this one, from 0")
-        options = own.add_argument_group("options of the config")
+        own.add_argument("--options", type=pathlib.Path, metavar="FILE", help="JSON, or a run's figures.json")
+        meanings, section = configs.meanings(), own.add_argument_group("what is learnt")
         for flag, (read, value) in configs.flags(config).items():
-            text = f"default {value if value not in ((), '') else 'none'}"
-            options.add_argument(
+            title = next((configs.SECTIONS[s] for s in configs.SECTIONS if flag.startswith(s)), section.title)
+            if title != section.title:
+                section = own.add_argument_group(title)
+            default = f"default {value if value not in ((), '') else 'none'}"
+            text = f"{meanings.get(flag, '')} ({default})".strip().replace("%", "%%")
+            section.add_argument(
                 f"--{flag}", type=read, default=argparse.SUPPRESS, metavar=read.__name__, help=text
             )
         own.set_defaults(own_parser=own)
@@ -169,9 +175,10 @@ def command_line(arguments: list[str] | None = None) -> None:
     if flags.compile_for or flags.fit:
         jax.config.update("jax_platforms", "cpu")  # the devices that it is for are not here
     config = CONFIGS[flags.config]
-    values = {name: getattr(flags, name) for name in configs.flags(config) if hasattr(flags, name)}
+    given = {name: getattr(flags, name) for name in configs.flags(config) if hasattr(flags, name)}
     out = flags.out or pathlib.Path("results") / f"train-{flags.config}"
     try:
+        values = (configs.from_file(config, flags.options) if flags.options else {}) | given
         config = configs.overridden(config, values)
         if flags.compile_for or flags.fit:
             print(_compiled(config, flags))

@@ -5,7 +5,12 @@ A config is frozen, made of numbers and names, and holds one Flax module, whose 
 is.
 """
 
+import ast
 import dataclasses
+import difflib
+import inspect
+import json
+import pathlib
 import types
 import typing
 from collections.abc import Callable
@@ -223,6 +228,68 @@ def flags(config: Config) -> dict[str, tuple[Callable[[str], Any], Any]]:
     own = {f.name: (f.type, getattr(config, f.name)) for f in dataclasses.fields(config) if f.name != "model"}
     model = {f"model.{name}": option for name, option in _options_of_model(config).items()}
     return {name: (_reader(kind), value) for name, (kind, value) in (own | model).items()}
+
+
+SECTIONS = {
+    "dataset": "what is learnt",
+    "seed": "training",
+    "engine": "devices and checkpoints",
+    "start": "samples and evaluation",
+    "model.": "the model",
+}
+"""Groups of options in the help, by the name that each begins with."""
+
+
+def meanings() -> dict[str, str]:
+    """What is said of each field of a `Config` below it, by name."""
+    (body,) = ast.parse(inspect.getsource(Config)).body
+    said, name = {}, ""
+    for node in typing.cast(ast.ClassDef, body).body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            said[name] = " ".join(str(node.value.value).split())
+    return said
+
+
+def from_file(config: Config, path: pathlib.Path) -> dict[str, Any]:
+    """Values under the names of `flags` from a JSON file: {"steps": 1000, "model.channels": 32}.
+
+    Or from a run's figures.json, whose config they then are. Raises ValueError for what is no such object,
+    for a name that is no option, and for a value that is none of its option's.
+    """
+    try:
+        given = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} must be JSON, an object of options: {error}.") from error
+    if isinstance(given, dict) and isinstance(given.get("config"), dict):
+        given = given["config"]
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} must hold an object of options, got {type(given).__name__}.")
+    model = given.pop("model", {})
+    if name := model.pop("name", None):
+        runs_here = type(config.model).__name__
+        if name != runs_here:
+            raise ValueError(f"{path} is of a {name}, and this config of a {runs_here}; name that config.")
+    given |= {f"model.{name}": value for name, value in model.items()}
+    known, values = flags(config), {}
+    for name, value in given.items():
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3)
+            raise ValueError(f"{path} has the unknown option {name}; near it: {', '.join(near) or 'none'}.")
+        try:
+            values[name] = known[name][0](_as_text(value))
+        except (KeyError, ValueError) as error:
+            kind = known[name][0].__name__
+            raise ValueError(f"{path} has {name} = {value!r}, which is no {kind}.") from error
+    return values
+
+
+def _as_text(value: Any) -> str:
+    """As the command line would have it."""
+    if isinstance(value, list):
+        return ",".join(map(_as_text, value))
+    return "none" if value is None else str(value)
 
 
 def overridden(config: Config, values: dict[str, Any]) -> Config:

@@ -319,6 +319,57 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
     assert not seen[1][2]["keep_dtype"]
 
 
+def test_options_come_from_a_file_and_flags_win(monkeypatch, tmp_path):
+    """From a plain object, and from the figures of a run, which give its config again."""
+    seen = []
+    monkeypatch.setattr(
+        program, "main", lambda config, *_, **__: seen.append(config) or dict.fromkeys(FIGURES, 1.0)
+    )
+    file, out = tmp_path / "options.json", ["--out", str(tmp_path)]
+    file.write_text(
+        json.dumps({"steps": 9, "flip": False, "model.channel_multipliers": [1, 2], "decay_after": None})
+    )
+    program.command_line(["patches", "--options", str(file), "--steps", "7", *out])
+    model = CONFIGS["patches"].model.clone(channel_multipliers=(1, 2))
+    wanted = dataclasses.replace(CONFIGS["patches"], steps=7, flip=False, decay_after=None, model=model)
+    assert seen[0] == wanted
+    file.write_text(json.dumps({"config": configs.as_dict(wanted), "bits_per_dimension": 3.0}))
+    program.command_line(["patches", "--options", str(file), *out])
+    assert seen[1] == wanted
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "must hold an object of options, got list"),
+        ("{", "must be JSON, an object of options"),
+        ('{"step": 1}', "has the unknown option step; near it: steps"),
+        ('{"steps": "many"}', "has steps = 'many', which is no int"),
+        ('{"config": {"model": {"name": "ResidualMLP"}}}', "is of a ResidualMLP, and this config of a UNet"),
+    ],
+)
+def test_a_bad_file_of_options_ends_in_one_line(text, message, tmp_path, capsys):
+    (tmp_path / "options.json").write_text(text)
+    with pytest.raises(SystemExit) as exit_:
+        program.command_line(["patches", "--options", str(tmp_path / "options.json")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_help_says_what_an_option_means(capsys):
+    with pytest.raises(SystemExit):
+        program.command_line(["patches", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "Training images, drawn anew at each step, of whose posterior the target is made; 0: none. (default 0)"
+        in said
+    )
+    order = [said.index(f"{title}: --") for title in configs.SECTIONS.values()]
+    assert len(set(order)) == len(configs.SECTIONS)
+
+
 FIGURES = (
     "bits_per_dimension", "bits_per_dimension_standard_error", "gaussian_bits_per_dimension", "frechet_samples", "frechet_gaussian",
     "frechet_training_images", "training_seconds", "total_seconds",
