@@ -65,10 +65,10 @@ def _reweighted(key: Key, problem: Problem, n: int, compute: int, setting: Array
 
 def _split_gibbs(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
     sweeps = max(compute // 8, 2)
-    # Half of the sweeps fall from the prior's scale, the others stay.
+    # Half of the sweeps fall from where the prior's scale is forgotten, the others stay.
     last = setting * problem.std
     share = jnp.minimum(jnp.arange(sweeps) / max(sweeps // 2, 1), 1.0)
-    noises = jnp.exp((1 - share) * jnp.log(problem.denoise.scale) + share * jnp.log(last))
+    noises = jnp.exp((1 - share) * jnp.log(5 * problem.denoise.scale) + share * jnp.log(last))
     return inverse.split_gibbs(
         key, problem.denoise, problem.operator, problem.y, problem.std, n, noises=noises, num_steps=8
     )

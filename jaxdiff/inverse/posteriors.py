@@ -140,7 +140,7 @@ class _Posterior:
             def product(v: Array) -> Array:
                 return self.std**2 * v + self.operator.apply(spread(self.operator.adjoint(v)))
 
-            weighed = solve(product, residual, self.num_iterations)
+            weighed = solve(product, residual, self.num_iterations, self.std**2)
         (h,) = pull(self.operator.adjoint(weighed))
         return shifted(denoiser.schedule, x, t, answer, h)
 
@@ -155,16 +155,19 @@ class _Posterior:
         return lambda v: self.number**2 * sigma**2 / (sigma**2 + alpha**2 * self.number**2) * v
 
 
-def solve(product: Callable[[Array], Array], b: Array, num_iterations: int) -> Array:
-    """x with product(x) = b for each row, by conjugate gradients; product is positive definite.
+def solve(product: Callable[[Array], Array], b: Array, num_iterations: int, floor: Array | float) -> Array:
+    """x with product(x) = b for each row, by conjugate gradients; product is at least floor times x.
 
-    A row that is solved stays: rows do not see each other.
+    Where it says less, as by the Jacobian of a network that is no denoiser's, the floor is taken for it: no
+    direction then is gone along further than an observation's noise allows. A row that is solved stays: rows
+    do not see each other.
     """
 
     def body(_: int, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         x, residual, direction, square = carry
         image = product(direction)
-        length = square / jnp.maximum(_rows(direction, image), _TINY)
+        curvature = jnp.maximum(_rows(direction, image), floor * _rows(direction, direction))
+        length = square / jnp.maximum(curvature, _TINY)
         length = jnp.where(square > least, length, 0.0)
         x, residual = x + length * direction, residual - length * image
         new = _rows(residual, residual)

@@ -46,8 +46,9 @@ def split_gibbs(
 ) -> Array:
     """n draws of the data given y = operator(data) + std noise, shape (n, *shape); draw i by (key, i) only.
 
-    noises: rho of each sweep in the data's unit, such as ``jnp.geomspace(scale, std, 20)``; the last ones say
-        what law is drawn: the bias falls as rho^2, and so does the speed at which the chain forgets.
+    noises: rho of each sweep in the data's unit, such as ``jnp.geomspace(5 * scale, std, 20)``: the first so
+        large that the chain forgets where it began, the last ones say what law is drawn: the bias falls as
+        rho^2, and so does the speed at which the chain forgets.
     num_steps: of the prior's reverse process in a sweep, at least 3, by a sampler that draws noise (one that
         follows the flow would answer one point for each z), by default `sde_dpm_solver_pp()`.
     num_iterations: of conjugate gradients; as many as there are numbers in y are exact.
@@ -97,7 +98,7 @@ def _split_gibbs(
         def product(v: Array) -> Array:
             return std**2 * v + rho**2 * operator.apply(operator.adjoint(v))
 
-        weighed = solve(product, seen - operator.apply(near), num_iterations)
+        weighed = solve(product, seen - operator.apply(near), num_iterations, std**2)
         z = near + rho**2 * operator.adjoint(weighed)
         t = time_of(rho, denoise.working_range[1])
         # Even in log-SNR, to a hundredth of rho and then to none.

@@ -7,11 +7,13 @@ import pytest
 from oracles import CASES, NAMES, few_of, interior
 
 from jaxdiff import inverse
+from jaxdiff.denoising.denoiser import as_denoiser
 from jaxdiff.laws import metrics
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras, RectifiedFlow
 from jaxdiff.sampling.driver import sample
+from jaxdiff.typing import Denoised
 
 RNG = np.random.default_rng(2)
 A = RNG.standard_normal((2, 4))
@@ -91,6 +93,24 @@ def test_a_mask_takes_what_is_kept():
     back = np.zeros((1, 2, 3))
     back[0][kept] = [1, 2, 3]
     np.testing.assert_array_equal(operator.adjoint(jnp.asarray([[1.0, 2.0, 3.0]])), back)
+
+
+@pytest.mark.parametrize("method", [inverse.mmps, inverse.tmpd])
+def test_a_jacobian_that_no_denoiser_has_leaves_the_answer_finite(method):
+    """Of a network whose estimates fall with x and turn: what moves the score is bounded by the noise."""
+    turn = jnp.asarray([[-3.0, 5.0], [-5.0, -3.0]])
+
+    def estimate(x, t):
+        data = x @ turn.T
+        return Denoised(data, (x - data) / t.reshape(-1, 1) if jnp.ndim(t) else (x - data) / t)
+
+    denoise = as_denoiser(estimate, Karras(), shape=(2,))
+    operator, x = inverse.linear(lambda x: x, (2,)), jnp.asarray(X[:, :2], jnp.float32)
+    got = method(denoise, operator, jnp.asarray([0.5, -0.2]), 0.1, num_iterations=8)(x, jnp.full(5, 0.7))
+    assert np.isfinite(got.data).all()
+    residual = np.abs(np.asarray([[0.5, -0.2]]) - x @ turn.T).max()
+    moved = np.abs(got.data - x @ turn.T).max()
+    assert moved < 0.7**2 * 8 * residual / 0.1**2 * 8  # |turn| t^2 r / std^2 a step, of eight
 
 
 def test_without_signal_it_is_the_prior():
