@@ -27,36 +27,34 @@ Expect the Gaussian start at sigma_T = 1 nearly to equal the long run in 19 call
 covariances to do so from .25, the data's own spread, in 9 calls or 5; noise alone ruins the samples at all of
 these horizons.
 
-MEASURED before there were rows without calls, on digits (one busy core of a shared AMD EPYC, jax 0.12.0.1,
-2026-11-22; 370 s of its time), Heun:
+MEASURED on digits (`--parts images`, one busy core of an AMD EPYC, jax 0.10.2, 2026-11-29; 1,173 s), Heun:
 
                                       less the long run
     start              sigma_T  calls  energy distance     Frechet            copies  fit, s  gain, nats
-    gaussian           5        81      .0000               .000              .57
-    gaussian           5        19     -.0005 +- .0002      .016 +- .001      .57
-    gaussian           5         9      .0181 +- .0005      .224 +- .003      .55
-    plain              1        19      .286  +- .002       .860 +- .007      .51       0    -5.38 +- .08
-    gaussian           1        19     -.0003 +- .0003      .003 +- .001      .57       0     0
-    gaussian           .5        9      .0017 +- .0005      .030 +- .002      .55       0     0
-    gaussian           .25       9      .0065 +- .0006      .022 +- .003      .56       0     0
-    mixture, diagonal  .25       9      .0014 +- .0021      .065 +- .015      .56      13      .46 +- .14
-    mixture, full      .25       9     -.0032 +- .0016     -.037 +- .005      .56      58     1.79 +- .11
-    mixture, full      .25       5     -.0039 +- .0017     -.019 +- .004      .56      58     1.79 +- .11
-    patch flow         .25       9      .0042 +- .0042      .005 +- .016      .54     102      .84 +- .05
-    empirical          .25       9     -.0010 +- .0023     -.028 +- .012      .65       0     2.39 +- .17
-    training images                    -.0060 +- .0024     -.069 +- .008
+    gaussian           5        81      .0000               .000              .56
+    gaussian           5        19     -.0009 +- .0002      .014 +- .001      .57
+    gaussian           5         9      .0165 +- .0009      .211 +- .005      .56
+    gaussian           5         5      .123  +- .003      1.206 +- .019      .55
+    gaussian           1        19     -.0003 +- .0005      .004 +- .002      .57       0     0
+    gaussian           .5        9      .0019 +- .0008      .031 +- .002      .55       0     0
+    gaussian           .25       5      .0054 +- .0008      .039 +- .003      .55       0     0
+    mixture, full      .25       9     -.0008 +- .0026     -.017 +- .007      .56       7     1.94 +- .12
+    mixture, full      .25       5     -.0018 +- .0026     -.000 +- .008      .55       7     1.94 +- .12
+    patch flow         .25       5      .0034 +- .0038      .016 +- .016      .52      67      .96 +- .06
+    empirical          .25       5     -.0007 +- .0023     -.005 +- .012      .64       0     2.39 +- .17
+    no calls, gaussian .02       0      .0027 +- .0009     -.022 +- .005      .56       0
+    no calls, mixture  .02       0     -.0031 +- .0015     -.024 +- .008      .59      25
+    training images                    -.0058 +- .0024     -.065 +- .009
 
-The energy distance of the long run is .0020 +- .0018 and its Frechet distance .283 +- .006. The chosen start,
-the full mixture with nine calls, is at least as good in a ninth of the calls; a classifier tells it from test
-images in .518 +- .022 of the cases, the long run in .551 +- .022 and training images in .471 +- .022. Its fit
-is mostly compilation (10 s for another horizon); 2,551 images pay for it in calls saved, at .32 ms a call.
-It costs where it is not needed: at sigma_T = 1 its 21,449 parameters lose .54 +- .02 nats to the Gaussian. By
-its copies it is no memory; the empirical start is one. Much of the saving is any coarser grid's: from
-sigma = 5, 19 calls lose .016 of Frechet distance, and 9 calls are too few.
+Both distances are blind to what the network knows: draws that it has not seen have the less. A classifier
+sees it. It tells from test images the long run in .531 of the cases, the chosen nine calls in .529, training
+images in .471, and without a call the mixture in .593 and the Gaussian in .658, +- .022 each. So nine calls
+from the mixture are as good as 81 of the long run, and better than none; its fit takes 7 s, which 202 images
+pay for in calls saved, at .46 ms a call. By its copies it is no memory; the empirical start is one. Of five calls the Gaussian of two moments from .25 loses .039 of Frechet distance, the mixture nothing.
 
-E_init by the model's score is not to be trusted where it is needed: at .25 it puts the full mixture .33 nats
-below the Gaussian (3.28 and 3.61), where the gain says 1.79, and at .5 it puts the empirical start no lower
-than the Gaussian (.59 and .60), where the gain says .72. E_disc is 55 nats for the chosen grid, 193 for as
+E_init by the model's score is not to be trusted where it is needed: at .25 it puts the full mixture .28 nats
+below the Gaussian (3.30 and 3.58), where the gain says 1.94, and at .5 it puts the empirical start no lower
+than the Gaussian (.59 and .62), where the gain says .72. E_disc is 54 nats for the chosen grid, 193 for as
 many steps from sigma = 5 and 40 for the long run's: it ranks horizons, but Heun's samples are far better.
 """
 
