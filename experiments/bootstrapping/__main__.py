@@ -22,7 +22,7 @@
 What the tables share is in `ratios`.
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
 figures.json with all of them, and figure.png; the one beside this file is of E1 to E4, E5-fresh, E6, E7 and
-E8, an hour and a half on one core of a busy machine (2026-11-28 and 29). Method: Kumar, Nagaraj & Sarkar 2025,
+E8, an hour and a half on one core of a busy machine (2026-11-28, 29). Method: Kumar, Nagaraj & Sarkar 2025,
 arXiv 2502.10354; the tasks, sizes and figures are this library's own, none of them the paper's.
 """
 

@@ -18,8 +18,8 @@ and 1,024 evaluations
 
 in all .956, .953, .952 and .937 of 1,920 cases, +- .005. In d = 784 (20 rows and 3 keys, 60 cases each, so
 that a row counts for three, 2026-11-29) .98 .98 and .87 .98 of the clusters, of and off the law, and .93 .95
-and .87 .87 of the one Gaussian: .93 in all, but .90 off the law, where errors are tens of nats. So they are honest but for points off the law at 256
-evaluations from d = 10 on, which hold in .89 to .94.
+and .87 .87 of the one Gaussian: .93 in all, but .90 off the law, where errors are tens of nats. So they are
+honest but for points off the law at 256 evaluations from d = 10 on, which hold in .89 to .94.
 """
 
 import dataclasses

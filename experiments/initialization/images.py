@@ -50,7 +50,8 @@ Both distances are blind to what the network knows: draws that it has not seen h
 sees it. It tells from test images the long run in .531 of the cases, the chosen nine calls in .529, training
 images in .471, and without a call the mixture in .593 and the Gaussian in .658, +- .022 each. So nine calls
 from the mixture are as good as 81 of the long run, and better than none; its fit takes 7 s, which 202 images
-pay for in calls saved, at .46 ms a call. By its copies it is no memory; the empirical start is one. Of five calls the Gaussian of two moments from .25 loses .039 of Frechet distance, the mixture nothing.
+pay for in calls saved, at .46 ms a call. By its copies it is no memory; the empirical start is one. Of five
+calls the Gaussian of two moments from .25 loses .039 of Frechet distance, the mixture nothing.
 
 E_init by the model's score is not to be trusted where it is needed: at .25 it puts the full mixture .28 nats
 below the Gaussian (3.30 and 3.58), where the gain says 1.94, and at .5 it puts the empirical start no lower

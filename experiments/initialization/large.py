@@ -6,8 +6,8 @@ No family contains the law.
 
 MEASURED (a busy core of an AMD EPYC, jax 0.10.2, 2026-11-29), nats a row over one isotropic Gaussian, of rows
 seen and held out: a diagonal Gaussian 57 and 31 in .3 s; low rank of 16, 64, 128 5,103 and 5,799, 5,360 and
-5,952, 5,460 and 5,977 in 2, 3 and 4 s; four factor analyzers of 16 5,165 and 5,818 in 745 s, so that more rank
-is worth more than more components, at a hundredth of the time; eight were not waited for.
+5,952, 5,460 and 5,977 in 2, 3 and 4 s; four factor analyzers of 16 5,165 and 5,818 in 745 s, so that more
+rank is worth more than more components, at a hundredth of the time; eight were not waited for.
 """
 
 from __future__ import annotations
