@@ -2,7 +2,9 @@
 
 A schedule says how data are noised, a denoiser undoes it and carries what it knows of both, and everything
 else takes the denoiser: samplers, likelihoods, losses and diagnostics. Networks to start from are in
-`jaxdiff.models`.
+`jaxdiff.models`. Examples in docstrings begin with
+
+    import dataclasses, math, jax, jax.numpy as jnp, optax, jaxdiff as jd
 """
 
 import importlib.metadata

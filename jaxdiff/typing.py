@@ -63,6 +63,9 @@ class Denoised(NamedTuple):
 
     They satisfy ``x = alpha(t) data + sigma(t) noise``. Both are kept because each loses precision when
     it is computed from the other: the score is ``-noise / sigma``.
+
+    >>> jd.Denoised(data=jnp.ones(2), noise=jnp.zeros(2)).data.tolist()
+    [1.0, 1.0]
     """
 
     data: Array

@@ -40,6 +40,9 @@ def batch(key: Key, data: Any, size: int) -> Any:
     Data is an array (n, ...) or a pytree of such with one n; the answer is of the same structure with leading
     axes `size`. A training step's batch is ``batch(fold_in(key, step), data, size)``, so that a resumed run
     sees what the uninterrupted one would. Raises ValueError for unequal or empty leading axes, or size < 1.
+
+    >>> sorted(set(jd.data.batch(jax.random.key(0), jnp.array([3, 7]), 20).tolist()))
+    [3, 7]
     """
     n = checks.num_rows(data)
     checks.integer("size", size, 1)
@@ -94,6 +97,10 @@ def dequantize(key: Key, pixels: Array, *, levels: int) -> Array:
     Pixels are integers (n, ...) in [0, levels - 1]. u stays a few rounding errors away from 0 and 1 (6e-5 for
     256 levels in float32), so that `quantize` returns the very pixels. Raises TypeError for other than
     integers and ValueError for a pixel out of range.
+
+    >>> x = jd.data.dequantize(jax.random.key(0), jnp.array([0, 3]), levels=4)
+    >>> bool(0 <= x[0] < 0.25 <= 0.75 <= x[1] < 1)
+    True
     """
     checks.integer("levels", levels, 1)
     checks.integers("pixels", pixels)
@@ -115,6 +122,9 @@ def quantize(x: Array, *, levels: int) -> Array:
 
     Raises ValueError for NaN and infinities, whose pixels a judge would take for good ones; where x is traced
     they become -1, which is no pixel.
+
+    >>> jd.data.quantize(jnp.array([0.1, 0.9]), levels=4).tolist()
+    [0, 3]
     """
     checks.integer("levels", levels, 1)
     checks.finite("x", x)
@@ -132,6 +142,9 @@ def bits_per_dimension(nats: Array | float, num_dimensions: int, *, levels: int)
 
     nats is the log-density at the output of `dequantize`; if that was scaled to s x before the model saw it,
     add d log s to the model's nats first. The uniform density has log2(levels).
+
+    >>> float(jd.data.bits_per_dimension(0.0, 64, levels=256))  # the uniform density
+    8.0
     """
     checks.integer("num_dimensions", num_dimensions, 1)
     checks.integer("levels", levels, 1)
@@ -143,6 +156,11 @@ def two_moons(key: Key, n: int, *, noise: Array | float = 0.05) -> Array:
 
     The means, covariance and orientation of `sklearn.datasets.make_moons`, with each moon drawn with
     probability 1/2; row i depends on (key, i) only. Raises ValueError for a negative noise.
+
+    >>> x = jd.data.two_moons(jax.random.key(0), 1000, noise=0.0)
+    >>> outer, inner = jnp.linalg.norm(x, axis=1), jnp.linalg.norm(x - jnp.array([1.0, 0.5]), axis=1)
+    >>> bool(jnp.allclose(jnp.minimum(abs(outer - 1), abs(inner - 1)), 0, atol=1e-5))  # of radius 1
+    True
     """
     checks.integer("n", n, 1)
     checks.within("noise", noise, 0.0, math.inf)
@@ -166,6 +184,10 @@ def checkerboard(key: Key, n: int) -> Array:
     """Uniform on 8 of the 16 squares of side 2 that tile [-4, 4)^2, the lower left one among them; (n, 2).
 
     Its entropy is log 32 = 3.4657 nats. Row i depends on (key, i) only.
+
+    >>> squares = jnp.floor(jd.data.checkerboard(jax.random.key(0), 1000) / 2).sum(1) % 2
+    >>> bool(squares.max() == squares.min())
+    True
     """
 
     def draw(key: Key) -> Array:

@@ -16,6 +16,9 @@ def drop_condition(key: Key, condition: Condition, null_condition: Condition, ra
 
     null_condition: as the condition, of one row or scalars. Row i depends on (key, i) only. Raises TypeError
     for what is no key, ValueError for a rate out of range and a null condition that is not like the others.
+
+    >>> jd.drop_condition(jax.random.key(0), jnp.array([3, 7]), 10, rate=1.0).tolist()
+    [10, 10]
     """
     checks.within("rate", rate, 0.0, 1.0)
     n = checks.num_rows(condition)

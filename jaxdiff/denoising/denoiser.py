@@ -38,6 +38,12 @@ class Denoiser:
     where it is known, with a ValueError, and answered with NaN where it is traced. Raises ValueError for an x
     of another shape, a t that goes with other rows, or a condition of another number of rows; TypeError for
     integer x.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> denoise(jnp.array([[2.0]]), 1.0).data.tolist()
+    [[1.0]]
+    >>> denoise.shape, float(denoise.scale)
+    ((1,), 1.0)
     """
 
     estimate: Estimate
@@ -191,6 +197,10 @@ def as_denoiser(
 
     function: (x, t) -> Denoised, or (x, t, condition) -> Denoised if the denoiser is bound to a condition.
     shape, scale, t_min and t_max are those of `make_denoiser`, and so are the errors.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t), jd.Karras(), shape=(2,))
+    >>> zero(jnp.array([[2.0, 4.0]]), 2.0).noise.tolist()
+    [[1.0, 2.0]]
     """
     if hasattr(function, "apply") or not callable(function):
         raise TypeError(

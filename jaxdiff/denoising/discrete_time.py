@@ -60,6 +60,11 @@ def ddpm_denoiser(
         (`times.whole`).
     prediction: what it predicts; noise says nothing of the data after a last beta of 1, for which v is made.
     The other options, and the errors, are those of `make_denoiser`, and of `from_betas` for betas.
+
+    >>> eps = lambda params, x, step: params * x
+    >>> denoise = jd.ddpm_denoiser(eps, jnp.zeros(()), jd.linear_betas(1000), shape=(2,))
+    >>> round(float(denoise(jnp.ones((1, 2)), 500.0).data[0, 0] * denoise.schedule.alpha(500.0)), 4)
+    1.0
     """
     checks.integer("first_step", first_step, 0)
     return make_denoiser(

@@ -63,6 +63,10 @@ def make_denoiser(
     schedule's or that ends where the prediction leaves something open (noise where alpha = 0, data where
     sigma = 0), a scale that is not positive or a reference of another shape. The denoiser raises ValueError
     when predict answers in another shape than x's.
+
+    >>> denoise = jd.make_denoiser(lambda params, x, t: params * x, 0.0, jd.Karras(), shape=(2,))
+    >>> denoise(jnp.ones((1, 2)), 1.0).data.tolist()  # a network of zeros leaves the denoiser of N(0, I)
+    [[0.5, 0.5]]
     """
     if hasattr(predict, "apply") or not callable(predict):
         raise TypeError(

@@ -175,6 +175,10 @@ def convert(
 
     Infinite or NaN where source's determinant vanishes (see the table above): noise says nothing of the
     data where there is none of it. Raises ValueError for another shape, and TypeError for what is no type.
+
+    >>> noise, data = jd.prediction.noise, jd.prediction.data
+    >>> jd.convert(jd.Karras(), jnp.array([1.0]), jnp.array([3.0]), 2.0, source=noise, target=data).tolist()
+    [1.0]
     """
     if jnp.shape(prediction) != jnp.shape(x):
         raise ValueError(f"prediction and x must have one shape, got {prediction.shape} and {x.shape}.")

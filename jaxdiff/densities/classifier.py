@@ -84,6 +84,11 @@ def class_logits(
     classes are taken to fall on as they do for smooth densities. Row i depends on (key, i) and x_i only. With
     a margin there is no reverse-mode derivative. Raises as `density_formula`, and ValueError for fewer than
     two classes, a margin that is not positive, a first round below 20, or a log_prior of other shape.
+
+    >>> laws = jd.Labelled([jd.Gaussian([-4.0], 1.0), jd.Gaussian([4.0], 1.0)]).denoiser(jd.Karras())
+    >>> logits = jd.class_logits(jax.random.key(0), laws, jnp.array([[4.0], [-4.0]]), num_classes=2)
+    >>> logits.value.argmax(1).tolist()
+    [1, 0]
     """
     x = check_data(key, denoise, x)
     known = check_evaluations(denoise, evaluations, without=("reference",))

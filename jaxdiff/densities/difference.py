@@ -47,6 +47,11 @@ def log_density_difference(
     taken to fall as it does for smooth laws. Errors are those of `density_formula`, and ValueError for
     denoisers of two schedules or shapes. For a mean over data mind that the errors of rows are independent:
     that of the mean is their root sum of squares over the number of rows.
+
+    >>> p, q = (jd.Gaussian([0.0], v).denoiser(jd.Karras()) for v in (1.0, 4.0))
+    >>> answer = jd.log_density_difference(jax.random.key(0), p, q, jnp.zeros((1, 1)))
+    >>> round(float(answer.value[0]), 1)  # log 2
+    0.7
     """
     x = check_data(key, denoise, x)
     _check_other("other", other, "denoise", denoise)

@@ -49,7 +49,7 @@ _REPLICATES = 6
 
 
 class Rule(NamedTuple):
-    """Eq. (2)."""
+    """The nodes and weights of eq. (2)."""
 
     constant: Array
     """A scalar."""

@@ -80,6 +80,11 @@ def elbo(
     denoiser holds. In single precision or better, whatever x is in. Raises TypeError for integer x and
     ValueError for NaN, for times that do not increase, that the denoiser does not know or that reach an
     infinite log-SNR (where these are traced the answer is NaN), and for laws of points of another shape.
+
+    >>> law, times = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras()), jnp.geomspace(0.01, 80, 100)
+    >>> bound = jd.elbo(jax.random.key(0), law, jnp.zeros((1, 2)), times, num_paths=64)
+    >>> bool(bound.value[0] < -math.log(2 * math.pi) + 3 * bound.standard_error[0])
+    True
     """
     checks.integer("num_paths", num_paths, 1)
     checks.integer("bytes_per_call", bytes_per_call, 1)

@@ -94,6 +94,11 @@ def probability_flow(
     know or that reach an infinite log-SNR, for num_probes < 1, for a sketch_size of more than d or without
     probes, for data left at the last time, and for a start law of points of another shape. Where it is traced
     times that are refused and data that are left make NaN.
+
+    >>> denoise = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras())
+    >>> answer = jd.probability_flow(jax.random.key(0), denoise, jnp.zeros((1, 2)))
+    >>> round(float(answer.value[0]), 3), answer.standard_error.tolist()  # -log(2 pi)
+    (-1.838, [0.0])
     """
     x = _check(key, denoise, x, num_probes, sketch_size, start)
     if times is None:
@@ -189,6 +194,11 @@ def adaptive_probability_flow(
     max_steps: attempted ones, six denoiser calls each, until a row is given up, with NaN for an answer.
     Calls end with the last row's, and each takes t of shape (batch,). The other options, the start and the
     errors are those of `probability_flow`. The rule is that of Dormand & Prince 1980, order 5, in log-SNR.
+
+    >>> denoise = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras())
+    >>> answer = jd.adaptive_probability_flow(jax.random.key(0), denoise, jnp.zeros((1, 2)))
+    >>> round(float(answer.value[0]), 2)  # -log(2 pi)
+    -1.84
     """
     x = _check(key, denoise, x, num_probes, sketch_size, start)
     checks.positive_number("tolerance", tolerance)

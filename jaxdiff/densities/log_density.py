@@ -87,6 +87,11 @@ def log_density(
     more, and a quarter of m or more, seem to have no density, or one with detail that the first noise hides.
     Where of the first 64 rows more than a tenth are such that warns, and the answer is the expected
     log-density of data noised at that time, which they have; where it is traced, NaN.
+
+    >>> denoise = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras())
+    >>> answer = jd.log_density(jax.random.key(0), denoise, jnp.zeros((1, 2)))
+    >>> round(float(answer.value[0]), 3)  # -log(2 pi)
+    -1.838
     """
     x = check_data(key, denoise, x)
     check_clean(denoise, denoise.scale)

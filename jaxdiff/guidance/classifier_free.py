@@ -41,6 +41,10 @@ def guided(
 
     Raises ValueError where there is neither a null condition nor another denoiser, for an unconditional one
     of another schedule, shape or range, several scales, an interval upside down or a rescale out of range.
+
+    >>> one, none = (jd.Gaussian([m], 1.0).denoiser(jd.Karras()) for m in (2.0, 0.0))
+    >>> jd.guided(one, 3.0, unconditional=none)(jnp.zeros((1, 1)), 1.0).data.tolist()  # 1 + 2 (1 - 0)
+    [[3.0]]
     """
     check_denoiser("denoise", denoise)
     checks.shape("scale", scale, ())  # one for each row would go along the entries of a datum

@@ -25,6 +25,10 @@ def composed(denoisers: Sequence[Denoiser], powers: Array | Sequence[float]) -> 
 
     Raises ValueError for no denoisers, another number of powers and denoisers that disagree in schedule,
     shape or range; TypeError for what is no denoiser.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> jd.composed([law, law], [1.0, 1.0])(jnp.array([[2.0]]), 1.0).noise.tolist()  # 1 + 1
+    [[2.0]]
     """
     denoisers, powers = check_composition(denoisers, powers)
     return transformed(denoisers[0], _Composed(denoisers, powers))

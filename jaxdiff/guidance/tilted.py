@@ -37,6 +37,10 @@ def tilted(denoise: Denoiser, h: Shift) -> Denoiser:
     With h = grad log E[w(data) | x_t] it is that of the law p w / E w, exactly; with any other h no level's
     score need be that of noised data, and what is sampled depends on the schedule and the sampler. Raises
     TypeError for what is no denoiser or function, ValueError for an h of another shape than x.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> jd.tilted(law, lambda x, t: jnp.ones_like(x))(jnp.array([[2.0]]), 1.0).noise.tolist()  # 1 - 1
+    [[0.0]]
     """
     check_denoiser("denoise", denoise)
     _check_function("h", h, "(x, t)")
@@ -50,6 +54,10 @@ def rewarded(denoise: Denoiser, reward: Reward, scale: Array | float = 1.0) -> D
     reward is linear and the data Gaussian, and there it samples the tilt p e^(scale reward); elsewhere it
     does not: `jaxdiff.particles` does. Raises TypeError for what is no denoiser or function, ValueError for
     several scales and for a reward that is not one number a row.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> jd.rewarded(law, lambda data: data.sum(1), 2.0)(jnp.zeros((1, 1)), 1.0).data.tolist()
+    [[1.0]]
     """
     check_denoiser("denoise", denoise)
     _check_function("reward", reward, "data, (batch, *shape)")

@@ -45,6 +45,10 @@ def linear(function: Callable[[Array], Array], shape: tuple[int, ...]) -> Operat
 
     function: (*shape) -> (*observed), or a callable pytree that holds arrays. Raises TypeError for what is no
     function or no shape, ValueError for a function that JAX cannot transpose.
+
+    >>> operator = jd.inverse.linear(lambda x: x.sum(keepdims=True), (2,))
+    >>> operator.apply(jnp.array([[3.0, 5.0]])).tolist()
+    [[8.0]]
     """
     if not callable(function):
         raise TypeError(f"function must be a linear function of one datum, got {checks.described(function)}.")
@@ -63,6 +67,10 @@ def mask(kept: Array | np.ndarray) -> Operator:
     """The entries of a datum where kept, (*shape) of booleans, is True, in one row: inpainting.
 
     Raises TypeError for other than known booleans, ValueError where none is kept.
+
+    >>> operator = jd.inverse.mask(jnp.array([True, False]))
+    >>> operator.apply(jnp.array([[3.0, 5.0]])).tolist()
+    [[3.0]]
     """
     if isinstance(kept, jax.Array) and not isinstance(kept, Tracer):
         kept = np.asarray(kept)

@@ -37,6 +37,11 @@ def mmps(
     posterior where the posterior given x_t is nearly Gaussian. Where alpha = 0 it is the prior. Raises
     TypeError for what is no denoiser or operator, ValueError for an operator of another shape, a y of another
     shape, a std that is not positive and num_iterations < 1.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = jd.inverse.mmps(law, seen, jnp.array([2.0]), 1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
+    0.6667
     """
     return _made(denoise, operator, y, std, "mmps", num_iterations)
 
@@ -47,6 +52,11 @@ def tmpd(
     """Row sums of V as a diagonal, C = diag(V 1): exact for Gaussian priors of diagonal covariance.
 
     Boys et al. 2023, arXiv 2310.06721. Negative sums count as 0. Arguments and errors are those of `mmps`.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = jd.inverse.tmpd(law, seen, jnp.array([2.0]), 1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
+    0.6667
     """
     return _made(denoise, operator, y, std, "tmpd", num_iterations)
 
@@ -64,6 +74,11 @@ def pigdm(
 
     Exact for isotropic Gaussian priors of that data_std. Song et al. 2023 (PiGDM). Other arguments and errors
     are those of `mmps`.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = jd.inverse.pigdm(law, seen, jnp.array([2.0]), 1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
+    0.6667
     """
     check_denoiser("denoise", denoise)
     data_std = denoise.scale if data_std is None else data_std

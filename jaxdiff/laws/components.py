@@ -46,6 +46,10 @@ class Spectrum(NamedTuple):
     """A covariance, or a stack of them, by eigenvalues and eigenvectors: ``basis diag(values) basis'``.
 
     Wherever a law takes a covariance it takes this too, and then diagonalizes nothing.
+
+    >>> law = jd.Gaussian(jnp.zeros(2), jd.Spectrum(jnp.array([1.0, 4.0])))
+    >>> round(float(law.log_prob(jnp.zeros((1, 2)))[0]), 4)  # -log(4 pi)
+    -2.531
     """
 
     values: Array

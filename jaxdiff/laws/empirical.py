@@ -38,6 +38,10 @@ class Empirical:
     which matters only where points lie within a few sigma of one another.
 
     Raises ValueError for a shape that is not (n, d), n >= 1, or values that are not finite.
+
+    >>> law = jd.Empirical([[-1.0], [3.0]])
+    >>> law.denoiser(jd.Karras())(jnp.array([[2.5]]), 0.1).data.tolist()  # the nearest point
+    [[3.0]]
     """
 
     points: Array

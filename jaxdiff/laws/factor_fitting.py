@@ -45,6 +45,12 @@ def fit_low_rank(data: ArrayLike, rank: int, *, floor: float = 1e-6) -> FactorMi
 
     Raises ValueError for another shape, values that are not finite, data all in one point, a floor that is
     not positive, and unless 1 <= rank < min(n, d).
+
+    >>> data = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 0.1], [0.0, -0.1]])
+    >>> law = jd.fit_low_rank(data, 1)
+    >>> variance = (law.factors**2).sum() + law.variances.ravel()[0]
+    >>> round(float(variance), 3)  # the largest, of (1, -1, 0, 0)
+    0.5
     """
     data, shape, least = check_mixture_data(data, 1, floor)
     _check_rank(rank, data)

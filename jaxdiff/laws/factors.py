@@ -57,6 +57,10 @@ class FactorMixture:
 
     Raises ValueError for shapes that disagree, weights that are not a probability vector, values that are not
     finite or variances that are not positive.
+
+    >>> law = jd.FactorMixture([1.0], [[0.0, 0.0]], [[[1.0], [1.0]]], [1.0])
+    >>> round(float(law.log_prob(jnp.zeros((1, 2)))[0]), 4)  # -log(2 pi) - log(3) / 2
+    -2.3872
     """
 
     weights: Array

@@ -61,6 +61,9 @@ def fit_gaussian(data: ArrayLike, *, covariance: str = "full") -> Gaussian | Sha
     covariance is singular, which denoisers accept and `log_prob` does not.
 
     Raises ValueError for another shape, no rows, values that are not finite or an unknown covariance.
+
+    >>> jd.fit_gaussian(jnp.array([[0.0], [2.0]])).mean.tolist()
+    [1.0]
     """
     checks.option("covariance", covariance, _COVARIANCES)
     data, shape = check_data(data)
@@ -99,6 +102,11 @@ def fit_mixture(
     Raises ValueError for another shape, values that are not finite, data all in one point, fewer rows than
     components, an unknown covariance, a count below one, annealed_from not in (0, 1], a negative tolerance or
     a floor that is not positive.
+
+    >>> data = jnp.concatenate([jnp.zeros((50, 1)), jnp.ones((50, 1))]) + jnp.linspace(0, 0.1, 100)[:, None]
+    >>> law = jd.fit_mixture(jax.random.key(0), data, 2, num_restarts=1)
+    >>> sorted(law.weights.round(2).tolist())
+    [0.5, 0.5]
     """
     checks.key(key)
     checks.option("covariance", covariance, _COVARIANCES)

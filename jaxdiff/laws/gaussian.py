@@ -39,6 +39,10 @@ class Gaussian:
 
     Raises ValueError for shapes that disagree, values that are not finite, a matrix that is not symmetric
     or a negative eigenvalue.
+
+    >>> law = jd.Gaussian([0.0, 1.0], [1.0, 4.0])
+    >>> round(float(law.log_prob(jnp.array([[0.0, 1.0]]))[0]), 4)  # -log(4 pi)
+    -2.531
     """
 
     mean: Array

@@ -26,6 +26,10 @@ class Labelled:
     a full covariance and with a diagonal one do not go together. Laws of images are K `Shaped` laws.
 
     Raises ValueError for no laws and for laws of several families, shapes or sizes.
+
+    >>> law = jd.Labelled([jd.Gaussian([-1.0], 1.0), jd.Gaussian([3.0], 1.0)])
+    >>> law.denoiser(jd.Karras()).given([0, 1])(jnp.zeros((2, 1)), 1.0).data.tolist()
+    [[-0.5], [1.5]]
     """
 
     stacked: Distribution

@@ -52,6 +52,9 @@ def wasserstein_1d(x: Array, y: Array, *, p: float = 2) -> Array:
     """W_p of eq. (1) between samples on the line, shapes (n,) and (m,), in the units of x; exact for n != m.
 
     Raises ValueError for another shape, no points, non-finite values or p < 1.
+
+    >>> float(jd.metrics.wasserstein_1d(jnp.array([0.0, 1.0]), jnp.array([4.0, 3.0])))
+    3.0
     """
     for name, points in (("x", x), ("y", y)):
         checks.shape(name, points, (None,))
@@ -65,6 +68,10 @@ def sliced_wasserstein(key: Key, x: Array, y: Array, *, num_projections: int, p:
 
     In the units of x; two laws that differ by a shift s are |s| / sqrt(d) apart for p = 2. Bonneel et al.
     2015, J. Math. Imaging Vision 51. Raises ValueError for mismatched d, no points, non-finite values, p < 1.
+
+    >>> x = jax.random.normal(jax.random.key(0), (100, 1))
+    >>> round(float(jd.metrics.sliced_wasserstein(jax.random.key(1), x, x + 3.0, num_projections=8)), 3)
+    3.0
     """
     x, y = _samples(x, y, low=1)
     checks.key(key)
@@ -110,6 +117,10 @@ def energy_distance(x: Array, y: Array) -> Estimate:
     dimensions 92 s, and 12 MB (MEASURED, two busy CPU cores, jax 0.10.2). Szekely & Rizzo 2013, J. Stat.
     Plan. Inference 143.
     Raises ValueError for mismatched d, fewer than two points in either sample, or non-finite values.
+
+    >>> x = jnp.array([[0.0], [1.0]])
+    >>> float(jd.metrics.energy_distance(x, x + 10.0).value)  # 2 * 10 - 1 - 1
+    18.0
     """
     return _energy(*_samples(x, y, low=2))
 
@@ -141,6 +152,10 @@ def frechet_distance(x_features: Array, y_features: Array) -> Array:
     variances keep their digits in float32, and it runs wherever QR and SVD do. F overestimates the distance
     between the laws by an amount that falls as 1 / n; compare at equal n. Heusel et al. 2017, arXiv
     1706.08500. Raises ValueError for mismatched d, fewer than two points in a sample, or non-finite values.
+
+    >>> x = jnp.array([[0.0], [1.0], [2.0]])
+    >>> round(float(jd.metrics.frechet_distance(x, x + 2.0)), 3)  # squared
+    4.0
     """
     return _frechet(*_samples(x_features, y_features, low=2, names=("x_features", "y_features")))
 

@@ -41,6 +41,12 @@ class GaussianMixture:
 
     Raises ValueError for shapes that disagree, weights that are not a probability vector, values that are
     not finite, matrices that are not symmetric or negative eigenvalues.
+
+    >>> law = jd.GaussianMixture([0.5, 0.5], [[-2.0], [2.0]], [1.0, 1.0])
+    >>> law.denoiser(jd.Karras())(jnp.zeros((1, 1)), 1.0).data.tolist()  # between two modes of equal weight
+    [[0.0]]
+    >>> round(float(law.scale), 4)  # 5^(1/2)
+    2.2361
     """
 
     weights: Array

@@ -23,6 +23,10 @@ class Shaped:
     Entry for entry it is that law: the same draws for the same key, the same density, the same denoiser.
 
     Raises ValueError where the law is not of vectors of prod(shape) numbers.
+
+    >>> law = jd.Shaped(jd.Gaussian(jnp.zeros(4), 1.0), (2, 2))
+    >>> law.sample(jax.random.key(0), 3).shape, round(float(law.log_prob(jnp.zeros((1, 2, 2)))[0]), 4)
+    ((3, 2, 2), -3.6758)
     """
 
     law: Distribution

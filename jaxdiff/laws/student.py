@@ -77,6 +77,10 @@ class StudentTMixture:
     Raises ValueError for shapes that disagree, weights that are not a probability vector, values that are
     not finite, matrices that are not symmetric, negative eigenvalues, degrees of freedom that are not
     positive or a negative noise variance.
+
+    >>> law = jd.StudentTMixture([1.0], [[0.0]], [1.0], [3.0])
+    >>> round(float(law.scale), 4)  # 3^(1/2)
+    1.7321
     """
 
     weights: Array

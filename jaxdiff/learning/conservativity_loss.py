@@ -39,6 +39,11 @@ def conservativity_loss(
     `experiments.density.conservativity` for how much.
     data_covariance is that of `rotation_curve`. Raises TypeError for what is no key or denoiser, and
     ValueError for num_probes below 1, and for x and t as `regression_loss` does.
+
+    >>> law = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras())
+    >>> loss = jd.conservativity_loss(jax.random.key(0), law, jnp.ones((1, 2)), 1.0)
+    >>> loss.tolist()  # a law's noise is a gradient
+    [0.0]
     """
     checks.key(key)
     checks.integer("num_probes", num_probes, 1)

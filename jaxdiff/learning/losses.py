@@ -43,6 +43,11 @@ def denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
 
     Raises TypeError for what is no key or denoiser and for integer data, ValueError for no rows, NaN, another
     shape, or a scale that is far from the denoiser's.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(2,))
+    >>> loss = jd.denoising_loss(jax.random.key(0), zero, jnp.zeros((3, 2)))
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0, 0.0]
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -80,6 +85,11 @@ def regression_loss(
         own, so that a network's loss is the squared error of what it predicts.
     Raises TypeError for what is no denoiser, target or weight, ValueError when the shapes of x and the target
     differ, and as the denoiser does.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> target = jd.Denoised(jnp.array([[1.0]]), jnp.array([[3.0]]))
+    >>> jd.regression_loss(law, jnp.array([[4.0]]), target, 1.0).tolist()  # (3 - 2)^2
+    [1.0]
     """
     check_denoiser("denoise", denoise)
     checks.batch("x", x, t)
@@ -109,6 +119,10 @@ def implicit_loss(denoise: Denoiser, x: Array, t: Time, *, weight: Row = predict
     Its mean over x_t equals that of the squared noise error of a regression onto the true noise, by Stein's
     identity, without that noise being known: only x_t is. The divergence is exact, d tangents.
     Hyvarinen 2005. Raises as the denoiser does.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> jd.implicit_loss(law, jnp.array([[2.0]]), 1.0).tolist()  # 1^2 - 2 / 2 + 1
+    [1.0]
     """
     _check(denoise, x, t)
     return _implicit_loss(denoise, x, t, weights.as_argument(weight))
@@ -132,6 +146,11 @@ def sliced_loss(
     """`implicit_loss` with the divergence estimated by num_probes random signs, shape (batch,).
 
     Song et al. 2019, arXiv 1905.07088, in its variance-reduced form.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> loss = jd.sliced_loss(jax.random.key(0), law, jnp.array([[2.0]]), 1.0)
+    >>> loss.tolist()  # `implicit_loss`, where d = 1
+    [1.0]
     """
     checks.key(key)
     checks.integer("num_probes", num_probes, 1)

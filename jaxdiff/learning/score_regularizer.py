@@ -45,6 +45,12 @@ def score_regularizer(
     Xia et al. 2024, arXiv 2311.18208; as a likelihood, Li & Yan 2024, arXiv 2408.16765, section 4.2. Raises
     TypeError for integer x and for what is no key or denoiser, and ValueError for x of another shape than the
     denoiser's and for times that are neither scalar nor one for each row, or that it does not know.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> weight = jd.prediction.noise.row
+    >>> loss = jd.score_regularizer(jax.random.key(0), law, jnp.array([[2.0]]), 1e3, weight=weight)
+    >>> round(float(loss[0]), 3)  # under much noise nothing is left to say
+    0.0
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

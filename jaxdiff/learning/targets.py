@@ -26,6 +26,10 @@ def denoising_target(key: Key, schedule: Schedule, data: Array, t: Time) -> tupl
     Row i of the noise depends on (key, i) only. Raises TypeError for what is no key or schedule and for
     integer data, ValueError for NaN, for a t that goes with other rows or is out of the schedule's range;
     where t is traced, x_t is NaN there.
+
+    >>> x, target = jd.denoising_target(jax.random.key(0), jd.Karras(), jnp.ones((1, 2)), 2.0)
+    >>> bool(jnp.allclose(x, target.data + 2.0 * target.noise)), target.data.tolist()
+    (True, [[1.0, 1.0]])
     """
     _check(key, schedule, data, t)
     return _denoising_target(key, schedule, jnp.asarray(data), t)
@@ -49,6 +53,10 @@ def stable_target(
     mean is the exact one for any number of them. Candidates that stay the same from step to step are learnt
     themselves. Xu et al. 2023, arXiv 2302.00670, eq. 6, who allow for a bias. Where sigma = 0 only a datum
     itself is left. Raises as `denoising_target`, and ValueError for a pool of other rows than data's.
+
+    >>> x, target = jd.stable_target(jax.random.key(0), jd.Karras(), jnp.array([[0.0], [1.0]]), 1e3)
+    >>> target.data.round(2).tolist()  # under much noise the mean of the batch
+    [[0.5], [0.5]]
     """
     _check(key, schedule, data, t)
     if pool is not None:

@@ -70,7 +70,12 @@ Save: TypeAlias = Callable[[TrainState, dict[str, float]], Any]
 def init_state(
     params: Params, optimizer: optax.GradientTransformation, *, ema_decay: Averaging
 ) -> TrainState:
-    """The state before step 0. With ema_decay=None no second copy of the parameters is held."""
+    """The state before step 0. With ema_decay=None no second copy of the parameters is held.
+
+    >>> state = jd.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), ema_decay=0.5)
+    >>> int(state.step), state.params["w"].tolist()
+    (0, [1.0, 1.0])
+    """
     if isinstance(params, TrainState):
         raise TypeError("params must be a network's parameters, got a TrainState; give its params.")
     ema_params = jax.tree.map(lambda _: params, ema_decay)
@@ -84,6 +89,10 @@ def averaged(state: TrainState) -> Params:
     """The parameters to sample with: their average, or the parameters themselves where none is kept.
 
     Raises ValueError where several are kept; take one of ``state.ema_params``.
+
+    >>> state = jd.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), ema_decay=0.5)
+    >>> jd.averaged(state)["w"].tolist()
+    [1.0, 1.0]
     """
     _check_state(state)
     if state.ema_params is None:
@@ -111,6 +120,12 @@ def make_train_step(
 
     The step raises ValueError for a batch without rows or whose rows m does not divide, and for a loss that
     is no scalar; TypeError for what is no key or TrainState.
+
+    >>> step = jd.make_train_step(lambda params, key, batch: params**2 / 2, optax.sgd(0.5), ema_decay=0.5)
+    >>> state = jd.init_state(jnp.array(4.0), optax.sgd(0.5), ema_decay=0.5)
+    >>> state, metrics = step(jax.random.key(0), state, None)
+    >>> float(state.params), float(state.ema_params), float(metrics.loss)  # 4 - 4 / 2, half-way, 4^2 / 2
+    (2.0, 3.0, 8.0)
     """
     checks.integer("num_microbatches", num_microbatches, 1)
     for decay in jax.tree.leaves(ema_decay):
@@ -201,6 +216,12 @@ def train(
     finite; nothing is saved before it has been looked at, so the last checkpoint is a good one. Raises
     ConnectionError when another process of the run is gone, ValueError for a state that was given away or is
     past num_steps and for a feed that ends by StopIteration, and as the feed and the step do.
+
+    >>> step = jd.make_train_step(lambda params, key, batch: params**2 / 2, optax.sgd(0.5), ema_decay=None)
+    >>> state = jd.init_state(jnp.array(4.0), optax.sgd(0.5), ema_decay=None)
+    >>> state = jd.train(jax.random.key(0), state, step, lambda key: jnp.zeros(1), num_steps=3)
+    >>> int(state.step), float(state.params)
+    (3, 0.5)
     """
     checks.key(key)
     _check_state(state)

@@ -30,6 +30,9 @@ def perturb(schedule: Schedule, data: Array, noise: Array, t: Time) -> Array:
 
     Raises TypeError for integer data and what is no schedule, ValueError for noise of another shape and for
     several times.
+
+    >>> jd.perturb(jd.RectifiedFlow(), jnp.array([4.0]), jnp.array([1.0]), 0.25).tolist()
+    [3.25]
     """
     if jnp.shape(data) != jnp.shape(noise):
         raise ValueError(f"data and noise must have one shape, got {jnp.shape(data)} and {jnp.shape(noise)}.")
@@ -49,6 +52,9 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
     """Scale a and standard deviation sqrt(v) of x_t given x_s, eq. (2), for s < t; two scalars.
 
     The difference of log-SNRs keeps v exact when sigma_t is nearly a sigma_s.
+
+    >>> [round(float(x), 4) for x in jd.transition(jd.Karras(), 3.0, 5.0)]  # 3^2 + 4^2 = 5^2
+    [1.0, 4.0]
     """
     std = schedule.sigma(t) * jnp.sqrt(-jnp.expm1(log_snr(schedule, t) - log_snr(schedule, s)))
     return schedule.alpha(t) / schedule.alpha(s), std
@@ -56,7 +62,12 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
 
 @compiled
 def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tuple[Array, Array]:
-    """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t."""
+    """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t.
+
+    >>> mean, std = jd.bridge(jd.Karras(), jnp.array([0.0]), jnp.array([4.0]), 1.0, 2.0)
+    >>> mean.tolist(), round(float(std), 4)
+    ([1.0], 0.866)
+    """
     checks.shape("x_t", x_t, jnp.shape(data))
     scale, std = transition(schedule, s, t)
     ratio = schedule.sigma(s) / schedule.sigma(t)
@@ -69,6 +80,9 @@ def sde(schedule: Schedule, t: Time) -> tuple[Array, Array]:
     """Drift rate f and diffusion g of eq. (4), from one forward derivative of (alpha, sigma); two scalars.
 
     At a time where sigma = 0 with an infinite slope (VP at t = 0) g is not a number.
+
+    >>> [float(x) for x in jd.sde(jd.Karras(), 2.0)]  # g^2 = 2 t
+    [0.0, 2.0]
     """
     (alpha, sigma), (alpha_dot, sigma_dot) = with_derivative(schedule, t)
     drift_rate = alpha_dot / alpha
@@ -94,7 +108,11 @@ def marginals(schedule: Schedule, times: ArrayLike) -> tuple[Array, Array]:
 
 @compiled
 def log_snr(schedule: Schedule, t: Time) -> Array:
-    """lambda = log(alpha^2 / sigma^2); infinite where sigma or alpha vanishes."""
+    """lambda = log(alpha^2 / sigma^2), a scalar; infinite where sigma or alpha vanishes.
+
+    >>> float(jd.log_snr(jd.Karras(), 1.0))
+    0.0
+    """
     return 2 * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.sigma(t)))
 
 
@@ -115,6 +133,9 @@ def inverse_log_snr(schedule: Schedule, value: Array | float, *, t_min: Time, t_
     Bisection, since it needs nothing but alpha and sigma and cannot leave the interval. Log-SNR falls with t;
     the halvings reach the spacing of floats at every t > 1e-12 t_max in float32, 1e-14 t_max in float64.
     Differentiable in all that it is given, the schedule's parameters too, by the implicit function theorem.
+
+    >>> round(float(jd.inverse_log_snr(jd.Karras(), 0.0, t_min=0.01, t_max=80.0)), 4)
+    1.0
     """
     value, t_min, t_max = (jnp.asarray(x, float) for x in (value, t_min, t_max))
     return _bisected(schedule, value, t_min, t_max)

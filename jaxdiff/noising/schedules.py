@@ -33,6 +33,10 @@ class VariancePreserving:
     """The VP SDE with a linear rate beta(t) = beta_min + t (beta_max - beta_min), t in [0, 1].
 
     alpha = exp(-B/2), sigma^2 = 1 - exp(-B), B(t) = int_0^t beta. Song et al. 2021, arXiv 2011.13456, eq. 33.
+
+    >>> s = jd.VariancePreserving()
+    >>> round(float(s.alpha(0.5) ** 2 + s.sigma(0.5) ** 2), 5)
+    1.0
     """
 
     beta_min: Array | float = 0.1
@@ -58,6 +62,10 @@ class SubVariancePreserving:
     """The sub-VP SDE: VP's alpha with the smaller noise sigma = 1 - exp(-B), t in [0, 1].
 
     Song et al. 2021, arXiv 2011.13456, eq. 34.
+
+    >>> s = jd.SubVariancePreserving()
+    >>> round(float(s.alpha(0.5) ** 2 + s.sigma(0.5)), 5)
+    1.0
     """
 
     beta_min: Array | float = 0.1
@@ -84,6 +92,9 @@ class VarianceExploding:
 
     Its noise at t = 0 is sigma_min, not zero: that is at t = -inf, where the denoised last step of a sampler
     goes. Song et al. 2021, arXiv 2011.13456, eq. 30.
+
+    >>> round(float(jd.VarianceExploding(0.01, 100.0).sigma(0.5)), 4)  # half-way in the logarithm
+    1.0
     """
 
     sigma_min: Array | float = 0.01
@@ -112,6 +123,9 @@ class Karras:
     """EDM's schedule: alpha = 1 and sigma = t, so that time is the noise standard deviation, t >= 0.
 
     Karras et al. 2022, arXiv 2206.00364, section 3.
+
+    >>> float(jd.Karras().sigma(3.0))
+    3.0
     """
 
     t_min = 0.0
@@ -132,6 +146,9 @@ class Cosine:
 
     shift = 1 is the plain cosine schedule (Nichol & Dhariwal 2021, arXiv 2102.09672); shift < 1 adds noise,
     as larger images want (Hoogeboom et al. 2023, arXiv 2301.11093, with shift = 64 / resolution).
+
+    >>> round(float(jd.Cosine().sigma(0.5)), 4)  # as much noise as data: 2^(-1/2)
+    0.7071
     """
 
     shift: Array | float = 1.0
@@ -163,6 +180,9 @@ class RectifiedFlow:
     """The straight path alpha = 1 - t, sigma = t, t in [0, 1].
 
     Liu et al. 2022, arXiv 2209.03003; Lipman et al. 2022, arXiv 2210.02747.
+
+    >>> float(jd.RectifiedFlow().alpha(0.25))
+    0.75
     """
 
     t_min = 0.0
@@ -182,6 +202,9 @@ class OrnsteinUhlenbeck:
     """dX = -X dt + sqrt(2) dB: alpha = exp(-t), sigma^2 = 1 - exp(-2t), t >= 0.
 
     The convention of theory papers, arXiv 2502.10354 among them.
+
+    >>> round(float(jd.OrnsteinUhlenbeck().alpha(jnp.log(2.0))), 5)
+    0.5
     """
 
     t_min = 0.0
@@ -201,6 +224,9 @@ class LinearVariance:
     """dX = -X / (2(1-t)) dt + dB / sqrt(1-t): alpha = sqrt(1-t), sigma = sqrt(t), t in [0, 1].
 
     The SDE of the score-based density formula, arXiv 2408.16765, eq. 2.4.
+
+    >>> float(jd.LinearVariance().sigma(0.25))
+    0.5
     """
 
     t_min = 0.0
@@ -259,6 +285,10 @@ def from_betas(betas: Array) -> DiscreteVariancePreserving:
 
     Time runs over [0, T], whole times being the table's: t = i is after the first i of its steps. Raises
     ValueError for another shape or a beta out of range.
+
+    >>> schedule = jd.from_betas(jnp.array([0.5, 0.5]))
+    >>> [round(float(schedule.alpha(t) ** 2), 4) for t in (0.0, 1.0, 2.0)]
+    [1.0, 0.5, 0.25]
     """
     betas = jnp.asarray(betas, float)
     checks.shape("betas", betas, (None,))

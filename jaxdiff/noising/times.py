@@ -130,6 +130,9 @@ def power_grid(num_steps: int, *, t_min: Time, t_max: Time, rho: Array | float =
 
     rho = 1 is uniform, 2 quadratic; 7, with the Karras schedule, is EDM's grid (arXiv 2206.00364, eq. 5).
     Raises ValueError unless 0 <= t_min < t_max < infinity and rho > 0.
+
+    >>> jd.times.power_grid(2, t_min=1.0, t_max=3.0).tolist()
+    [3.0, 2.0, 1.0]
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive_number("rho", rho)
@@ -162,6 +165,9 @@ def noise_grid(
     Where sigma / alpha at t_max is more than 100 times the data's standard deviation, scale, or infinite, the
     first entry is t_max and the others are those of a grid from there. A good grid for every sampler here.
     Raises ValueError unless t_min < t_max are in the schedule's range, sigma(t_min) > 0 and rho > 0.
+
+    >>> [round(float(t), 3) for t in jd.times.noise_grid(jd.Karras(), 2, t_min=0.25, t_max=4.0)][::2]
+    [4.0, 0.25]
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive_number("rho", rho)
@@ -193,6 +199,9 @@ def to_clean(schedule: Schedule, times: Array) -> Array:
     estimate.
 
     Raises ValueError where times reach it already.
+
+    >>> jd.times.to_clean(jd.Karras(), jnp.array([2.0, 1.0])).tolist()
+    [2.0, 1.0, 0.0]
     """
     checks.shape("times", times, (None,))
     times, known = jnp.asarray(times), checks.known(times)
@@ -208,6 +217,9 @@ def whole(times: Array) -> Array:
 
     Where two would meet, the earlier in the grid is moved up. Raises ValueError where there is no room for as
     many.
+
+    >>> jd.times.whole(jnp.array([7.2, 3.9, 1.0])).tolist()
+    [7.0, 4.0, 1.0]
     """
     checks.shape("times", times, (None,))
     known = checks.known(times)
@@ -232,6 +244,9 @@ def log_snr_grid(
     """num_steps + 1 decreasing times from t_max to t_min, uniform in log-SNR, under any schedule.
 
     Raises ValueError unless t_min < t_max and both log-SNRs are finite.
+
+    >>> [round(float(t), 3) for t in jd.times.log_snr_grid(jd.Karras(), 2, t_min=0.25, t_max=4.0)]
+    [4.0, 1.0, 0.25]
     """
     checks.integer("num_steps", num_steps, 1)
     t_min, t_max = _range(schedule, t_min, t_max)
@@ -291,6 +306,9 @@ def truncate(times: Array, t_max: float) -> Array:
     An entry within a rounding error of t_max gives way to it, on whatever side it is. times must be known,
     not traced, since the length depends on them. Raises ValueError unless they decrease, with
     times[0] >= t_max > times[-1].
+
+    >>> jd.times.truncate(jnp.array([4.0, 2.0, 1.0]), 3.0).tolist()
+    [3.0, 2.0, 1.0]
     """
     checks.shape("times", times, (None,))
     known = checks.known(times)

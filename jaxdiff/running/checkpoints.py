@@ -248,7 +248,7 @@ def save(
     config: Config,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Save one state and wait until it is on disk. Errors as in `Checkpoints`, of which this opens one."""
+    """Save one state in a directory and wait until it is there. Errors as in `Checkpoints`, which it opens."""
     with Checkpoints(directory, config=config) as checkpoints:
         checkpoints.save(state, metrics)
 

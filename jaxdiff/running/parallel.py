@@ -37,7 +37,11 @@ _LEAST_SHARDED = 2**12  # entries; below, a gather costs more time than the copi
 
 
 def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with the one axis `shards.DATA_AXIS`, of the devices given or of all, those of all processes."""
+    """A mesh of one axis, over which rows are spread, of the devices given or of all, those of all processes.
+
+    >>> jd.data_mesh(jax.devices()[:1]).size
+    1
+    """
     devices = jax.devices() if devices is None else devices
     if not isinstance(devices, Sequence | np.ndarray):
         raise TypeError(f"devices must be a list such as jax.devices()[:8], got {checks.described(devices)}.")
@@ -50,6 +54,10 @@ class Layout:
 
     In a run of several processes each calls the same methods with the same values, and `feed` with rows of
     its own. Raises ValueError for a mesh with other axes.
+
+    >>> layout = jd.Layout(jd.data_mesh(jax.devices()[:1]))
+    >>> layout.place(jnp.arange(3)).tolist()
+    [0, 1, 2]
     """
 
     mesh: Mesh

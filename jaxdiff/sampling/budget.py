@@ -96,6 +96,12 @@ def kl_budget(
     by repeating the last. Raises ValueError for times that do not decrease, that the denoiser does not know
     or that end without noise (the last step then has no density), and for laws of points of another shape
     than the denoiser's. Traced times that increase or are out of range answer NaN.
+
+    >>> law, times = jd.Gaussian([0.0], 1.0), jnp.geomspace(10, 0.1, 20)
+    >>> start = jd.Gaussian([0.0], 101.0)
+    >>> budget = jd.kl_budget(jax.random.key(0), law.denoiser(jd.Karras()), law, start, times)
+    >>> float(budget.training.value) < 1e-6 < float(budget.discretization.value)
+    True
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -192,6 +198,13 @@ def initialization_error(
 
     Raises TypeError for integer data, and ValueError for NaN, for a t_max beyond `last_time` or without
     noise, and for data or a start of another shape than the denoiser's. A traced t_max beyond it answers NaN.
+
+    >>> law = jd.Gaussian([0.0], 1.0)
+    >>> data = law.sample(jax.random.key(0), 500)
+    >>> wrong = jd.Gaussian([3.0], 10.0)  # at t = 3 the law is N(0, 10): 3^2 / (2 10) nats away
+    >>> error = jd.initialization_error(jax.random.key(1), law.denoiser(jd.Karras()), wrong, data, 3.0)
+    >>> round(float(error.value), 1)
+    0.4
     """
     checks.key(key)
     data = check_data(denoise, data)
@@ -259,6 +272,12 @@ def optimal_grid(curvature: ScoreCurvature, num_steps: int, *, t_max: Time, t_mi
     `choose_horizon` tries grids with the sampler itself.
 
     Raises ValueError for times beyond those of the pilot; traced ones answer NaN.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> curvature = jd.score_curvature(jax.random.key(0), denoise, jnp.zeros((64, 1)) + 1.0)
+    >>> times = jd.optimal_grid(curvature, 4, t_max=20.0, t_min=0.1)
+    >>> [round(float(t), 2) for t in times[jnp.array([0, -1])]]
+    [20.0, 0.1]
     """
     checks.integer("num_steps", num_steps, 1)
     for name, t in (("t_max", t_max), ("t_min", t_min)):

@@ -25,6 +25,11 @@ class DDIM:
     x_s = alpha_s D + sqrt(sigma_s^2 - eta^2 b^2) N + eta b z, with b the standard deviation of the bridge
     x_s | x_t, data. eta = 0 is Euler's method on the probability flow, eta = 1 is `ancestral`; an array may
     be traced. Song et al. 2020, arXiv 2010.02502, eq. 12. Raises ValueError unless 0 <= eta <= 1.
+
+    >>> denoise, times = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.linspace(1, 0, 201)
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), times, sampler=jd.DDIM())
+    >>> round(float(x[0, 0]), 2)  # 2 / 2^(1/2)
+    1.41
     """
 
     eta: Array | float = 0.0
@@ -50,5 +55,9 @@ class DDIM:
 
 
 def ancestral() -> DDIM:
-    """DDPM's sampler: a draw from the bridge x_s | x_t, data at data = D (arXiv 2006.11239, alg. 2)."""
+    """DDPM's sampler: a draw from the bridge x_s | x_t, data at data = D (arXiv 2006.11239, alg. 2).
+
+    >>> jd.ancestral() == jd.DDIM(eta=1.0)
+    True
+    """
     return DDIM(eta=1.0)

@@ -35,6 +35,10 @@ def dip_score(key: Key, x: Array) -> float:
     and the others random; at most 1,000 rows are looked at. It is NumPy's on the host, about a tenth of a
     second: x must be known. Raises TypeError for a traced or integer x, and ValueError for NaN or for fewer
     than two rows.
+
+    >>> modes = jnp.linspace(0, 1, 200)[:, None] + jnp.arange(200)[:, None] % 2 * 5.0
+    >>> jd.dip_score(jax.random.key(0), modes) > 0
+    True
     """
     checks.key(key)
     checks.batch("x", x)

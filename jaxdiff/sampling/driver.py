@@ -54,6 +54,11 @@ def sample(
     Memory is constant in the steps. Raises TypeError for what is no key, denoiser or sampler, and ValueError
     for times that do not decrease or that the denoiser does not know, and for a start of another shape or
     scale; where values are traced the answer is NaN instead. `integrate` is the same from a given x.
+
+    >>> denoise = jd.Gaussian([1.0], 0.25).denoiser(jd.Karras())
+    >>> samples = jd.sample(jax.random.key(0), denoise, 4000)
+    >>> round(float(samples.mean()), 1), round(float(samples.std()), 1)
+    (1.0, 0.5)
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -89,6 +94,11 @@ def integrate(
     Memory is constant in the steps. x is a draw from the law at times[0]: `initial_noise`, or any start
     law's. Its dtype is kept; times and all that follows from them are in float32 or better. Raises as
     `sample`, TypeError for integer x and ValueError for NaN.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), jnp.geomspace(1, 0.01, 21))
+    >>> round(float(x[0, 0]), 2)  # from N(0, 1 + t^2) to N(0, 1): 2 / 2^(1/2)
+    1.41
     """
     sampler = _check(key, denoise, x, times, sampler)
     return _integrate(key, denoise, sampler, x, times)
@@ -97,7 +107,13 @@ def integrate(
 def integrate_path(
     key: Key, denoise: Denoiser, x: Array, times: Array, *, sampler: Sampler | None = None
 ) -> Array:
-    """`integrate` with the whole trajectory, shape (len(times), batch, ...), from x itself to the sample."""
+    """`integrate` with the whole trajectory, shape (len(times), batch, ...), from x itself to the sample.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> path = jd.integrate_path(jax.random.key(0), denoise, jnp.array([[2.0]]), jnp.geomspace(1, 0.01, 21))
+    >>> len(path), float(path[0, 0, 0]), round(float(path[-1, 0, 0]), 2)
+    (21, 2.0, 1.41)
+    """
     sampler = _check(key, denoise, x, times, sampler)
     return _integrate_path(key, denoise, sampler, x, times)
 
@@ -107,6 +123,10 @@ def initial_noise(key: Key, denoise: Denoiser, n: int, t: Time | None = None) ->
 
     t: a scalar, by default the end of the denoiser's working range. Raises ValueError where the denoiser does
     not know it.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> round(float(jd.initial_noise(jax.random.key(0), denoise, 10_000, 80.0).std()))
+    80
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -26,6 +26,12 @@ class EulerMaruyama:
 
     It over-disperses where `ancestral` under-disperses. It needs alpha_t > 0: the drift is singular where
     there is no signal. Noise is left out of a step to sigma_s = 0.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.RectifiedFlow())
+    >>> times = jnp.linspace(0.99, 0.01, 200)
+    >>> x = jd.sample(jax.random.key(0), denoise, 4000, sampler=jd.EulerMaruyama(), times=times)
+    >>> round(float(x.std()), 1)
+    1.0
     """
 
     needs_signal: ClassVar[bool] = True

@@ -48,6 +48,12 @@ class ExponentialAdams:
 
     `dpm_solver_pp`, `sde_dpm_solver_pp`, `unipc` and `deis` are settings of it; tau between and beyond is
     SA-Solver's (arXiv 2309.05019). Raises ValueError for another order or estimate, or stochasticity < 0.
+
+    >>> denoise, times = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.geomspace(1, 0.01, 21)
+    >>> sampler = jd.ExponentialAdams(order=3)
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), times, sampler=sampler)
+    >>> round(float(x[0, 0]), 2)  # 2 / 2^(1/2)
+    1.41
     """
 
     order: int = 2
@@ -119,12 +125,19 @@ def dpm_solver_pp(order: int = 2) -> ExponentialAdams:
     """DPM-Solver++, multistep, of order 1 (DDIM), 2 or 3. Lu et al. 2022, arXiv 2211.01095.
 
     The paper's 2M halves a slope where this integrates it; the two agree to the order of their error.
+
+    >>> jd.dpm_solver_pp(2) == jd.ExponentialAdams(order=2)
+    True
     """
     return ExponentialAdams(order)
 
 
 def sde_dpm_solver_pp(order: int = 2) -> ExponentialAdams:
-    """SDE-DPM-Solver++, multistep: the same on the reverse SDE. Order 1 is `ancestral`."""
+    """SDE-DPM-Solver++, multistep: the same on the reverse SDE. Order 1 is `ancestral`.
+
+    >>> jd.sde_dpm_solver_pp().stochasticity
+    1.0
+    """
     return ExponentialAdams(order, stochasticity=1.0)
 
 
@@ -133,10 +146,17 @@ def unipc(order: int = 3, estimate: Estimate = "noise") -> ExponentialAdams:
 
     On the noise it is the best of the family on most laws from 6 calls on; on the data under strong guidance.
     The coefficients are integrated exactly, where the paper has approximate ones at its order 2.
+
+    >>> jd.unipc(3).corrector
+    True
     """
     return ExponentialAdams(order, estimate, corrector=True)
 
 
 def deis(order: int = 3) -> ExponentialAdams:
-    """DEIS: polynomials in log(sigma / alpha) through the noise. Zhang and Chen 2022, arXiv 2204.13902."""
+    """DEIS: polynomials in log(sigma / alpha) through the noise. Zhang and Chen 2022, arXiv 2204.13902.
+
+    >>> jd.deis(3) == jd.ExponentialAdams(order=3, estimate="noise")
+    True
+    """
     return ExponentialAdams(order, "noise")

@@ -28,6 +28,12 @@ class ExponentialRungeKutta:
     "data" or "noise". Nothing is carried from step to step, so any grid will do, and the order is there from
     the first step on; for the fewest calls take `ExponentialAdams`. A step to sigma_s = 0 is of order 1 and
     one call. The setting of arXiv 2506.13061. Raises ValueError for another order or estimate.
+
+    >>> denoise, times = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.geomspace(1, 0.01, 11)
+    >>> sampler = jd.ExponentialRungeKutta(order=3)
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), times, sampler=sampler)
+    >>> round(float(x[0, 0]), 3)  # 2 / 2^(1/2)
+    1.414
     """
 
     order: int = 3

@@ -35,6 +35,11 @@ class Heun:
     inflated by churn_noise. Under the `Karras` schedule churn is EDM's S_churn / steps, at most 0.414
     there; arrays may be traced. Karras et al. 2022, arXiv 2206.00364, alg. 2.
     Raises ValueError for negative churn or churn_noise, or a churn_range that is not in order.
+
+    >>> denoise, times = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.geomspace(1, 0.01, 21)
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), times, sampler=jd.Heun())
+    >>> round(float(x[0, 0]), 2)  # 2 / 2^(1/2)
+    1.42
     """
 
     churn: Array | float = 0.0

@@ -89,6 +89,13 @@ def linear_multistep(sampler: ExponentialAdams | DDIM, schedule: Schedule, times
     done in it, correctors and lower orders at the ends, is kept.
 
     Raises TypeError for what is not one deterministic call a step, ValueError for times that do not decrease.
+
+    >>> times = jnp.geomspace(1, 0.01, 21)
+    >>> sampler = jd.linear_multistep(jd.dpm_solver_pp(2), jd.Karras(), times)
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x = jd.integrate(jax.random.key(0), denoise, jnp.array([[2.0]]), times, sampler=sampler)
+    >>> round(float(x[0, 0]), 2)  # as the solver's: 2^(1/2)
+    1.41
     """
     if not isinstance(sampler, DDIM | ExponentialAdams):
         raise TypeError(

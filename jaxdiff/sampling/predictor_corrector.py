@@ -26,6 +26,11 @@ class PredictorCorrector:
     2011.13456, alg. 4, set tau from norms averaged over the batch; sigma_s is what these estimate, and
     keeps samples independent of each other. Raises ValueError for num_corrections < 1 or
     signal_to_noise <= 0.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x = jd.sample(jax.random.key(0), denoise, 4000, sampler=jd.PredictorCorrector(), num_steps=100)
+    >>> round(float(x.std()), 1)
+    1.0
     """
 
     predictor: Sampler = field(default_factory=ancestral)

@@ -73,6 +73,11 @@ def fit_start(key: Key, family: Family[Law], data: Array, schedule: Schedule, t_
     sampling error d* / 2n is more than a nat. Raises TypeError for integer data, and ValueError for NaN, for
     fewer than two rows, for a t_max outside of the schedule's range or without noise, and what the family's
     own fit raises. A traced t_max out of range answers a law of NaN.
+
+    >>> data = jnp.array([[0.0], [2.0]])
+    >>> start = jd.fit_start(jax.random.key(0), jd.starts.gaussian(), data, jd.Karras(), 3.0)
+    >>> start.mean.tolist(), round(float(start.scale) ** 2, 4)  # variance 1 of the data, and 3^2
+    ([1.0], 10.0)
     """
     checks.shape("t_max", t_max, ())
     data = check_fit(key, family, data, schedule, t_max)

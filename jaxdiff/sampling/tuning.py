@@ -109,6 +109,11 @@ def tune_sampler(
 
     Print the answer to see the table. Under ``jit`` it is one program. Raises ValueError for fewer calls than
     3, a t_min not below t_max or unknown to the denoiser, a start of another shape, and as `learn_sampler`.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> tuned = jd.tune_sampler(jax.random.key(0), denoise, 4, num_samples=64)
+    >>> float(tuned.errors.min()) <= float(tuned.errors[0, 0])
+    True
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -33,6 +33,11 @@ def score_error(
 
     Raises TypeError for what is no key or denoiser, ValueError unless times is one-dimensional, known to the
     denoiser and above zero noise, the distribution of the denoiser's shape and num_samples at least 2.
+
+    >>> p, q = jd.Gaussian([0.0], 1.0), jd.Gaussian([2.0], 1.0)
+    >>> error = jd.score_error(jax.random.key(0), q.denoiser(jd.Karras()), p, jnp.array([1.0]))
+    >>> error.value.tolist()  # (2 / 2)^2
+    [1.0]
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -53,6 +53,11 @@ def bootstrapped_target(
     or gate of a wrong shape, for times out of the range of the schedule or of the denoiser that is asked
     there, for s > t, s = t with mix > 0, a mix outside [0, 1], a field of another schedule or shape, a pool
     of other rows, and a pool with a field or gate. Where such times and mixes are traced the target is NaN.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x, target = jd.bootstrapped_target(jax.random.key(0), law, jnp.ones((1, 1)), 1.0, 2.0, mix=0.0)
+    >>> target.data.tolist()  # with nothing mixed in, the data
+    [[1.0]]
     """
     checks.key(key)
     check_denoiser("teacher", teacher)

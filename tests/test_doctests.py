@@ -1,0 +1,90 @@
+"""The examples in docstrings are so, and every public name says what it is and what it takes."""
+
+import dataclasses
+import doctest
+import inspect
+import math
+import re
+import types
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxdiff as jd
+
+GLOBALS = {"dataclasses": dataclasses, "jax": jax, "jnp": jnp, "math": math, "optax": optax, "jd": jd}
+PACKAGES = [
+    jd,
+    *(getattr(jd, name) for name in jd.__all__ if isinstance(getattr(jd, name), types.ModuleType)),
+]
+# What compiles for more than two seconds: choices among many programs, and races.
+SLOW = {"choose_horizon", "class_logits", "density_formula", "fit_mixture", "optimal_grid", "tune_sampler"}
+# Constants, aliases and unions, whose docstrings are not theirs.
+PLAIN = {"EXIT_INTERRUPTED", "Predictor", "__version__"}
+
+
+def documented():
+    """Public functions and classes by name; a package's own as `package.name`."""
+    for package in PACKAGES:
+        prefix = "" if package is jd else package.__name__.removeprefix("jaxdiff.") + "."
+        for name in getattr(package, "__all__", vars(package)):
+            item = getattr(package, name)
+            own = hasattr(package, "__all__") or getattr(item, "__module__", None) == package.__name__
+            if own and callable(item) and not name.startswith("_") and name not in PLAIN:
+                yield prefix + name, item
+
+
+PUBLIC = dict(documented())
+EXAMPLES = {
+    name: example
+    for name, item in PUBLIC.items()
+    if (
+        example := doctest.DocTestParser().get_doctest(item.__doc__ or "", GLOBALS, name, None, None)
+    ).examples
+}
+
+
+def case(name):
+    marks = [pytest.mark.slow] if name in SLOW else []
+    return pytest.param(name, marks=marks)
+
+
+@pytest.mark.parametrize("name", [case(name) for name in sorted(EXAMPLES)])
+def test_an_example(name):
+    # rank promotion is the tests' own rule, not one that users live under
+    said = []
+    with jax.numpy_rank_promotion("allow"):
+        failed, tried = doctest.DocTestRunner().run(EXAMPLES[name], out=said.append)
+    assert tried
+    assert not failed, "".join(said)
+
+
+# Methods of samplers, protocols and tuples of answers take nothing that is theirs to explain.
+UNITS = re.compile(
+    r"shape|\(\w*,|\(\d|scalar|array|rows|nats|number|integer|times?\b|noise|steps?\b|bits|variance|directory|file|rates|tree|tokens|parameters",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_public_names_say_what_they_are_and_take(package):
+    """A summary of one sentence; of what takes arguments, a word on their shapes or units."""
+    own = {name: item for name, item in PUBLIC.items() if getattr(package, name.split(".")[-1], None) is item}
+    for name, item in own.items():
+        text = inspect.getdoc(item)
+        assert text, name
+        summary = text.split("\n\n")[0].replace("\n", " ")
+        assert summary.rstrip(")`").endswith((".", ":")), (name, summary)
+        assert len(summary.split()) >= 3, (name, summary)
+        assert not summary.startswith(f"{name}("), (name, summary)  # a signature, which NamedTuple writes
+        if hasattr(package, "__all__") and inspect.isfunction(item) and inspect.signature(item).parameters:
+            assert UNITS.search(text), (name, text)
+
+
+def test_newcomers_find_examples():
+    """Of the flat names that are functions most have an example, and all that the README begins with."""
+    functions = [name for name, item in PUBLIC.items() if "." not in name and not inspect.isclass(item)]
+    assert {"make_denoiser", "sample", "denoising_loss", "log_density", "guided", "train"} <= EXAMPLES.keys()
+    assert sum(name in EXAMPLES for name in functions) > 0.65 * len(functions)
