@@ -248,7 +248,7 @@ def save(
     config: Config,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Save one state in a directory and wait until it is there. Errors as in `Checkpoints`, which it opens."""
+    """Save one state in a directory and wait for it. Errors as in `Checkpoints`, which opens it."""
     with Checkpoints(directory, config=config) as checkpoints:
         checkpoints.save(state, metrics)
 
