@@ -43,7 +43,15 @@ LRUCache.put = put
 
 
 # The longest, of few tests each, by which xdist would sort them to the end, where one worker waits.
-LONG = ("test_readme", "test_faults", "test_parallel", "test_tolerance", "test_difference", "test_classifier")
+LONG = (
+    "test_tutorials",
+    "test_readme",
+    "test_faults",
+    "test_parallel",
+    "test_tolerance",
+    "test_difference",
+    "test_classifier",
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -65,46 +65,6 @@ def test_the_same_on_many_devices():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_digits_of_a_wanted_class():
-    """Judged by the nearest training images: the class is the wanted one for nearly all."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    block = block_with("drop_condition", fewer=400)
-    assert num_lines(block) <= 30
-    names = run(block)
-    images, labels = (np.asarray(part) for part in names["data"])
-    judge = KNeighborsClassifier(3).fit(images, labels)
-    got = judge.predict(np.asarray(names["images"]))
-    assert (got == np.asarray(names["wanted"])).mean() > 0.9  # by chance .1
-
-
-def test_an_nnx_module_and_a_ddpm_network():
-    assert np.isfinite(run(block_with("nnx.Module"))["samples"]).all()
-    block = block_with("ddpm_denoiser")
-    assert num_lines(block) <= 5
-    assert run(block)["images"].shape == (4, 32, 32, 3)
-
-
-def test_score_errors_in_one_call():
-    names = run(next(b for b in BLOCKS if "score_error" in b))
-    errors = np.asarray(names["errors"])
-    assert errors.shape == (3, 4, 5)
-    assert (errors > 0).all()
-    assert (errors[..., -1] < errors[..., 0]).all()  # noise makes every law a Gaussian
-    one = names["error"](jax.random.split(jax.random.key(1), 4)[2], 10.0)
-    np.testing.assert_allclose(errors[1, 2], one, rtol=1e-4)
-
-
-def test_a_late_start(capsys):
-    names = run(next(b for b in BLOCKS if "choose_horizon" in b))
-    assert "<- the least" in capsys.readouterr().out
-    truth = names["truth"].sample(jax.random.key(1), 2000)
-    distance = jd.metrics.energy_distance(names["samples"], truth)
-    assert abs(distance.value) < 4 * distance.standard_error + 0.002
-    assert float(names["choice"].times[0]) < 80 / 10
-
-
 def test_a_hole_is_filled_by_the_posterior():
     """What is kept is kept to the noise that it was seen through; the hole is not all alike."""
     block = block_with("inverse.mask", fewer=20)
@@ -113,11 +73,3 @@ def test_a_hole_is_filled_by_the_posterior():
     images, filled, kept = (np.asarray(names[name]) for name in ("images", "filled", "kept"))
     assert np.abs(filled - images[0])[:, kept].mean() < 0.1
     assert 0.1 < filled[:, ~kept].std(0).mean() < images[:, ~kept].std()
-
-
-@pytest.mark.slow
-def test_a_learned_sampler_errs_less_than_the_chosen_one():
-    names = run(block_with("tune_sampler"))
-    learned = names["tuned"].learned
-    assert learned.error < learned.error_before / 2
-    assert names["samples"].shape == (2000, 2)

@@ -74,10 +74,10 @@ for name, error in errors.items():
     print(f"{name:<31} mean squared error of the noise {error.mean():.5f}")
 
 # %% [markdown]
-# The same draws and one seed: do not read small differences. In the runs of `experiments.bootstrapping` it
-# paid where a target has much variance that more rows do not take away, at large dimension and for levels
-# trained one by one; on images, denoising with as much more time did as well or better. Try it beside that
-# control.
+# When this was written it did not pay: level with denoising, and behind more steps. One seed, so do not
+# read small differences. In the runs of `experiments.bootstrapping` it paid where a target has much
+# variance that more rows do not take away, in large dimension and for levels trained one by one; on images,
+# denoising for as much time did as well or better. Try it beside that control.
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")

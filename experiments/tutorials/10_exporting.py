@@ -77,7 +77,7 @@ print(f"largest difference from the sampler before it was exported: {np.abs(samp
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
 for axis, (name, x) in zip(axes, {"data": data, "by the file": samples}.items(), strict=True):
-    axis.hist2d(*np.asarray(x).T, bins=120, range=[[-1.5, 1.5]] * 2, cmap="magma")
+    axis.hist2d(*np.asarray(x).T, bins=120, range=[[-3, 3]] * 2, cmap="magma")
     axis.set(title=name, aspect="equal")
     axis.axis("off")
 figure.savefig(OUT / "10_exporting.png", dpi=120)
