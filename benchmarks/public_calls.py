@@ -32,6 +32,7 @@ LEFT_OUT = {
     "what a call makes is a function or a value for later calls": [
         *("as_denoiser", "guided", "switched", "pytree", "init_state", "averaged", "make_train_step"),
         *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
+        *("jumps.guided", "jumps.rewarded"),
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("inverse.denoising_posterior",),
@@ -365,6 +366,11 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "jumps.ratio_matching": lambda key, i: jd.jumps.ratio_matching(categories(i), i.pixels, i.t),
         "jumps.bootstrapped_target": lambda key, i: jd.jumps.bootstrapped_target(
             key, categories(i), i.pixels, i.first, i.last
+        ),
+        "jumps.sample": lambda key, i: jd.jumps.sample(key, categories(i), n, num_steps=steps),
+        "jumps.integrate": lambda key, i: jd.jumps.integrate(key, categories(i), i.pixels, i.falling),
+        "jumps.first_hitting": lambda key, i: jd.jumps.first_hitting(
+            key, jd.jumps.make_denoiser(told, i.last, jd.jumps.Masking(LEVELS), shape=(d,)), n
         ),
         "jumps.log_bound": lambda key, i: jd.jumps.log_bound(key, categories(i), i.pixels, num_times=4),
         # Densities

@@ -1,0 +1,1 @@
+"""Diffusion of tokens, measured; see `experiments.discrete.__main__`."""

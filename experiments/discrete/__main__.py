@@ -1,0 +1,24 @@
+"""Diffusion of tokens by jumps, measured.
+
+    python -m experiments.discrete                               # everything
+    python -m experiments.discrete --parts languages             # some parts
+
+    | part      | question                                                                | module    |
+    |-----------|-------------------------------------------------------------------------|-----------|
+    | languages | does a trained bound reach the entropy of languages that are known      | languages |
+    | digits    | bits per dimension of 17 levels by category, beside other ways          | digits    |
+
+Each part's module says what stands beside what. Written to --out: a JSON file for each part as it is done,
+figures.json with all of them, and figure.png.
+"""
+
+from experiments import parts
+from experiments.discrete import digits, languages
+
+PARTS: parts.Parts = {
+    "languages": (languages, languages.Config()),
+    "digits": (digits, digits.Config()),
+}
+
+if __name__ == "__main__":
+    parts.command_line("discrete", __doc__, PARTS)

@@ -1,0 +1,121 @@
+"""Digits, 8 x 8 pixels of 17 levels, by category: bits per dimension.
+
+The same transformer under several ways, on the training split of `data.digits`: masking; uniform jumps; jumps
+of levels that have an order (`jumps.ordinal`); and, as control, pixel after pixel in reading order. Bounds of
+log p of the held-out 360 images, in bits per dimension with standard errors over images, and differences
+paired over images. Beside them stand the histogram of each pixel, and 1.832 +- 0.012 of
+`experiments.quickstart`, a mixer of continuous noise trained for 6,000 steps, whose density is exact and not
+a bound. The settings are the first that were tried, and the training is short.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.discrete import fitting
+from experiments.estimates import mean, show
+from jaxdiff import data, jumps
+from jaxdiff.typing import Array, Key
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LEVELS, PIXELS = 17, 64
+CONTINUOUS = {"mean": 1.832, "standard_error": 0.012}
+"""Of `python -m experiments.quickstart`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes; ways are masking, uniform and ordinal."""
+
+    fit: fitting.Fit = dataclasses.field(
+        default_factory=lambda: fitting.Fit(
+            width=64,
+            num_blocks=3,
+            dropout=0.1,
+            weight_decay=0.05,
+            batch_size=48,
+            steps=1000,
+            with_places=True,
+        )
+    )
+    ways: tuple[str, ...] = ("masking", "ordinal")
+    num_times: int = 32
+    images: int = 360
+    samples: int = 8
+    seed: int = 0
+
+
+def smoke() -> Config:
+    """The same in seconds."""
+    small = fitting.Fit(width=16, num_blocks=1, num_heads=2, batch_size=8, steps=5, with_places=True)
+    return Config(fit=small, ways=("masking", "ordinal"), num_times=2, images=16, samples=2)
+
+
+def process(way: str) -> jumps.JumpProcess:
+    """Of pixels' levels."""
+    return {
+        "masking": lambda: jumps.Masking(LEVELS),
+        "uniform": lambda: jumps.Uniform(LEVELS),
+        "ordinal": lambda: jumps.Rates(jumps.ordinal(LEVELS)),
+    }[way]()
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Rows of bits per dimension, and samples to draw."""
+    split = data.digits()
+    train, test = split.train.astype(np.int32), split.test.astype(np.int32)
+    test = test[: config.images]
+
+    def batch(key: Key) -> Array:
+        return data.batch(key, jnp.asarray(train), config.fit.batch_size)
+
+    counts = np.stack([(train == level).sum(0) for level in range(LEVELS)], axis=1).astype(float)
+    counts += 0.5 * LEVELS * np.maximum(counts.sum(0) / counts.sum(), 3e-3)
+    frequencies = counts / counts.sum(1, keepdims=True)
+    found = {"histograms": np.log(frequencies[np.arange(PIXELS), test]).sum(1)}
+    after = fitting.autoregressive(config.fit, LEVELS, PIXELS, batch, config.seed)
+    found["pixel after pixel"] = np.asarray(after(jnp.asarray(test)))
+    samples = {}
+    for way in config.ways:
+        denoise = fitting.diffusion(config.fit, process(way), PIXELS, batch, config.seed)
+        key = jax.random.key(config.seed + 1)
+        found[way] = np.asarray(
+            jumps.log_bound(key, denoise, jnp.asarray(test), num_times=config.num_times).value
+        )
+        samples[way] = np.asarray(jumps.sample(key, denoise, config.samples, num_steps=64)).tolist()
+    per, last = -1 / (PIXELS * math.log(2)), found["pixel after pixel"].astype(np.float64)
+    rows = [
+        {
+            "way": way,
+            "bits": mean(per * values.astype(np.float64)),
+            "above_autoregressive": None if way == "pixel after pixel" else mean(per * (values - last)),
+        }
+        for way, values in found.items()
+    ]
+    return {"config": dataclasses.asdict(config), "rows": rows, "samples": samples}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Bits per dimension, held out."""
+    lines = ["way                  bits per dimension    above pixel after pixel"]
+    lines += [
+        f"{row['way']:18} {show(row['bits'], 4):>20} {show(row['above_autoregressive'], 4):>24}"
+        for row in figures["rows"]
+    ]
+    lines.append(f"{'continuous noise':18} {show(CONTINUOUS, 4):>20}")
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """Samples of each way, a row each."""
+    rows = [np.asarray(samples).reshape(-1, 8, 8) for samples in figures["samples"].values()]
+    picture = np.concatenate([np.concatenate([np.pad(x, 1) for x in row], axis=1) for row in rows])
+    axes.imshow(picture, cmap="gray", vmin=0, vmax=LEVELS - 1)
+    axes.set(title="Digits by category", xticks=[], yticks=[])
+    axes.set_yticks(5 + 10 * np.arange(len(rows)), list(figures["samples"]))

@@ -1,0 +1,137 @@
+"""Languages whose entropy is known: does a trained diffusion of tokens reach it?
+
+    pairs     a Markov chain of characters: its entropy is a sum
+    hidden    a hidden Markov chain, whose characters remember far back: log p(x) by its forward pass
+
+Draws are new at every step, and the held-out ones too, so that nothing can be learnt by heart; the laws are
+outside of what the network can write down. On the same held-out sequences, in bits a character: log p(x) of
+the law, the bound of log p(x) of masked and of uniform diffusion, and log p(x) of the same network trained
+token after token with as many steps and draws. Differences are paired, over sequences, so that their errors
+are far below the entropy's own. Controls: the law of a character alone, and the exact denoiser under the same
+estimator, whose difference is the estimator's noise and nothing else. The settings are the first that were
+tried, on laws of seed 100.
+"""
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.discrete import fitting
+from experiments.estimates import mean, show
+from jaxdiff import jumps
+from jaxdiff.typing import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PROCESSES = {"masking": jumps.Masking, "uniform": jumps.Uniform}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes; seed is of the laws, the draws and the networks."""
+
+    characters: int = 16
+    hidden: int = 6
+    length: int = 32
+    concentration: float = 0.3  # of the rows' Dirichlet laws: entropies of half the most
+    fit: fitting.Fit = dataclasses.field(default_factory=lambda: fitting.Fit(steps=1500))
+    held_out: int = 512
+    num_times: int = 32
+    seed: int = 0
+
+
+def smoke() -> Config:
+    """The same in seconds."""
+    small = fitting.Fit(width=16, num_blocks=1, num_heads=2, batch_size=16, steps=20)
+    return Config(characters=4, hidden=2, length=8, fit=small, held_out=64, num_times=4)
+
+
+def laws(config: Config) -> dict[str, jumps.HiddenMarkov]:
+    """The two languages, in their stationary laws."""
+    rng = np.random.default_rng(config.seed)
+    n, hidden, few = config.characters, config.hidden, config.concentration
+    moves, own = rng.dirichlet(np.full(n, few), n), rng.dirichlet(np.full(hidden, few), hidden)
+    own = 0.5 * own + 0.5 * np.eye(hidden)  # what is hidden stays for a while
+    shown = rng.dirichlet(np.full(n, few), hidden)
+    return {
+        "pairs": jumps.markov_chain(_stationary(moves), moves, config.length),
+        "hidden": jumps.HiddenMarkov(
+            jnp.asarray(_stationary(own)), jnp.asarray(own), jnp.asarray(shown), config.length
+        ),
+    }
+
+
+def _stationary(moves: np.ndarray) -> np.ndarray:
+    return np.linalg.matrix_power(moves, 4096)[0]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Rows of bits a character."""
+    rows = []
+    for name, law in laws(config).items():
+        held_out = law.sample(jax.random.key(config.seed + 10_000), config.held_out)
+        own = np.asarray(law.log_prob(held_out), np.float64)
+        per = -1 / (config.length * math.log(2))
+
+        def row(way: str, log_p: Any, own: np.ndarray = own, per: float = per, name: str = name) -> None:
+            values = np.asarray(log_p, np.float64)
+            rows.append(
+                {
+                    "language": name,
+                    "way": way,
+                    "bits": mean(per * values),
+                    "above": mean(per * (values - own)),
+                }
+            )
+
+        def draw(key: Any, law: jumps.HiddenMarkov = law) -> Array:
+            return law.sample(key, config.fit.batch_size)
+
+        row("the law itself", own)
+        alone = law.initial @ law.emission
+        row("characters alone", jnp.log(alone)[held_out].sum(1))
+        token_after_token = fitting.autoregressive(
+            config.fit, config.characters, config.length, draw, config.seed
+        )
+        row("token after token", token_after_token(held_out))
+        for kind, make in PROCESSES.items():
+            process = make(config.characters)
+            trained = fitting.diffusion(config.fit, process, config.length, draw, config.seed)
+            for way, denoise in ((f"{kind}, exact", law.denoiser(process)), (kind, trained)):
+                key = jax.random.key(config.seed + 1)
+                row(way, jumps.log_bound(key, denoise, held_out, num_times=config.num_times).value)
+    return {"config": dataclasses.asdict(config), "rows": rows}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Bits a character, and what is above the law's own on the same sequences."""
+    lines = ["language   way                   bits a character      above the law's"]
+    lines += [
+        f"{row['language']:10} {row['way']:18} {show(row['bits'], 4):>20} {show(row['above'], 4):>20}"
+        for row in figures["rows"]
+    ]
+    return "\n".join(lines)
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """What is above the entropy, by the way it was learnt."""
+    shown = [row for row in figures["rows"] if row["way"] not in ("the law itself", "characters alone")]
+    for i, language in enumerate(("pairs", "hidden")):
+        own = [row for row in shown if row["language"] == language]
+        axes.errorbar(
+            np.arange(len(own)) + 0.1 * i,
+            [row["above"]["mean"] for row in own],
+            [row["above"]["standard_error"] for row in own],
+            fmt="o",
+            capsize=3,
+            label=language,
+        )
+        axes.set_xticks(range(len(own)), [row["way"] for row in own], rotation=30, ha="right")
+    axes.axhline(0.01, color="gray", lw=0.5)
+    axes.set(ylabel="bits a character above the entropy", title="Languages of known entropy")
+    axes.legend()
