@@ -35,12 +35,12 @@ PROCESSES = {"masking": jumps.Masking, "uniform": jumps.Uniform}
 class Config:
     """Sizes; seed is of the laws, the draws and the networks."""
 
-    characters: int = 16
-    hidden: int = 6
-    length: int = 32
+    characters: int = 8
+    hidden: int = 4
+    length: int = 16
     concentration: float = 0.3  # of the rows' Dirichlet laws: entropies of half the most
-    fit: fitting.Fit = dataclasses.field(default_factory=lambda: fitting.Fit(steps=1500))
-    held_out: int = 512
+    fit: fitting.Fit = dataclasses.field(default_factory=lambda: fitting.Fit(steps=2000))
+    held_out: int = 1024
     num_times: int = 32
     seed: int = 0
 

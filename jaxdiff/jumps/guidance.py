@@ -55,8 +55,9 @@ def rewarded(
 
     reward: of chances (batch, *shape, vocabulary), of which the one-hot are data, -> (batch,), each row's its
     own. To first order in the reward's interactions; exact, the law p e^(scale reward) / Z being sampled,
-    where tokens are independent and the reward is a sum over tokens. Nisonoff et al. 2024, arXiv 2406.01572. Raises TypeError for what is no denoiser or function, ValueError
-    for several scales and a reward that is not one number a row.
+    where tokens are independent and the reward is a sum over tokens. Nisonoff et al. 2024, arXiv
+    2406.01572. Raises TypeError for what is no denoiser or function, ValueError for several scales and a
+    reward that is not one number a row.
     """
     check_denoiser("denoise", denoise)
     if not callable(reward):

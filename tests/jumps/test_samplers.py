@@ -209,3 +209,23 @@ def test_what_is_seen_stays_and_is_heard():
     assert (x[:, 0] == 2).all()
     wanted = P.reshape(V, V)[2] / P.reshape(V, V)[2].sum()
     np.testing.assert_allclose(frequencies(x[:, 1:]), wanted, atol=4 * 0.5 / np.sqrt(20_000))
+
+
+def test_hits_come_at_their_times_in_any_order():
+    """Two tokens, the second of which a denoiser tells apart by when it is shown and whether it is the first.
+
+    The largest of two uniform shares is above t with chance 1 - t^2; which token has it is tossed.
+    """
+
+    def predict(params, x, level):
+        late = (level > 0.5)[:, None] & (x == V).all(1, keepdims=True)
+        told = jnp.where(late, 0, jnp.where((x == V).all(1, keepdims=True), 1, 2))
+        return jnp.log(jax.nn.one_hot(jnp.broadcast_to(told, x.shape), V))
+
+    n = 20_000
+    denoise = jumps.make_denoiser(predict, None, jumps.Masking(V), shape=(2,))
+    x = np.asarray(jumps.first_hitting(jax.random.key(0), denoise, n))
+    first = x.min(1)
+    assert ((x == 2).sum(1) == 1).all()
+    assert abs((first == 0).mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / n)
+    assert abs((x[:, 0] == 2).mean() - 0.5) < 4 * 0.5 / np.sqrt(n)
