@@ -9,7 +9,23 @@ the same pixels: the training pixels' own law, each by itself; the Gaussian that
 images, conditioned in closed form; and the training image that is nearest in what is seen.
 
 Expect diffusion posteriors to beat the Gaussian in the energy score, since a hole has shapes and not only
-moments, and to be too sure: the model was trained on 1,437 images.
+moments. MEASURED, 100 images, one model (one busy core of an AMD EPYC, jax 0.10.2, 2026-11-29), 100
+evaluations a draw:
+
+    method                    error of the mean    coverage of 90 %    energy score
+    PiGDM                       .222 +- .006         .858 +- .009       .603 +- .017
+    TMPD                        .229 +- .006         .904 +- .009       .625 +- .016
+    split Gibbs                 .263 +- .005         .903 +- .007       .702 +- .013
+    DPS                         .326 +- .004         .864 +- .009       .882 +- .011
+    MMPS, 4                     .396 +- .009         .818 +- .013      1.114 +- .030
+    prior                       .362 +- .004         .819 +- .010       .996 +- .010
+    each pixel alone            .358 +- .003         .859 +- .009       .990 +- .009
+    Gaussian                    .262 +- .006         .833 +- .011       .732 +- .017
+    the 32 nearest images       .218 +- .006         .887 +- .010       .590 +- .018
+
+PiGDM and TMPD beat the Gaussian; the nearest training images do as well as they, without a model. MMPS has
+nine steps for this compute, and a network's Jacobian, which is no covariance, in its inverse; before the
+curvature was kept above the observation's noise it answered NaN.
 """
 
 import dataclasses

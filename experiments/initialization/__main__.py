@@ -4,14 +4,15 @@
     python -m experiments.initialization --parts mixture tails      # some parts
     python -m experiments.initialization --resume                   # the parts that an interrupted run left
 
-    | part         | question                                                              | module       |
-    |--------------|-----------------------------------------------------------------------|--------------|
-    | exact        | what a start costs, and the tails it leaves, by quadrature            | closed_forms |
-    | mixture      | samples of 25 modes from short runs, in 2, 40 and 100 dimensions      | mixture      |
-    | tails        | quantiles of heavy-tailed data, in 2 and 100 dimensions               | tails        |
-    | surface      | a learned start against rows of data and noise                        | surface      |
-    | horizon      | which horizon, and which grid                                         | horizon      |
-    | images       | digits by the main job's model, in a fraction of its denoiser calls   | images       |
+    | part         | question                                                              | module         |
+    |--------------|-----------------------------------------------------------------------|----------------|
+    | exact        | what a start costs, and the tails it leaves, by quadrature            | closed_forms   |
+    | mixture      | samples of 25 modes from short runs, in 2, 40 and 100 dimensions      | mixture        |
+    | tails        | quantiles of heavy-tailed data, in 2 and 100 dimensions               | tails          |
+    | surface      | a learned start against rows of data and noise                        | surface        |
+    | horizon      | which horizon, and which grid                                         | horizon        |
+    | images       | digits by the main job's model, in a fraction of its denoiser calls   | images         |
+    | networks     | networks trained below sigma_T only: half of one, or of its steps     | short_networks |
 
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
 figures.json with all of them, and figure.png. The figure.png beside this file is of a run of everything, 40
@@ -22,7 +23,7 @@ library's own, none of them the paper's.
 """
 
 from experiments import parts
-from experiments.initialization import closed_forms, horizon, images, mixture, surface, tails
+from experiments.initialization import closed_forms, horizon, images, mixture, short_networks, surface, tails
 
 PARTS: parts.Parts = {
     "exact": (closed_forms, closed_forms.Config()),
@@ -31,6 +32,7 @@ PARTS: parts.Parts = {
     "surface": (surface, surface.Config()),
     "horizon": (horizon, horizon.Config()),
     "images": (images, images.Config()),
+    "networks": (short_networks, short_networks.Config()),
 }
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Config:
     """What the part depends on."""
 
     horizons: tuple[float, ...] = (0.35,)
-    components: tuple[int, ...] = (10,)
+    components: tuple[int, ...] = (20,)
     channels: int = 24
     num_blocks: int = 2
     steps: int = 2000
@@ -92,8 +92,17 @@ def choice() -> Config:
 
 
 def smoke() -> Config:
-    """The same at a size for tests."""
-    return Config(components=(2,), channels=8, num_blocks=1, steps=20, seeds=(0, 1), evaluations=20, rows=24)
+    """The same at a size for tests: one network for each range."""
+    return Config(
+        components=(2,),
+        channels=8,
+        num_blocks=1,
+        steps=20,
+        seeds=(0,),
+        evaluations=20,
+        rows=24,
+        choosing=True,
+    )
 
 
 def arms(config: Config) -> list[Arm]:

@@ -7,6 +7,7 @@ denoiser, so that a sampler errs by its start and its steps alone. Starts:
     one t, four t        `student_t_mixture(1)` and `(4)` fitted to rows of data noised to sigma_T
     four t, early        the same fitted at a noise of .3, and the rest of the noise added to the law: the
                          family is closed under noise, which hides the tails from a fit
+    three t, early       with a component too few, so that the family does not hold the law
     ideal                the law of x at sigma_T itself
 
 Heun's method is deterministic, T: x -> sample, so the starts can share their runs. With n_j rows from the law
@@ -23,6 +24,8 @@ of which the mean and the standard deviation over the 2 d tails are given; left 
 beyond. Beside it the bulk: the root mean square of the differences of the quantiles of levels .1, .2, ..., .9
 in units of the data's range between the first and the last. Standard errors are by the jackknife over blocks
 of rows; where there are several seeds a block is a seed with its own data and fits.
+
+From .3 a run of one node makes no call: it is the early fit itself, with the noise that it was fitted under.
 
 Expect the plain start to lose the tails at 2, partly at 7 and not at 80; one t to be too rigid in many
 dimensions; and the ideal start's ratios to be one at every level.
@@ -106,6 +109,11 @@ class Run:
     rho: float
     rows: dict[str, int]
 
+    @property
+    def grid(self) -> Array:
+        """With one node no call is made: draws of the start itself, at t_max."""
+        return times.power_grid(self.nodes - 1, t_max=self.t_max, t_min=T_MIN, rho=self.rho)
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -155,11 +163,12 @@ class Config:
             num_training=20_000,
             num_iterations=80,
             runs=(
-                Run(2.0, 20, 7.0, _SPACE | {"one t": 2000}),
+                Run(2.0, 20, 7.0, _SPACE | {"one t": 2000, "three t, early": 3000}),
                 Run(7.0, 20, 5.0, _SPACE),
                 Run(80.0, 40, 7.0, _LONG),
                 Run(80.0, 10, 7.0, _LONG),
-                Run(2.0, 10, 7.0, _FEW),
+                Run(2.0, 10, 7.0, _FEW | {"three t, early": 3000}),
+                Run(0.3, 1, 7.0, {"four t, early": 3000, "three t, early": 3000, "wide": 2000}),
             ),
         ),
     )
@@ -187,9 +196,8 @@ def run(config: Config) -> dict[str, Any]:
         for number, run in enumerate(case.runs):
             key = jax.random.fold_in(jax.random.key(17), number)
             x, weights = _draw(key, case, run, [laws[run.t_max] for laws in starts])
-            grid = times.power_grid(run.nodes - 1, t_max=run.t_max, t_min=T_MIN, rho=run.rho)
             began = time.process_time()
-            y = np.asarray(_integrate(denoise, x, grid), np.float64)
+            y = np.asarray(_integrate(denoise, x, run.grid) if run.nodes > 1 else x, np.float64)
             seconds = time.process_time() - began
             for name, weight in weights.items():
                 row = {
@@ -199,7 +207,7 @@ def run(config: Config) -> dict[str, Any]:
                     "calls": 2 * (run.nodes - 1),
                     "start": name,
                     "rows": len(y),
-                    "microseconds": 1e6 * seconds / (2 * (run.nodes - 1) * len(y)),
+                    "microseconds": 1e6 * seconds / (max(2 * (run.nodes - 1), 1) * len(y)),
                 }
                 rows.append(row | _judge(y, weight, case.blocks * len(case.seeds), exact))
     return {"config": dataclasses.asdict(config), "rows": rows, "fits": fits}
@@ -267,7 +275,12 @@ def _fits(
             fitted = jax.block_until_ready(fit_start(fit_key, family, data, SCHEDULE, t))
         return fitted, time.process_time() - began
 
-    early = fit(t_family(4), config.early)
+    wanted = {name for run in case.runs for name in run.rows}
+    early = {
+        name: fit(t_family(components), config.early)
+        for name, components in (("three t, early", 3), ("four t, early", 4))
+        if name in wanted
+    }
     starts: dict[float, dict[str, StartLaw]] = {}
     fits = []
     for t_max in sorted({run.t_max for run in case.runs}):
@@ -275,9 +288,12 @@ def _fits(
         ideal = law.perturbed(SCHEDULE, t_max)
         wide = dataclasses.replace(ideal, degrees_of_freedom=ideal.degrees_of_freedom / 3)
         fitted = {name: fit(family, t_max) for name, family in families.items() if name in wanted}
-        if "four t, early" in wanted:
-            rest = (t_max**2 - config.early**2) ** 0.5
-            fitted["four t, early"] = early[0].perturbed(SCHEDULE, rest), early[1]
+        rest = max(t_max**2 - config.early**2, 0.0) ** 0.5
+        fitted |= {
+            name: (own.perturbed(SCHEDULE, rest), seconds)
+            for name, (own, seconds) in early.items()
+            if name in wanted
+        }
         starts[t_max] = {"ideal": ideal, "wide": wide, **{name: own for name, (own, _) in fitted.items()}}
         test = draw_rows(ideal, test_key, _TEST)
         for name, (own, seconds) in fitted.items():

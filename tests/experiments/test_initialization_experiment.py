@@ -1,12 +1,14 @@
 """Parts of the initialization experiment: closed forms to their digits, the surface and the horizon small."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from experiments.initialization import closed_forms, horizon, shapes, surface
+from experiments.initialization import closed_forms, horizon, shapes, short_networks, surface
+from jaxdiff.densities.evaluations import Evaluations
 
 pytestmark = pytest.mark.slow
 
@@ -113,3 +115,30 @@ def test_laws_have_mean_zero_and_mean_variance_one(name):
     assert (
         np.abs(law.log_prob(x[:5].astype(np.float32)) - other.log_prob(x[:5].astype(np.float32))).max() > 0.01
     )
+
+
+def test_networks_below_a_horizon(axes):
+    """The first arm is what gains are over; laws that no network follows stand beside the arms."""
+    figures = short_networks.run(short_networks.smoke())
+    assert json.loads(json.dumps(figures, allow_nan=False)) == json.loads(json.dumps(figures))
+    rows = figures["rows"]
+    assert [row["horizon"] for row in rows] == [short_networks.WHOLE, 0.35, 0.35, None, None]
+    assert rows[0]["gain"]["mean"] == 0
+    # Twenty steps have learnt the levels, which no Gaussian has; and of two Gaussians' laws more than of one's.
+    assert all(row["nats"]["mean"] > rows[3]["nats"]["mean"] + 5 for row in rows[:3])
+    assert rows[4]["nats"]["mean"] > rows[3]["nats"]["mean"]
+    assert len(short_networks.table(figures).splitlines()) == 6
+    short_networks.draw(figures, axes)
+
+
+def test_the_density_of_a_short_run_is_that_of_its_start_and_denoiser():
+    """A Gaussian's own denoiser below a horizon, from its own law there, has its log-density again."""
+    problem = short_networks.PROBLEMS["digits"]()
+    denoise = dataclasses.replace(problem.law.denoiser(short_networks.SCHEDULE), t_min=3e-4, t_max=0.35)
+    x = problem.encode(jax.random.key(0), problem.test[:20])
+    evaluations = Evaluations(40, reference=problem.law)
+    start = problem.law.perturbed(short_networks.SCHEDULE, 0.35)
+    got = short_networks._nats(jax.random.key(1), denoise, x, start, evaluations)
+    np.testing.assert_allclose(got, problem.law.log_prob(x), rtol=2e-3, atol=0.1)
+    other = problem.law.perturbed(short_networks.SCHEDULE, 0.7)
+    assert short_networks._nats(jax.random.key(1), denoise, x, other, evaluations).mean() < got.mean() - 1
