@@ -78,10 +78,10 @@ def learn_sampler(
     batch, num_steps, learning_rate: rows and number of steps of Adam, whose rate falls as a cosine to zero.
         Memory is that of the derivative of K calls on a batch, and of K^2 estimates for each of its rows.
 
-    On new starts, at 8 calls, .0012 where the solver that `tune_sampler` chose has .037 (3 modes in the
-    plane), .0057 for .040 (25 modes), .014 for .067 (5 modes in 16 dimensions; MEASURED, one seed,
-    `benchmarks.solvers`). With many dimensions a few starts may have most of the error, and a larger pilot is
-    needed to see them.
+    On new starts, at 8 calls, .0009 where the solver that `tune_sampler` chose has .023 (3 modes in the
+    plane), .011 for .041 (25 modes), .020 for .046 (5 modes in 16 dimensions; MEASURED, two seeds, of which
+    one of the last gained nothing, `benchmarks.solvers`). With many dimensions a few starts may have most of
+    the error, and a larger pilot is needed to see them.
 
     One program for all denoisers alike, whatever their parameters, and pure JAX. What is learned is for this
     denoiser: another deserves its own. Raises TypeError for what is no `LinearMultistep`, and ValueError for
