@@ -157,5 +157,8 @@ def deis(order: int = 3) -> ExponentialAdams:
     """DEIS: polynomials in log(sigma / alpha) through the noise. Zhang and Chen 2022, arXiv 2204.13902.
 
     The best of the family for up to 8 calls (`benchmarks.solvers`).
+
+    >>> jd.deis(3) == jd.ExponentialAdams(order=3, estimate="noise")
+    True
     """
     return ExponentialAdams(order, "noise")
