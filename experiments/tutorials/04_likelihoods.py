@@ -15,7 +15,7 @@ import optax
 
 import jaxdiff as jd
 
-NUM_STEPS = 4000
+NUM_STEPS = 3000
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -39,7 +39,7 @@ def loss(params, key, batch):
 optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
 state = jd.init_state(network.init(key, jnp.zeros((1, 2)), jnp.zeros(1)), optimizer, ema_decay=0.995)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
-state = jd.train(key, state, step, lambda key: truth.sample(key, 512), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: truth.sample(key, 256), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))
 
 # %% [markdown]
@@ -49,12 +49,12 @@ denoise = model(jd.averaged(state))
 # log p in the mean. `log_density` takes the first for d <= 8 and the second beyond.
 
 # %%
-x = truth.sample(jax.random.key(1), 500)
+x = truth.sample(jax.random.key(1), 300)
 times = jnp.geomspace(0.002, 80, 100)
 methods = {
     "probability flow": jd.probability_flow(key, denoise, x),
     "density formula": jd.density_formula(key, denoise, x),
-    "lower bound": jd.elbo(key, denoise, x, times, num_paths=8),
+    "lower bound": jd.elbo(key, denoise, x, times, num_paths=4),
 }
 exact = truth.log_prob(x)
 means = {name: float(answer.value.mean()) for name, answer in methods.items()}
