@@ -60,6 +60,7 @@ LEFT_OUT = {
         *("prediction.noise_level", "prediction.as_they_are", "prediction.check_type", "ema.check_decay"),
         *("starts.check_fit", "starts.sampling_error", "theory.martingale_constant", "theory.risk_bound"),
         "bootstrap.target_variance",
+        *("jumps.path_cost", "jumps.jump_generator", "jumps.noise_generator", "jumps.simplex_generator"),
         *("jumps.bridge", "jumps.ratios", "jumps.reverse_step", "jumps.forward_rates", "jumps.reverse_rates"),
     ],
 }
@@ -227,6 +228,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     def told(value: Array, tokens: Array, level: Array) -> Array:
         return value * jnp.ones((*tokens.shape, LEVELS)) * level[:, None, None]
 
+    def first_token(tokens: Array) -> Array:
+        return tokens[:, 0] / LEVELS
+
     def categories(i: Inputs) -> jd.jumps.CategoricalDenoiser:
         return jd.jumps.make_denoiser(told, i.last, jd.jumps.Uniform(LEVELS), shape=(d,))
 
@@ -371,6 +375,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "jumps.integrate": lambda key, i: jd.jumps.integrate(key, categories(i), i.pixels, i.falling),
         "jumps.first_hitting": lambda key, i: jd.jumps.first_hitting(
             key, jd.jumps.make_denoiser(told, i.last, jd.jumps.Masking(LEVELS), shape=(d,)), n
+        ),
+        "jumps.steered": lambda key, i: jd.jumps.steered(
+            key, categories(i), first_token, n // 4, groups=4, num_steps=steps
         ),
         "jumps.log_bound": lambda key, i: jd.jumps.log_bound(key, categories(i), i.pixels, num_times=4),
         # Densities

@@ -6,6 +6,7 @@
     | part      | question                                                                | module    |
     |-----------|-------------------------------------------------------------------------|-----------|
     | languages | does a trained bound reach the entropy of languages that are known      | languages |
+    | samplers  | what samplers leave, by calls, where the denoiser is exact              | samplers  |
     | digits    | bits per dimension of 17 levels by category, beside other ways          | digits    |
 
 Each part's module says what stands beside what. Written to --out: a JSON file for each part as it is done,
@@ -13,10 +14,11 @@ figures.json with all of them, and figure.png.
 """
 
 from experiments import parts
-from experiments.discrete import digits, languages
+from experiments.discrete import digits, languages, samplers
 
 PARTS: parts.Parts = {
     "languages": (languages, languages.Config()),
+    "samplers": (samplers, samplers.Config()),
     "digits": (digits, digits.Config()),
 }
 

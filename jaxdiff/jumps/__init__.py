@@ -3,6 +3,7 @@
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
 from jaxdiff.jumps.driver import integrate, sample
+from jaxdiff.jumps.generators import jump_generator, noise_generator, path_cost, simplex_generator
 from jaxdiff.jumps.guidance import guided, rewarded
 from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
 from jaxdiff.jumps.losses import (
@@ -14,6 +15,7 @@ from jaxdiff.jumps.losses import (
     score_entropy,
 )
 from jaxdiff.jumps.orders import Confident, first_hitting
+from jaxdiff.jumps.particles import Resampled, steered
 from jaxdiff.jumps.processes import (
     JumpProcess,
     Masking,
@@ -45,6 +47,7 @@ __all__ = [
     "Masking",
     "Rates",
     "Remasking",
+    "Resampled",
     "TauLeaping",
     "Uniform",
     "birth_death",
@@ -58,10 +61,13 @@ __all__ = [
     "grid",
     "guided",
     "integrate",
+    "jump_generator",
     "log_bound",
     "make_denoiser",
     "markov_chain",
+    "noise_generator",
     "ordinal",
+    "path_cost",
     "perturb",
     "ratio_matching",
     "ratios",
@@ -71,4 +77,6 @@ __all__ = [
     "sample",
     "score_entropy",
     "share_uniform",
+    "simplex_generator",
+    "steered",
 ]

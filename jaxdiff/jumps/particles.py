@@ -1,0 +1,135 @@
+"""Tokens with weights: laws tilted by a reward, and steps whose tokens are drawn together.
+
+`steered`: particles of the ancestral chain are weighed by psi_s(x_s) / psi_t(x_t), psi_t(x) being e^reward of
+the likeliest data given x, which at the clean end are x. Any psi is right as particles grow many. Through the
+driver of `jaxdiff.particles`.
+
+`Resampled`: a step draws K data for each row, each token on its own, and takes one of them by the weights
+
+    p(data) P_0t(data, x_t) / prod_i p(data_i | x_t),                                                    (1)
+
+and then x_s by the bridge. As K grows the data are of the joint law, and the error of steps is gone. Xu et al.
+2024, arXiv 2410.21357 (EDLM), where log p is minus an energy, or of an autoregressive model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff._numerics import checks
+from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.jumps.denoiser import CategoricalDenoiser, check_denoiser
+from jaxdiff.jumps.draws import categorical
+from jaxdiff.jumps.processes import bridge, likelihood, start_law
+from jaxdiff.jumps.samplers import ANCESTRAL
+from jaxdiff.jumps.times import grid
+from jaxdiff.particles import driver
+from jaxdiff.typing import Array, Key
+
+TokenReward: TypeAlias = Callable[[Array], Array]
+"""Of data, integers (batch, *shape), -> (batch,) in nats, each row's its own."""
+
+
+class _State(NamedTuple):
+    x: Array
+    value: Array
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Steered:
+    """A `particles.Process`."""
+
+    like: Any
+    reward: TokenReward
+
+    def init(self, key: Key, n: int, t: Array) -> tuple[_State, Array]:
+        law = start_law(self.like.process, t)
+        x = categorical(key, jnp.broadcast_to(law, (n, *self.like.shape, *law.shape)))
+        state = _State(x, self._guess(x, t))
+        return state, state.value
+
+    def step(self, key: Key, state: _State, t: Array, s: Array) -> tuple[_State, Array]:
+        x = ANCESTRAL.step(key, self.like, state.x, t, s)
+        new = _State(x, self._guess(x, s))
+        return new, new.value - state.value
+
+    def finish(self, state: _State) -> tuple[_State, Array]:
+        """At the clean end the likeliest data are x itself: nothing is left to be weighed."""
+        return state, jnp.zeros_like(state.value)
+
+    def _guess(self, x: Array, t: Array) -> Array:
+        value = self.reward(jnp.argmax(self.like(x, t), axis=-1))
+        checks.shape("reward(data)", value, x.shape[:1])
+        return value
+
+
+def steered(
+    key: Key,
+    denoise: CategoricalDenoiser,
+    reward: TokenReward,
+    n: int,
+    *,
+    groups: int = 8,
+    num_steps: int = 64,
+    threshold: float = 0.5,
+) -> driver.Particles:
+    """Weighted samples of p e^reward / Z in groups of n particles, and log Z; see `jaxdiff.particles.run`.
+
+    num_steps: of `jumps.grid` over the denoiser's times, which must reach the clean end. Raises TypeError for
+    what is no key, denoiser or function; ValueError for a reward that is not one number a row and for a
+    denoiser that does not know the clean end, and as `jaxdiff.particles.run`.
+    """
+    check_denoiser("denoise", denoise)
+    if not callable(reward):
+        raise TypeError(f"reward must be a function of data, got {checks.described(reward)}.")
+    if denoise.t_min > denoise.schedule.t_min:
+        raise ValueError(
+            f"steered ends in data, got a denoiser of t_min = {denoise.t_min:g}; make it with t_min at "
+            f"{denoise.schedule.t_min:g}, the clean end."
+        )
+    times = grid(denoise.schedule, num_steps, t_min=denoise.t_min, t_max=denoise.t_max)
+    process = _Steered(denoise, reward)
+    return driver.run(key, process, n, groups=groups, times=times, threshold=threshold)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A sampler whose steps draw num_candidates data for each row and keep one, eq. (1).
+
+    log_prob: of data, integers (rows, *shape) -> (rows,), up to a constant: minus an energy. It is called on
+    num_candidates rows for each. Raises TypeError for what is no function, ValueError for no candidates.
+    """
+
+    log_prob: TokenReward
+    num_candidates: int = 8
+
+    def __post_init__(self) -> None:
+        if not callable(self.log_prob):
+            raise TypeError(f"log_prob must be a function of data, got {checks.described(self.log_prob)}.")
+        checks.integer("num_candidates", self.num_candidates, 1)
+
+    def step(self, key: Key, denoise: CategoricalDenoiser, x: Array, t: Array, s: Array) -> Array:
+        draw_key, choose_key, bridge_key = jax.random.split(key, 3)
+        k, log_probs = self.num_candidates, denoise(x, t)
+        own = jnp.log(likelihood(denoise.process, x, t))
+        probs = jnp.exp(log_probs)
+
+        def candidate(number: Array) -> tuple[Array, Array]:
+            data = categorical(jax.random.fold_in(draw_key, number), probs)
+            of = lambda table: jnp.take_along_axis(table, data[..., None], axis=-1)  # noqa: E731
+            gain = (of(own) - of(log_probs)).reshape(len(x), -1).sum(1)
+            return data, self.log_prob(data) + gain
+
+        data, log_weights = jax.vmap(candidate)(jnp.arange(k))
+        checks.shape("log_prob(data)", log_weights, (k, len(x)))
+        weights = jax.nn.softmax(log_weights, axis=0).T
+        chosen = categorical(choose_key, weights)
+        data = jax.vmap(lambda candidates, i: candidates[i], in_axes=(1, 0))(data, chosen)
+        return categorical(bridge_key, bridge(denoise.process, data, x, s, t))
