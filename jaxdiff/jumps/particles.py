@@ -8,8 +8,8 @@ driver of `jaxdiff.particles`.
 
     p(data) P_0t(data, x_t) / prod_i p(data_i | x_t),                                                    (1)
 
-and then x_s by the bridge. As K grows the data are of the joint law, and the error of steps is gone. Xu et al.
-2024, arXiv 2410.21357 (EDLM), where log p is minus an energy, or of an autoregressive model.
+and then x_s by the bridge. As K grows the data are of the joint law, and the error of steps is gone. Xu et
+al. 2024, arXiv 2410.21357 (EDLM), where log p is minus an energy, or of an autoregressive model.
 """
 
 from __future__ import annotations

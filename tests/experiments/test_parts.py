@@ -10,8 +10,9 @@ import pytest
 from experiments import estimates, parts
 from experiments.bootstrapping import __main__ as bootstrapping
 from experiments.density import __main__ as density
+from experiments.discrete import __main__ as discrete
 
-COMMANDS = [bootstrapping, density]
+COMMANDS = [bootstrapping, density, discrete]
 
 
 @dataclasses.dataclass(frozen=True)
