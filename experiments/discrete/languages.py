@@ -56,8 +56,8 @@ def laws(config: Config) -> dict[str, jumps.HiddenMarkov]:
     """The two languages, in their stationary laws."""
     rng = np.random.default_rng(config.seed)
     n, hidden, few = config.characters, config.hidden, config.concentration
-    moves, own = rng.dirichlet(np.full(n, few), n), rng.dirichlet(np.full(hidden, few), hidden)
-    own = 0.5 * own + 0.5 * np.eye(hidden)  # what is hidden stays for a while
+    moves = rng.dirichlet(np.full(n, few), n)
+    own = 0.1 / hidden + 0.9 * np.eye(hidden)  # what is hidden stays for a while
     shown = rng.dirichlet(np.full(n, few), hidden)
     return {
         "pairs": jumps.markov_chain(_stationary(moves), moves, config.length),

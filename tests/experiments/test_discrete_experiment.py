@@ -17,7 +17,7 @@ def test_the_languages_are_stationary_and_nothing_factorizes_them():
         np.testing.assert_allclose(law.initial @ law.transition, law.initial, atol=1e-6)
         x = law.sample(jax.random.key(0), 500)
         alone = np.asarray(law.initial @ law.emission)
-        assert np.asarray(law.log_prob(x)).mean() > np.log(alone)[np.asarray(x)].sum(1).mean() + 0.2
+        assert np.asarray(law.log_prob(x)).mean() > np.log(alone)[np.asarray(x)].sum(1).mean() + 1
 
 
 @pytest.mark.slow
