@@ -179,10 +179,10 @@ def test_your_network_and_data(tutorial):
 @pytest.mark.slow
 def test_likelihoods(tutorial):
     """Near the law's own, which no model surpasses in the mean by more than the draw of points allows."""
-    names = tutorial("04", NUM_STEPS=600)
+    names = tutorial("04", NUM_STEPS=600, NUM_POINTS=150)
     exact, means = names["exact"], names["means"]
     assert 0 < np.mean(exact - names["methods"]["probability flow"].value) < 0.15
-    assert 0.91 < names["shares"]["exact denoiser, the law"] < 0.99  # of 300, .95 +- .013
+    assert 0.89 < names["shares"]["exact denoiser, the law"] <= 1  # of 150, .95 +- .018
     assert -0.3 < means["density formula"] - means["probability flow"] < 0.1
     assert means["lower bound"] < means["probability flow"] + 0.02
     nats = names["gaussian"].log_prob(names["test"][:100]).mean()
@@ -268,7 +268,7 @@ def test_latents(tutorial):
 @pytest.mark.slow
 def test_few_steps(tutorial):
     """A call of the map leaves less than the Gaussian of the data's moments, which needs none."""
-    names = tutorial("12", NUM_STEPS=800)
+    names = tutorial("12", NUM_STEPS=500)
     fresh, key = names["fresh"], names["key"]
     gaussian = jd.fit_gaussian(fresh).sample(key, 4000)
     control = jd.metrics.sliced_wasserstein(key, gaussian, fresh, num_projections=100)

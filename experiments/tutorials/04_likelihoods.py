@@ -16,6 +16,7 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 3000
+NUM_POINTS = 300
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -49,7 +50,7 @@ denoise = model(jd.averaged(state))
 # log p in the mean. `log_density` takes the first for d <= 8 and the second beyond.
 
 # %%
-x = truth.sample(jax.random.key(1), 300)
+x = truth.sample(jax.random.key(1), NUM_POINTS)
 times = jnp.geomspace(0.002, 80, 100)
 methods = {
     "probability flow": jd.probability_flow(key, denoise, x),
