@@ -53,6 +53,7 @@ learned = flow_map(jd.averaged(state))
 # %%
 exact = truth.denoiser(jd.Karras())
 tuned = jd.tune_sampler(key, exact, 4, num_samples=1024)
+
 # %%
 fresh, other = truth.sample(jax.random.key(1), 4000), truth.sample(jax.random.key(2), 4000)
 runs = {f"map, {k}": jd.sample_map(key, learned, 4000, num_calls=k) for k in (1, 2, 4)}
