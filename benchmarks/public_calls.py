@@ -376,6 +376,10 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "jumps.first_hitting": lambda key, i: jd.jumps.first_hitting(
             key, jd.jumps.make_denoiser(told, i.last, jd.jumps.Masking(LEVELS), shape=(d,)), n
         ),
+        "jumps.draw_paths": lambda key, i: jd.jumps.draw_paths(key, categories(i), n, num_steps=steps),
+        "jumps.particle_gibbs": lambda key, i: jd.jumps.particle_gibbs(
+            key, categories(i), first_token, jnp.stack([i.pixels] * 3, axis=1)
+        ),
         "jumps.steered": lambda key, i: jd.jumps.steered(
             key, categories(i), first_token, n // 4, groups=4, num_steps=steps
         ),

@@ -8,8 +8,15 @@ outside of what the network can write down. On the same held-out sequences, in b
 the law, the bound of log p(x) of masked and of uniform diffusion, and log p(x) of the same network trained
 token after token with as many steps and draws. Differences are paired, over sequences, so that their errors
 are far below the entropy's own. Controls: the law of a character alone, and the exact denoiser under the same
-estimator, whose difference is the estimator's noise and nothing else. The settings are the first that were
-tried, on laws of seed 100.
+estimator, whose difference is the estimator's noise and nothing else; a trained bound is compared with that,
+at the same times and jumps. The settings are the first that were tried, on laws of seed 100.
+
+MEASURED, 2,000 steps, one busy core of an AMD EPYC (2026-11-29), pairs of 8 characters, 16 in a row, whose
+entropy is 2.1145 +- .0081 on the held-out sequences: characters alone .7911 +- .0081 bits above it, token after
+token .0009 +- .0003; masked diffusion .0239 above its exact bound and uniform diffusion .0577 (differences of
+means at the same draws; the exact bounds are .0014 +- .0089 and .0135 +- .0210 above the entropy). So the aim
+of .01 is not reached by as many steps as autoregression needs for .001. The hidden language as it is now was
+not run.
 """
 
 import dataclasses
@@ -105,9 +112,11 @@ def run(config: Config) -> dict[str, Any]:
         for kind, make in PROCESSES.items():
             process = make(config.characters)
             trained = fitting.diffusion(config.fit, process, config.length, draw, config.seed)
-            for way, denoise in ((f"{kind}, exact", law.denoiser(process)), (kind, trained)):
-                key = jax.random.key(config.seed + 1)
-                row(way, jumps.log_bound(key, denoise, held_out, num_times=config.num_times).value)
+            key, num = jax.random.key(config.seed + 1), config.num_times
+            exact = jumps.log_bound(key, law.denoiser(process), held_out, num_times=num).value
+            row(f"{kind}, exact", exact)
+            # Of the same times and jumps: most of the estimator's noise is in both.
+            row(kind, jumps.log_bound(key, trained, held_out, num_times=num).value, exact)
     return {"config": dataclasses.asdict(config), "rows": rows}
 
 

@@ -4,6 +4,7 @@ from jaxdiff.jumps.denoiser import CategoricalDenoiser, make_denoiser
 from jaxdiff.jumps.draws import categorical, perturb
 from jaxdiff.jumps.driver import integrate, sample
 from jaxdiff.jumps.generators import jump_generator, noise_generator, path_cost, simplex_generator
+from jaxdiff.jumps.gibbs import draw_paths, particle_gibbs
 from jaxdiff.jumps.guidance import guided, rewarded
 from jaxdiff.jumps.laws import Enumerated, HiddenMarkov, markov_chain
 from jaxdiff.jumps.losses import (
@@ -56,6 +57,7 @@ __all__ = [
     "categorical",
     "cross_entropy",
     "denoising_loss",
+    "draw_paths",
     "first_hitting",
     "forward_rates",
     "grid",
@@ -67,6 +69,7 @@ __all__ = [
     "markov_chain",
     "noise_generator",
     "ordinal",
+    "particle_gibbs",
     "path_cost",
     "perturb",
     "ratio_matching",
