@@ -33,7 +33,7 @@ errors of each law, the median over the four laws:
     learned                                  .25             .21             .06
 
 So DEIS of order 3 for up to 8 calls (its first step is corrected here: diffusers' has 1.21 at 4), UniPC of
-order 3 on the noise from 10 on, of order 4 from 24 on. diffusers is the least, by 1 to 7 %, in 6 of the 28
+order 3 on the noise from 10 on, of order 4 from 24 on. diffusers is the least, by .5 to 7 %, in 6 of the 28
 rows that both have: 3 modes at 5 calls (UniPC 2, .0523 for .0561), 25 modes at 8 and 10 (DEIS 3, .0534 for
 .0537 and .0384 for .0390), 5 modes in d = 16 at 12 (UniPC 2, .0233 for .0239) and in d = 128 at 8 and 16
 (UniPC 2, .0400 for .0414, and DEIS 3, .0213 for .0226); there all that differs is approximate coefficients.
