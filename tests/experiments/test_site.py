@@ -6,13 +6,19 @@ from experiments.site import __main__ as site
 
 
 def test_links_that_lead_nowhere_are_seen(tmp_path):
-    (tmp_path / "a.html").write_text('<a href="b.html#here">1</a><a href="b.html#there">2</a><a href="#x">3</a>')
-    (tmp_path / "b.html").write_text('<p id="here"><a href="a.html">4</a><img src="c.png"><a href="https://x.y">5</a>')
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#here">1</a><a href="b.html#there">2</a><a href="#x">3</a>'
+    )
+    (tmp_path / "b.html").write_text(
+        '<p id="here"><a href="a.html">4</a><img src="c.png"><a href="https://x.y">5</a>'
+    )
     assert sorted(site.broken_links(tmp_path)) == ["a.html: #x", "a.html: b.html#there", "b.html: c.png"]
 
 
 def test_a_script_of_cells_is_prose_and_code():
-    script = '"""Doc."""\n\n# %% [markdown]\n# # A title\n#\n# Words.\n# %%\nx = 1\n\n# %% [markdown]\n# More.\n'
+    script = (
+        '"""Doc."""\n\n# %% [markdown]\n# # A title\n#\n# Words.\n# %%\nx = 1\n\n# %% [markdown]\n# More.\n'
+    )
     assert site.tutorial(script) == "# A title\n\nWords.\n\n```python\nx = 1\n```\n\nMore."
 
 
