@@ -6,6 +6,10 @@ log p of the held-out 360 images, in bits per dimension with standard errors ove
 paired over images. Beside them stand the histogram of each pixel, and 1.832 +- 0.012 of
 `experiments.quickstart`, a mixer of continuous noise trained for 6,000 steps, whose density is exact and not
 a bound. The settings are the first that were tried, and the training is short.
+
+MEASURED with 600 steps, four minutes of one busy core of an AMD EPYC (2026-11-29): histograms 2.434 +- .011,
+pixel after pixel 2.506 +- .009, masking 2.725 +- .014. That is no result but for the estimator and the
+program: neither network has learnt as much as the histograms know. The other ways were not run.
 """
 
 import dataclasses

@@ -11,9 +11,10 @@ characters alone .435: masked ancestral .069, .034, .021 (Euler's steps are the 
 tau-leaping .073, .036, .020; corrected, at 7, 13, 25, .091, .051, .028; remasking .069, .039, .023; uniform
 ancestral .085, .038, .019, Euler .094, .041, .020, tau-leaping .108, .054, .025, corrected .154, .084, .040.
 As many tokens at a time as the schedule says, in a random order, .050, .016, .010, and first hitting, 16
-calls, .010: both are best. By margin .098, .041, .009 and by entropy .219, .090, .010: with exact conditionals an
-order loses until tokens come one by one. By the probability of the token drawn .541, .594, .621, the more
-calls the worse, at .69 bits a character below the entropy: it takes what is likely, and is another law.
+calls, .010: both are best. By margin .098, .041, .009 and by entropy .219, .090, .010: with exact
+conditionals an order loses until tokens come one by one. By the probability of the token drawn .541, .594,
+.621, the more calls the worse, at .69 bits a character below the entropy: it takes what is likely, and is
+another law.
 """
 
 import dataclasses

@@ -44,7 +44,7 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("t", [0.2, 0.9])
+@pytest.mark.parametrize("t", [0.2, pytest.param(0.9, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", LAWS)
 def test_laws_have_exact_denoisers(kind, name, t, float64):

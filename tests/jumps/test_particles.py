@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from enumeration import V, law, sequences
+from oracles import few_of
 
 from jaxdiff import jumps
 
@@ -21,7 +22,7 @@ def left_over(x):
     return 0.5 * np.abs(got - P).sum()
 
 
-@pytest.mark.parametrize("name", ["masking", "uniform"])
+@pytest.mark.parametrize("name", few_of(["masking", "uniform"], ("masking",)))
 def test_steering_leads_to_the_tilted_law(name):
     """Its evidence, and how often the two tokens are alike, which nothing factorizes."""
     reward = lambda data: jnp.where(data[:, 0] == data[:, 1], 1.5, -0.5) + 0.5 * data[:, 0]  # noqa: E731
@@ -38,7 +39,7 @@ def test_steering_leads_to_the_tilted_law(name):
     assert abs(wanted - plain) > 0.1
 
 
-@pytest.mark.parametrize("name", ["masking", "uniform"])
+@pytest.mark.parametrize("name", few_of(["masking", "uniform"], ("masking",)))
 def test_resampling_takes_the_error_of_steps(name):
     """Two steps, of which one draws its data together: as many draws of the law itself leave .01."""
     table = jnp.log(jnp.asarray(P, jnp.float32)).reshape(V, V)

@@ -64,7 +64,7 @@ CHANCES["remasking"] = [
     ("sampler", "name"),
     [
         *itertools.product(CHANCES, ["masking"]),
-        *itertools.product(["ancestral", "euler", "tau", "corrected"], ["uniform"]),
+        ("ancestral", "uniform"),
         *(
             pytest.param(name, "ring", marks=pytest.mark.slow)
             for name in ("ancestral", "euler", "tau", "corrected")
