@@ -54,6 +54,11 @@ LONG = (
 )
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One more than there are cores: a worker waits for the processes of its tests and for the disk."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else None
+
+
 def pytest_collection_modifyitems(items):
     """Long files first, so that the workers end together."""
     items.sort(key=lambda item: item.path.stem not in LONG)

@@ -327,7 +327,7 @@ def cost(config: Config, task: Task, plain: Trainer, other: Trainer) -> float:
         jax.block_until_ready(train(task, jax.random.key(0), how))
         return time.perf_counter() - began
 
-    return float(np.median([seconds(other) / seconds(plain) for _ in range(9)]))
+    return float(np.median([seconds(other) / seconds(plain) for _ in range(9 if config.steps > 100 else 3)]))
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import CASES, NAMES, few_of
+from oracles import CASES, few_of
 
 import jaxdiff as jd
 from jaxdiff import maps
@@ -62,7 +62,7 @@ def test_on_the_straight_path_it_is_mean_flow(improved, float64):
     np.testing.assert_allclose((1 - t)[:, None] * target.data + t[:, None] * target.noise, x, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", few_of(NAMES, ("vp",)))
+@pytest.mark.parametrize("name", few_of(["vp", "ve", "karras", "cosine", "rectified_flow"], ("vp",)))
 def test_on_any_schedule_the_residual_is_where_the_map_ends(name, float64):
     """target - average = (-sigma, alpha) / W dPhi/dt, W and v by the schedule's reference."""
     case = CASES[name]
@@ -114,7 +114,7 @@ def test_of_one_size_it_is_scm(float64):
         np.testing.assert_allclose(got, step, rtol=0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", few_of(NAMES, ("karras",)))
+@pytest.mark.parametrize("name", few_of(["vp", "ve", "karras", "cosine", "rectified_flow"], ("karras",)))
 def test_the_exact_map_is_its_own_target(name, float64):
     """MeanFlow's identity, consistency, two steps for one: to 1e-8 in double precision."""
     case = CASES[name]

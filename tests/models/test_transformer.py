@@ -215,7 +215,7 @@ def test_a_wrong_context_is_refused(model, context, mask, error, says):
         model.init(jax.random.key(0), IMAGES, LEVELS, LABELS, context, mask)
 
 
-DEEP = DiffusionTransformer(PATCH, WIDTH, num_blocks=3, num_heads=HEADS, num_classes=2, context_width=5)
+DEEP = DiffusionTransformer(PATCH, WIDTH, num_blocks=2, num_heads=HEADS, num_classes=2, context_width=5)
 
 
 @pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -257,7 +257,9 @@ def test_a_state_of_one_form_goes_on_in_the_other():
     params = jax.tree.map(
         lambda leaf: leaf + 0.1 * jnp.asarray(RNG.standard_normal(leaf.shape), leaf.dtype), params
     )
-    state = stepped(DEEP, init_state(params, optimizer, ema_decay=0.9))
+    state = init_state(params, optimizer, ema_decay=0.9)
+    moved = lambda leaf: leaf + 0.01 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf  # noqa: E731
+    state = state._replace(opt_state=jax.tree.map(moved, state.opt_state))  # moments that are not zero
     one, other = stepped(DEEP, state), stepped(DEEP.clone(scan=True), scanned_blocks(state))
     for a, b in zip(jax.tree.leaves(scanned_blocks(one)), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
@@ -272,6 +274,5 @@ def test_every_block_of_a_loop_drops_by_itself():
     _, kept = model.apply(params, x, t, train=True, rngs=rngs, capture_intermediates=True, mutable=[seen])
     (dropped,) = kept[seen]["blocks"]["block"]["Dropout_0"]["__call__"]
     zeros = np.asarray(dropped) == 0
-    assert zeros.shape[0] == 3
-    for i, j in ((0, 1), (1, 2), (0, 2)):
-        assert 0.4 < (zeros[i] == zeros[j]).mean() < 0.7  # a half by chance, and gelu has zeros of its own
+    assert zeros.shape[0] == 2
+    assert 0.4 < (zeros[0] == zeros[1]).mean() < 0.7  # a half by chance, and gelu has zeros of its own
