@@ -35,13 +35,24 @@ Generator: TypeAlias = Callable[[Function, Array], Array]
 
 
 def path_cost(generator: Generator, h: Function, x: Array) -> Array:
-    """D of eq. (1) at one point x, in nats per unit of time."""
+    """D of eq. (1) at one point x, in nats per unit of time.
+
+    >>> jumps = jd.jumps.jump_generator(jnp.array([0.0, 3.0]))
+    >>> twice = lambda token: math.log(2) * token  # a model that jumps twice as often to token 1
+    >>> jd.jumps.path_cost(jumps, twice, jnp.array(0)).round(4)  # 3 (2 - 1 - log 2)
+    Array(0.9206, dtype=float32)
+    """
     at = h(x)
     return generator(lambda y: jnp.exp(h(y) - at), x) - generator(h, x)
 
 
 def noise_generator(drift: Array, diffusion: Array | float) -> Generator:
-    """Eq. (2): drift of x's shape (d,) and g at the point that is asked about."""
+    """Eq. (2): drift of x's shape (d,) and g at the point that is asked about.
+
+    >>> noise = jd.jumps.noise_generator(jnp.zeros(2), 3.0)
+    >>> float(noise(lambda x: x @ x, jnp.array([1.0, 2.0])))  # g^2 d
+    18.0
+    """
 
     def apply(f: Function, x: Array) -> Array:
         return drift @ jax.grad(f)(x) + 0.5 * diffusion**2 * jnp.trace(jax.hessian(f)(x))
@@ -50,7 +61,12 @@ def noise_generator(drift: Array, diffusion: Array | float) -> Generator:
 
 
 def jump_generator(rates: Array) -> Generator:
-    """Eq. (3): rates (states,) of the jumps from the token that is asked about; its own entry is not read."""
+    """Eq. (3): rates (states,) of the jumps from the token that is asked about; its own entry is not read.
+
+    >>> jumps = jd.jumps.jump_generator(jnp.array([0.0, 3.0]))
+    >>> float(jumps(lambda token: 2.0 * token, jnp.array(0)))
+    6.0
+    """
 
     def apply(f: Function, x: Array) -> Array:
         return (rates * (jax.vmap(f)(jnp.arange(len(rates))) - f(x))).sum()
@@ -59,5 +75,9 @@ def jump_generator(rates: Array) -> Generator:
 
 
 def simplex_generator(f: Function, x: Array) -> Array:
-    """Eq. (4), of shares x, (n,)."""
+    """Eq. (4), of shares x, (n,).
+
+    >>> float(jd.jumps.simplex_generator(lambda x: x[0] ** 2, jnp.array([0.5, 0.5])))  # the variance of x_0
+    0.25
+    """
     return 0.5 * jnp.trace((jnp.diag(x) - jnp.outer(x, x)) @ jax.hessian(f)(x))

@@ -141,7 +141,12 @@ class HiddenMarkov:
 
 
 def markov_chain(initial: ArrayLike, transition: ArrayLike, length: int) -> HiddenMarkov:
-    """A Markov chain of tokens, all of which are seen: a language of pairs. Raises as `HiddenMarkov`."""
+    """A Markov chain of tokens, all of which are seen: a language of pairs. Raises as `HiddenMarkov`.
+
+    >>> chain = jd.jumps.markov_chain([0.5, 0.5], [[0.9, 0.1], [0.2, 0.8]], 3)
+    >>> jnp.exp(chain.log_prob(jnp.array([[0, 0, 1]]))).round(4)  # .5 * .9 * .1
+    Array([0.045], dtype=float32)
+    """
     checks.shape("initial", initial, (None,))
     return HiddenMarkov(jnp.asarray(initial), jnp.asarray(transition), jnp.eye(np.shape(initial)[0]), length)
 

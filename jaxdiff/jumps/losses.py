@@ -39,6 +39,11 @@ def denoising_loss(key: Key, denoise: CategoricalDenoiser, data: Array) -> Array
     One time a row, stratified over the batch, of equal shares of jumped tokens. For other times or another
     objective write its lines: `jumps.perturb`, and then `score_entropy` or `cross_entropy`. Raises TypeError
     for what is no key or denoiser and for floats, ValueError for another shape or tokens that are none.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> data = jnp.zeros((4096, 2), int)
+    >>> jd.jumps.denoising_loss(jax.random.key(0), alike, data).mean().round(1)  # -log p = log 2
+    Array(0.7, dtype=float32)
     """
     checks.key(key)
     _check_data(denoise, data)
@@ -57,6 +62,10 @@ def score_entropy(denoise: CategoricalDenoiser, data: Array, x: Array, t: Time) 
     """D of eq. (1), for tokens x at t that data have become: nats per unit of time, (batch,).
 
     The sum over k is over jumps that lead to x. t is a scalar or (batch,). Raises as the denoiser does.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> jd.jumps.score_entropy(alike, jnp.array([[1, 1]]), jnp.array([[2, 2]]), 0.5).round(2)  # 2 log 2 / t
+    Array([2.77], dtype=float32)
     """
     _check_data(denoise, data)
     checks.shape("x", x, data.shape)
@@ -96,6 +105,10 @@ def cross_entropy(denoise: CategoricalDenoiser, target: Array, x: Array, t: Time
     `bootstrapped_target` makes. Its minimizer is exact under every weight and law of times; where tokens are
     seen under masking it is zero. Gat et al. 2024, arXiv 2407.15595. Raises ValueError for a target of
     another shape, and as the denoiser does.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> jd.jumps.cross_entropy(alike, jnp.array([[1, 1]]), jnp.array([[2, 2]]), 0.5).round(2)  # 2 log 2
+    Array([1.39], dtype=float32)
     """
     check_denoiser("denoise", denoise)
     wanted = (
@@ -121,6 +134,10 @@ def ratio_matching(denoise: CategoricalDenoiser, x: Array, t: Time) -> Array:
 
     For denoisers whose `others` do not depend on x_i; any other would learn to repeat it. Its minimizer
     has all ratios of p_t exactly. Sun et al. 2023, arXiv 2211.16750. Raises as the denoiser does.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Uniform(2))
+    >>> jd.jumps.ratio_matching(alike, jnp.array([[0, 0]]), 0.5).round(2)  # each is 0 with chance 5/8
+    Array([0.94], dtype=float32)
     """
     check_denoiser("denoise", denoise)
     check_row_times(x, t)
@@ -150,6 +167,11 @@ def bootstrapped_target(
     share sigma(s) / sigma(t) of those at t. Nothing is differentiated through the teacher.
 
     s < t: scalars or (batch,). Raises as the denoiser does, and ValueError for s > t or a mix out of [0, 1].
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> x, chances = jd.jumps.bootstrapped_target(jax.random.key(0), alike, jnp.array([[1, 1]]), 0.0, 0.5)
+    >>> chances.tolist()  # a teacher of no noise knows the data
+    [[[0.0, 1.0], [0.0, 1.0]]]
     """
     checks.key(key)
     _check_data(teacher, data)
@@ -181,6 +203,11 @@ def log_bound(key: Key, denoise: CategoricalDenoiser, data: Array, *, num_times:
     shares of jumped tokens, whose differences make the error. The start is what tokens of equal chances have
     become at t_max. Row i depends on (key, i) and itself only. Raises as `denoising_loss`, and ValueError for
     an odd number.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> bound = jd.jumps.log_bound(jax.random.key(0), alike, jnp.array([[1, 1]]), num_times=64)
+    >>> bool(abs(bound.value[0] - math.log(0.5)) < 3 * bound.standard_error[0])
+    True
     """
     checks.key(key)
     _check_data(denoise, data)

@@ -28,6 +28,11 @@ def first_hitting(key: Key, denoise: CategoricalDenoiser, n: int) -> Array:
     uniform, and is any of the m; its law is the denoiser's there. So the samples' law is exact where the
     denoiser is. Zheng et al. 2024, arXiv 2409.02908. Row i depends on (key, i) only. Raises TypeError for
     what is no key or denoiser, ValueError for a process without a mask or times that end before.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> x = jd.jumps.first_hitting(jax.random.key(0), alike, 100)
+    >>> bool((x[:, 0] == x[:, 1]).all())  # as the law has them, and steps of both at once would not
+    True
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -172,6 +172,10 @@ def bridge(process: JumpProcess, data: Array, x_t: Array, s: Time, t: Time) -> A
     """The chances of each token of x_s given data and x_t, eq. (2), (..., states), for s < t.
 
     NaN where x_t cannot come of the data. Raises ValueError for data and x_t of two shapes.
+
+    >>> masked = jnp.array([2])
+    >>> jd.jumps.bridge(jd.jumps.Masking(2), jnp.array([0]), masked, 0.25, 0.5).round(4)
+    Array([[0.5, 0. , 0.5]], dtype=float32)
     """
     checks.integers("data", data)
     checks.integers("x_t", x_t)
@@ -185,6 +189,10 @@ def ratios(process: JumpProcess, log_probs: Array, x_t: Array, t: Time, s: Time 
     """r_s of eq. (3), (..., states), and by default r_t: p_t(x_t with another token) / p_t(x_t).
 
     log_probs: of the data given x_t, (..., vocabulary), as a `CategoricalDenoiser` answers.
+
+    >>> log_probs, masked = jnp.log(jnp.array([[0.75, 0.25]])), jnp.array([2])
+    >>> jd.jumps.ratios(jd.jumps.Masking(2), log_probs, masked, 0.5).round(4)
+    Array([[0.75, 0.25, 1.  ]], dtype=float32)
     """
     own = likelihood(process, x_t, t)
     possible = own > 0
@@ -194,7 +202,12 @@ def ratios(process: JumpProcess, log_probs: Array, x_t: Array, t: Time, s: Time 
 
 
 def reverse_step(process: JumpProcess, log_probs: Array, x_t: Array, s: Time, t: Time) -> Array:
-    """The chances of each token of x_s given x_t, eq. (4), (..., states), for s < t; see `ratios`."""
+    """The chances of each token of x_s given x_t, eq. (4), (..., states), for s < t; see `ratios`.
+
+    >>> log_probs, masked = jnp.log(jnp.array([[0.75, 0.25]])), jnp.array([2])
+    >>> jd.jumps.reverse_step(jd.jumps.Masking(2), log_probs, masked, 0.25, 0.5).round(4)
+    Array([[0.375, 0.125, 0.5  ]], dtype=float32)
+    """
     return ratios(process, log_probs, x_t, t, s) * process.pull(one_hot(x_t, process.states), s, t)
 
 
@@ -206,12 +219,21 @@ def rate(process: JumpProcess, t: Time) -> Array:
 
 
 def forward_rates(process: JumpProcess, x: Array, t: Time) -> Array:
-    """Rates of the jumps from tokens x at t, (..., states); that to the token itself is minus their sum."""
+    """Rates of the jumps from tokens x at t, (..., states); that to the token itself is minus their sum.
+
+    >>> jd.jumps.forward_rates(jd.jumps.Masking(2), jnp.array([0]), 0.5).round(4)
+    Array([[-2.,  0.,  2.]], dtype=float32)
+    """
     return rate(process, t) * process.leaving(x)
 
 
 def reverse_rates(process: JumpProcess, log_probs: Array, x_t: Array, t: Time) -> Array:
-    """Rates of the reverse process's jumps from x_t, eq. (6), (..., states); as `forward_rates`."""
+    """Rates of the reverse process's jumps from x_t, eq. (6), (..., states); as `forward_rates`.
+
+    >>> log_probs, masked = jnp.log(jnp.array([[0.75, 0.25]])), jnp.array([2])
+    >>> jd.jumps.reverse_rates(jd.jumps.Masking(2), log_probs, masked, 0.5).round(4)
+    Array([[ 1.5,  0.5, -2. ]], dtype=float32)
+    """
     rates = rate(process, t) * process.entering(x_t) * ratios(process, log_probs, x_t, t)
     own = one_hot(x_t, process.states)
     others = rates * (1 - own)

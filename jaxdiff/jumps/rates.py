@@ -76,6 +76,9 @@ def birth_death(up: ArrayLike, down: ArrayLike) -> Array:
     """The matrix of jumps to the next level: from k to k + 1 at the rate up[k], from k + 1 back at down[k].
 
     up and down hold levels - 1 rates. Raises ValueError unless they are positive and of one length.
+
+    >>> jd.jumps.birth_death([1.0, 2.0], [3.0, 4.0]).tolist()
+    [[-1.0, 1.0, 0.0], [3.0, -5.0, 2.0], [0.0, 4.0, -4.0]]
     """
     checks.shape("up", up, (None,))
     checks.shape("down", down, np.shape(up))
@@ -91,6 +94,9 @@ def ordinal(levels: int) -> Array:
     A level is a number of heads among levels - 1 coins, each tossed again at rate one: to level k of n there
     leads a binomial with the heads that were kept, and alpha(t) is what is left of the distance of its mean
     from the middle. It is the Ornstein-Uhlenbeck process of many levels. Raises ValueError for fewer than 2.
+
+    >>> jd.jumps.ordinal(3).tolist()
+    [[-1.0, 1.0, 0.0], [0.5, -1.0, 0.5], [0.0, 1.0, -1.0]]
     """
     checks.integer("levels", levels, 2)
     k = np.arange(levels - 1)

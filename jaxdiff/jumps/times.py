@@ -17,6 +17,10 @@ def share_uniform(u: Array, schedule: Schedule, *, t_min: Time, t_max: Time) -> 
 
     Under masking the loss is the same under every schedule then. The very ends, where a rate is infinite or
     its logarithm, are left out by a few roundings. Raises ValueError unless t_min < t_max.
+
+    >>> times = jd.jumps.share_uniform(jnp.array([0.5]), jd.jumps.Cosine(), t_min=0.0, t_max=1.0)
+    >>> times.t.round(4)  # half of the tokens have jumped at a third of the time
+    Array([0.3333], dtype=float32)
     """
     checks.floating("u", u)
     checks.within("u", u, 0.0, 1.0)
@@ -41,6 +45,9 @@ def grid(
     """num_steps + 1 decreasing times from t_max to t_min in equal steps of the share of jumped tokens.
 
     By default from end to end of the schedule's working range. Raises ValueError unless t_min < t_max.
+
+    >>> jd.jumps.grid(jd.jumps.Cosine(), 2).round(4)
+    Array([1.    , 0.3333, 0.    ], dtype=float32)
     """
     checks.integer("num_steps", num_steps, 1)
     low, high = schedule.working_range
