@@ -57,7 +57,7 @@ def main(parts: Parts, out: pathlib.Path, *, resume: bool = False) -> dict[str, 
 def draw(parts: Parts, figures: dict[str, Any], path: pathlib.Path) -> None:
     """A panel for each part."""
     plt = pictures.pyplot()
-    across = min(3, len(parts))
+    across = 2 if len(parts) == 4 else min(3, len(parts))
     down = -(-len(parts) // across)
     figure, axes = plt.subplots(
         down, across, figsize=(5 * across, 4 * down), layout="constrained", squeeze=False

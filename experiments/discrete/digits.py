@@ -83,16 +83,20 @@ def run(config: Config) -> dict[str, Any]:
     counts += 0.5 * LEVELS * np.maximum(counts.sum(0) / counts.sum(), 3e-3)
     frequencies = counts / counts.sum(1, keepdims=True)
     found = {"histograms": np.log(frequencies[np.arange(PIXELS), test]).sum(1)}
-    after = fitting.autoregressive(config.fit, LEVELS, PIXELS, batch, config.seed)
+    table = np.log(frequencies)
+    after = fitting.autoregressive(config.fit, LEVELS, PIXELS, batch, config.seed, table=table)
     found["pixel after pixel"] = np.asarray(after(jnp.asarray(test)))
-    samples = {}
+    samples = {
+        "held out": test[: config.samples].tolist(),
+        "pixel after pixel": after.sample(jax.random.key(config.seed + 2), config.samples).tolist(),
+    }
     for way in config.ways:
-        denoise = fitting.diffusion(config.fit, process(way), PIXELS, batch, config.seed)
+        denoise = fitting.diffusion(config.fit, process(way), PIXELS, batch, config.seed, table=table)
         key = jax.random.key(config.seed + 1)
         found[way] = np.asarray(
             jumps.log_bound(key, denoise, jnp.asarray(test), num_times=config.num_times).value
         )
-        samples[way] = np.asarray(jumps.sample(key, denoise, config.samples, num_steps=64)).tolist()
+        samples[way] = jumps.sample(key, denoise, config.samples, num_steps=64).tolist()
     per, last = -1 / (PIXELS * math.log(2)), found["pixel after pixel"].astype(np.float64)
     rows = [
         {
@@ -117,9 +121,14 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
-    """Samples of each way, a row each."""
-    rows = [np.asarray(samples).reshape(-1, 8, 8) for samples in figures["samples"].values()]
-    picture = np.concatenate([np.concatenate([np.pad(x, 1) for x in row], axis=1) for row in rows])
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=LEVELS - 1)
-    axes.set(title="Digits by category", xticks=[], yticks=[])
-    axes.set_yticks(5 + 10 * np.arange(len(rows)), list(figures["samples"]))
+    """Held-out digits, and samples of each way with its bits per dimension, a row each."""
+    rows = {way: np.asarray(x).reshape(-1, 8, 8) for way, x in figures["samples"].items()}
+    bits = {row["way"]: f"\n{row['bits']['mean']:.3f} bits" for row in figures["rows"]}
+    picture = np.concatenate(
+        [np.concatenate([np.pad(x, 1, constant_values=LEVELS) for x in row], axis=1) for row in rows.values()]
+    )
+    axes.imshow(np.ma.masked_equal(picture, LEVELS), cmap="magma", vmin=0, vmax=LEVELS - 1)
+    axes.set(title="Digits by category", xticks=[])
+    axes.set_yticks(4.5 + 10 * np.arange(len(rows)), [way + bits.get(way, "") for way in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

@@ -1,13 +1,13 @@
 """One transformer for tokens, trained as a diffusion of jumps or, as its control, token after token."""
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from experiments.networks import applied
 from experiments.optimizers import adamw
@@ -34,9 +34,21 @@ class Fit:
     with_places: bool = False
 
 
-def network(fit: Fit, vocabulary: int, length: int, *, causal: bool = False) -> TokenTransformer:
+class _Placed(nn.Module):
+    """A network whose answers begin at a table of logarithms, one for each place."""
+
+    net: TokenTransformer
+    length: int
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, *, train: bool = False) -> Array:
+        table = self.param("table", nn.initializers.zeros_init(), (self.length, self.net.vocabulary))
+        return self.net(x, t, train=train) + table[None]
+
+
+def network(fit: Fit, vocabulary: int, length: int, *, causal: bool = False) -> nn.Module:
     """Every network has the mask among its tokens, or the start of a sequence."""
-    return TokenTransformer(
+    net = TokenTransformer(
         vocabulary,
         vocabulary + 1,
         fit.width,
@@ -47,12 +59,22 @@ def network(fit: Fit, vocabulary: int, length: int, *, causal: bool = False) -> 
         num_places=length if fit.with_places else None,
         causal=causal,
     )
+    return _Placed(net, length) if fit.with_places else net
 
 
 def diffusion(
-    fit: Fit, process: jumps.JumpProcess, length: int, draw: Callable[[Key], Array], seed: int
+    fit: Fit,
+    process: jumps.JumpProcess,
+    length: int,
+    draw: Callable[[Key], Array],
+    seed: int,
+    *,
+    table: Array | None = None,
 ) -> jumps.CategoricalDenoiser:
-    """The averaged denoiser of data (length,), of which draw(key) is a batch, by the bound's loss."""
+    """The averaged denoiser of data (length,), of which draw(key) is a batch, by the bound's loss.
+
+    table: logarithms of chances, (length, vocabulary), from which a network with places begins.
+    """
     net = network(fit, process.vocabulary, length)
 
     def model(params: Params, dropout: Key | None = None) -> jumps.CategoricalDenoiser:
@@ -63,39 +85,75 @@ def diffusion(
         denoise = model(params, dropout if fit.dropout else None)
         return jumps.denoising_loss(key, denoise, batch).mean() / length
 
-    return model(_trained(fit, net, loss, length, draw, seed, type(process).__name__))
+    return model(_trained(fit, net, loss, length, draw, seed, table, type(process).__name__))
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenAfterToken:
+    """A law of sequences (length,) by the same network that hears the past alone."""
+
+    net: nn.Module
+    vocabulary: int
+    length: int
+    params: Params = None
+
+    def logits(self, params: Params, x: Array, dropout: Key | None = None) -> Array:
+        """Log-probabilities of each token given those before it, (batch, length, vocabulary)."""
+        past = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=self.vocabulary)
+        return jax.nn.log_softmax(applied(self.net, dropout)(params, past, jnp.zeros(len(x))))
+
+    def log_prob(self, params: Params, x: Array, dropout: Key | None = None) -> Array:
+        """log p(x) in nats, (batch, length) -> (batch,)."""
+        logits = self.logits(params, x, dropout)
+        return jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0].sum(1)
+
+    def __call__(self, x: Array) -> Array:
+        """`log_prob` of the parameters that it has learnt."""
+        return jax.jit(self.log_prob)(self.params, x)
+
+    def sample(self, key: Key, n: int) -> Array:
+        """n sequences, (n, length), by a call for each token."""
+
+        def show(i: Array, x: Array) -> Array:
+            probs = jnp.exp(self.logits(self.params, x)[:, i])
+            return x.at[:, i].set(jumps.categorical(jax.random.fold_in(key, i), probs))
+
+        return jax.lax.fori_loop(0, self.length, show, jnp.zeros((n, self.length), jnp.int32))
 
 
 def autoregressive(
-    fit: Fit, vocabulary: int, length: int, draw: Callable[[Key], Array], seed: int
-) -> Callable[[Array], Array]:
-    """log p(x) in nats, (batch, length) -> (batch,), of the same network that hears the past alone."""
-    net = network(fit, vocabulary, length, causal=True)
-
-    def log_prob(params: Params, x: Array, dropout: Key | None = None) -> Array:
-        past = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=vocabulary)
-        logits = jax.nn.log_softmax(applied(net, dropout)(params, past, jnp.zeros(len(x))))
-        return jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0].sum(1)
+    fit: Fit,
+    vocabulary: int,
+    length: int,
+    draw: Callable[[Key], Array],
+    seed: int,
+    *,
+    table: Array | None = None,
+) -> TokenAfterToken:
+    """The control, of the same size and as many steps."""
+    model = TokenAfterToken(network(fit, vocabulary, length, causal=True), vocabulary, length)
 
     def loss(params: Params, key: Key, batch: Array) -> Array:
-        return -log_prob(params, batch, key if fit.dropout else None).mean() / length
+        return -model.log_prob(params, batch, key if fit.dropout else None).mean() / length
 
-    return functools.partial(
-        jax.jit(log_prob), _trained(fit, net, loss, length, draw, seed, "autoregressive")
-    )
+    params = _trained(fit, model.net, loss, length, draw, seed, table, "autoregressive")
+    return dataclasses.replace(model, params=params)
 
 
 def _trained(
     fit: Fit,
-    net: TokenTransformer,
+    net: nn.Module,
     loss: training.LossFn,
     length: int,
     draw: Callable[[Key], Array],
     seed: int,
+    table: Array | None,
     name: str,
 ) -> Params:
     init_key, key = jax.random.split(jax.random.key(seed))
     params = net.init(init_key, jnp.zeros((1, length), int), jnp.zeros(1))
+    if table is not None:
+        params = {"params": {**params["params"], "table": jnp.asarray(table, jnp.float32)}}
     optimizer = adamw(fit.learning_rate, fit.steps, fit.weight_decay)
     state = training.init_state(params, optimizer, ema_decay=fit.ema_decay)
     step = training.make_train_step(loss, optimizer, ema_decay=fit.ema_decay)

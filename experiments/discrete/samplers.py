@@ -120,14 +120,31 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
-    """Total variation against calls."""
+    """Total variation against calls, each line named at its end."""
     lines: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for row in figures["rows"]:
         if row["calls"] is not None:
             lines.setdefault((row["process"], row["way"]), []).append((row["calls"], row["total_variation"]))
-    for (process, way), points in lines.items():
-        style = "--" if process == "uniform" else "-"
-        axes.loglog(*zip(*points, strict=True), style, marker=".", label=f"{way} ({process})")
-    axes.axhline(figures["rows"][0]["total_variation"], color="gray", lw=0.5)
+    same = {("masking", "Euler"), ("uniform", "Euler")}  # as ancestral, under this schedule or nearly so
+    lines = {name: points for name, points in lines.items() if name not in same}
+    ends = sorted(lines, key=lambda name: lines[name][-1][1])
+    height = -math.inf
+    for name in ends:
+        points = lines[name]
+        color = "C1" if name[0] == "uniform" else "C2" if "confident" in name[1] else "C0"
+        axes.loglog(*zip(*points, strict=True), marker=".", color=color, lw=1.2, alpha=0.8)
+        # Names one below another where lines end together.
+        height = max(math.log(points[-1][1]), height + 0.22)
+        axes.annotate(
+            f"{name[1].removeprefix('confident, ')}, {name[0]}", points[-1], (30, math.exp(height)),
+            textcoords="data", fontsize=6.5, va="center", color=color,
+            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "alpha": 0.5},
+        )  # fmt: skip
+    floor = figures["rows"][0]["total_variation"]
+    axes.axhline(floor, color="gray", lw=0.8, ls=":")
+    axes.text(figures["config"]["calls"][0], 0.93 * floor, "by chance", fontsize=6.5, color="gray", va="top")
+    calls = figures["config"]["calls"]
+    axes.set_xlim(0.9 * min(calls), 100)
+    axes.set_xticks(calls, map(str, calls))
+    axes.minorticks_off()
     axes.set(xlabel="denoiser calls", ylabel="total variation of pairs", title="Samplers, exact conditionals")
-    axes.legend(fontsize=5)
