@@ -1,13 +1,15 @@
-"""What the experiments give `make_denoiser` of a Flax network."""
+"""What the experiments do with Flax networks: give them to `make_denoiser`, train them in one call, count."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from flax import linen as nn
 from jax.tree_util import Partial
 
-from jaxdiff.typing import Key
+from jaxdiff.learning import training
+from jaxdiff.typing import Array, Key, Params
 
 
 def applied(network: nn.Module, dropout: Key | None = None) -> Callable[..., Any]:
@@ -15,3 +17,28 @@ def applied(network: nn.Module, dropout: Key | None = None) -> Callable[..., Any
     if dropout is None:
         return network.apply
     return Partial(functools.partial(network.apply, train=True), rngs={"dropout": dropout})
+
+
+def trained(
+    step: Callable[..., Any],
+    state: training.TrainState,
+    key: Key,
+    row_key: Key,
+    data: Array,
+    *,
+    num_rows: Array | int,
+    batch_size: int,
+    num_steps: Array | int,
+) -> Params:
+    """The averaged parameters after so many steps on batches of the first num_rows of data; pure JAX."""
+
+    def body(number: Array, state: training.TrainState) -> training.TrainState:
+        rows = jax.random.randint(jax.random.fold_in(row_key, number), (batch_size,), 0, num_rows)
+        return step(key, state, data[rows])[0]
+
+    return training.averaged(jax.lax.fori_loop(0, num_steps, body, state))
+
+
+def num_parameters(tree: Any) -> int:
+    """Numbers in all of a tree's arrays, or of their shapes."""
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))

@@ -41,7 +41,7 @@ import numpy as np
 
 from experiments import pictures, runs
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
-from experiments.networks import applied
+from experiments.networks import applied, num_parameters
 from experiments.optimizers import adamw
 from jaxdiff import data
 from jaxdiff.denoising import prediction, quantized
@@ -115,7 +115,7 @@ def main(config: Config, out: pathlib.Path, *, resume: bool = False) -> dict[str
     trained = time.monotonic()
     print("evaluating the held-out log-density", file=sys.stderr)
     figures = {"config": dataclasses.asdict(config), "step": int(state.step)}
-    figures |= {"parameters": _size(state.params)} | evaluate(config, problem, denoise)
+    figures |= {"parameters": num_parameters(state.params)} | evaluate(config, problem, denoise)
     path = draw_samples(config, problem, denoise)
     figures |= compare(config, problem, path[-1])
     figures |= {"training_seconds": trained - began, "total_seconds": time.monotonic() - began}
@@ -332,10 +332,6 @@ def draw(problem: Problem, path: Array, out: pathlib.Path) -> None:
         axes[name].axis("off")
     figure.savefig(out / "figure.png", dpi=120)
     plt.close(figure)
-
-
-def _size(params: Params) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def command_line(arguments: list[str] | None = None) -> None:

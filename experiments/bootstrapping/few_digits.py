@@ -50,7 +50,7 @@ from experiments import estimates, pictures
 from experiments.bootstrapping import ratios
 from experiments.estimates import show
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
-from experiments.networks import applied
+from experiments.networks import applied, trained
 from experiments.optimizers import clipped_adamw
 from jaxdiff.denoising import prediction, quantized
 from jaxdiff.denoising.denoiser import Denoiser, as_denoiser
@@ -216,13 +216,18 @@ def trainer(config: Config, problem: Problem, *, denoising: bool) -> Trainer:
 
         step = bootstrap.make_joint_step(loss, optimizer, ema_decay=average)
 
-        def body(number: Array, state: training.TrainState) -> training.TrainState:
-            rows = jax.random.randint(jax.random.fold_in(row_key, number), (config.batch_size,), 0, task.size)
-            return step(step_key, state, task.pixels[rows])[0]
-
         shown = jnp.zeros((1, task.pixels.shape[1], problem.num_features))
         state = training.init_state(network.init(init_key, shown, jnp.zeros(1)), optimizer, ema_decay=average)
-        return training.averaged(jax.lax.fori_loop(0, how.steps, body, state))
+        return trained(
+            step,
+            state,
+            step_key,
+            row_key,
+            task.pixels,
+            num_rows=task.size,
+            batch_size=config.batch_size,
+            num_steps=how.steps,
+        )
 
     return jax.jit(train)
 

@@ -38,6 +38,7 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.image_problems import SCHEDULE, Problem
+from experiments.networks import num_parameters
 from experiments.optimizers import adamw
 from jaxdiff import data
 from jaxdiff._numerics import low_discrepancy
@@ -141,7 +142,9 @@ def run(config: Config) -> dict[str, Any]:
     return {
         "config": dataclasses.asdict(config),
         "relative_cost": cost,
-        "parameters": {"small": _size(small), "large": _size(large)},
+        "parameters": {
+            name: num_parameters(net.estimate) for name, net in (("small", small), ("large", large))
+        },
         "rows": [*rows, _row("truth", config.truth_evaluations, config.truth_evaluations, truth, truth)],
     }
 
@@ -254,7 +257,3 @@ def relative_cost(small: Denoiser, large: Denoiser, x: Array, repeats: int = 20)
 
     ratios = [seconds(small) / seconds(large) for _ in range(repeats + 2)][2:]
     return float(np.median(ratios))
-
-
-def _size(denoise: Denoiser) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(denoise.estimate))

@@ -38,14 +38,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import estimates, pictures
+from experiments import estimates, pictures, quickstart
 from experiments.estimates import show
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
-from experiments.networks import applied
+from experiments.networks import num_parameters, trained
 from experiments.optimizers import adamw
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.densities.formula import density_formula
 from jaxdiff.learning import ema, training
@@ -139,14 +138,14 @@ def run(config: Config) -> dict[str, Any]:
         train_key, fit_key, test_key, encode_key = jax.random.split(jax.random.key(seed), 4)
         data = problem.encode(encode_key, learnt)
         x = problem.encode(test_key, held_out)
-        trained: dict[tuple[Any, ...], Params] = {}  # a network is one for all starts
+        networks: dict[tuple[Any, ...], Params] = {}  # a network is one for all starts
         for arm in arms(config):
             own = arm.horizon, arm.channels, arm.steps
             network = network_of(config, problem, arm.channels)
-            if own not in trained:
-                trained[own] = train(config, problem, network, arm, learnt, train_key)
+            if own not in networks:
+                networks[own] = train(config, problem, network, arm, learnt, train_key)
             start = _start(arm.components, data, fit_key, arm.horizon)
-            denoise = model(problem, network, trained[own], arm.horizon)
+            denoise = model(problem, network, networks[own], arm.horizon)
             value = _nats(test_key, denoise, x, start, Evaluations(config.evaluations, reference=problem.law))
             nats.setdefault(arm, []).append(pictures.finite("nats", value).astype(np.float64))
             print(seed, arm, f"{nats[arm][-1].mean():.2f}", file=sys.stderr, flush=True)
@@ -194,17 +193,8 @@ def network_of(config: Config, problem: Problem, channels: int) -> Mixer:
 def model(
     problem: Problem, network: Mixer, params: Params, horizon: float, *, dropout: Key | None = None
 ) -> Denoiser:
-    """Of the times up to the horizon."""
-    return make_denoiser(
-        problem.predictor(applied(network, dropout)),
-        params,
-        SCHEDULE,
-        shape=problem.law.shape,
-        scale=problem.scale,
-        prediction=problem.prediction,
-        t_min=problem.flow_t_min,
-        t_max=horizon,
-    )
+    """The main job's, of the times up to the horizon."""
+    return dataclasses.replace(quickstart.model(problem, network, params, dropout=dropout), t_max=horizon)
 
 
 def train(config: Config, problem: Problem, network: Mixer, arm: Arm, pixels: Array, key: Key) -> Params:
@@ -225,17 +215,20 @@ def train(config: Config, problem: Problem, network: Mixer, arm: Arm, pixels: Ar
     shown = jnp.zeros((1, *problem.law.shape, problem.num_features))
 
     @jax.jit
-    def trained(pixels: Array) -> Params:
-        def body(number: Array, state: training.TrainState) -> training.TrainState:
-            rows = jax.random.randint(
-                jax.random.fold_in(row_key, number), (config.batch_size,), 0, len(pixels)
-            )
-            return step(step_key, state, pixels[rows])[0]
-
+    def fitted(pixels: Array) -> Params:
         state = training.init_state(network.init(init_key, shown, jnp.zeros(1)), optimizer, ema_decay=average)
-        return training.averaged(jax.lax.fori_loop(0, arm.steps, body, state))
+        return trained(
+            step,
+            state,
+            step_key,
+            row_key,
+            pixels,
+            num_rows=len(pixels),
+            batch_size=config.batch_size,
+            num_steps=arm.steps,
+        )
 
-    return trained(pixels)
+    return fitted(pixels)
 
 
 def _parameters(config: Config, problem: Problem, channels: int | None) -> int:
@@ -244,7 +237,7 @@ def _parameters(config: Config, problem: Problem, channels: int | None) -> int:
     network = network_of(config, problem, channels)
     shown = jnp.zeros((1, *problem.law.shape, problem.num_features))
     shapes = jax.eval_shape(lambda key: network.init(key, shown, jnp.zeros(1)), jax.random.key(0))
-    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    return num_parameters(shapes)
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.networks import num_parameters
 from experiments.pictures import finite
 from experiments.train import figures
 from experiments.train.problems import Problem
@@ -50,7 +51,7 @@ def evaluate(run: Run, state: TrainState, out: pathlib.Path) -> dict[str, Any]:
     samples = run.sample(params, jax.random.key(3), n, steps, of=average_of(state))
     leave_together(state, 2)
     found = {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": num_parameters(params),
         "held_out_images": len(values),
         **{
             f"{name}bits_per_dimension": float(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.randomness import per_row
-from jaxdiff.typing import Array, Condition, Key
+from jaxdiff.typing import Array, Condition, Key, Params, Predictor
 
 
 def drop_condition(key: Key, condition: Condition, null_condition: Condition, rate: float) -> Condition:
@@ -47,6 +50,21 @@ def _drop_condition(
         return jnp.where(dropped.reshape(-1, *[1] * (leaf.ndim - 1)), null.reshape(1, *leaf.shape[1:]), leaf)
 
     return jax.tree.map(drop, condition, null_condition)
+
+
+def as_condition(condition: Condition) -> Condition:
+    """A condition whose leaves are arrays; a list, such as of labels, is one array."""
+    return jax.tree.map(jnp.asarray, condition, is_leaf=lambda node: isinstance(node, list))
+
+
+def told(predict: Predictor, params: Params, *shown: Array, condition: Condition, **later: Array) -> Any:
+    """What predict answers to what it is shown, rows, and to a condition: a mapping is keyword arguments."""
+    condition = rows_of(condition, shown[0].shape[0])
+    if condition is None:
+        return predict(params, *shown, **later)
+    if isinstance(condition, Mapping):
+        return predict(params, *shown, **later, **condition)
+    return predict(params, *shown, condition, **later)
 
 
 def rows_of(condition: Condition, n: int) -> Condition:

@@ -22,7 +22,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction as prediction_types
-from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.conditions import as_condition, rows_of
 from jaxdiff.denoising.prediction import PredictionType
 from jaxdiff.noising.process import working_range
 from jaxdiff.typing import Array, Condition, Denoised, Schedule, StartLaw, Time
@@ -87,9 +87,7 @@ class Denoiser:
 
         An array of leading axis 1, or a scalar such as a label, is one for all rows. None binds to nothing.
         """
-        is_list = lambda node: isinstance(node, list)  # noqa: E731 - of labels, which is one array
-        condition = jax.tree.map(jnp.asarray, condition, is_leaf=is_list)
-        return dataclasses.replace(self, condition=condition)
+        return dataclasses.replace(self, condition=as_condition(condition))
 
     def at_rows(self, rows: Array) -> Denoiser:
         """The denoiser of rows x[rows], (k,) integers: what is bound by row goes with them."""
@@ -134,11 +132,7 @@ class Denoiser:
 
     def check_shape(self, name: str, x: Array) -> None:
         """Raise ValueError unless x holds rows of the data's shape."""
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(
-                f"{name} must have shape {checks.shown_shape(('batch', *self.shape))}, the data's of this "
-                f"denoiser; got {x.shape}."
-            )
+        check_data_shape(name, self.shape, x)
 
     def check_scale(self, name: str, data: Array) -> None:
         """Raise ValueError where known data, (batch, *shape), are of quite another scale than is said."""
@@ -223,13 +217,31 @@ def from_estimate(
     """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
     checks.schedule(schedule)
     checks.positive_number("scale", scale)
+    t_min, t_max = known_range(schedule, t_min, t_max)
+    return Denoiser(estimate, schedule, checks.data_shape(shape), scale, t_min, t_max)
+
+
+def known_range(schedule: Schedule, t_min: float | None, t_max: float | None) -> tuple[float, float]:
+    """The times that a denoiser knows, by default the schedule's working range.
+
+    Raises ValueError unless they are in order and in the schedule's range.
+    """
     low, high = schedule.working_range
     t_min, t_max = low if t_min is None else t_min, high if t_max is None else t_max
     checks.ordered("t_min", t_min, "t_max", t_max)
     t_min, t_max = float(t_min), float(t_max)
     for name, t in (("t_min", t_min), ("t_max", t_max)):
         checks.in_range(name, schedule, t)
-    return Denoiser(estimate, schedule, checks.data_shape(shape), scale, t_min, t_max)
+    return t_min, t_max
+
+
+def check_data_shape(name: str, shape: tuple[int, ...], x: Array) -> None:
+    """Raise ValueError unless x holds rows of data of a denoiser's shape."""
+    if tuple(jnp.shape(x)[1:]) != shape:
+        raise ValueError(
+            f"{name} must have shape {checks.shown_shape(('batch', *shape))}, the data's of this "
+            f"denoiser; got {jnp.shape(x)}."
+        )
 
 
 @pytree

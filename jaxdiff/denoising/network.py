@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising import prediction as prediction_types
-from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.conditions import told
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, from_estimate, time_axis
 from jaxdiff.denoising.prediction import EDM, PredictionType
 from jaxdiff.typing import Array, Condition, Denoised, Params, Predictor, Schedule, Time
@@ -68,13 +68,7 @@ def make_denoiser(
     >>> denoise(jnp.ones((1, 2)), 1.0).data.tolist()  # a network of zeros leaves the denoiser of N(0, I)
     [[0.5, 0.5]]
     """
-    if hasattr(predict, "apply") or not callable(predict):
-        raise TypeError(
-            f"predict must be a function of (params, x, t), got {type(predict).__name__}; give a Flax "
-            "network's apply: make_denoiser(network.apply, params, ...)."
-        )
-    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
-        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
+    check_network(predict, params, "(params, x, t)", "make_denoiser")
     if reference is not None:
         needs = "sample", "log_prob", "perturbed", "denoiser"
         checks.law_shape("reference", reference, checks.data_shape(shape), needs)
@@ -89,6 +83,17 @@ def make_denoiser(
     return dataclasses.replace(
         denoiser, prediction=prediction, null_condition=jax.tree.map(jnp.asarray, null_condition)
     )
+
+
+def check_network(predict: Any, params: Any, arguments: str, maker: str) -> None:
+    """Raise TypeError for a network in the place of its apply function, and a TrainState for parameters."""
+    if hasattr(predict, "apply") or not callable(predict):
+        raise TypeError(
+            f"predict must be a function of {arguments}, got {type(predict).__name__}; give a Flax "
+            f"network's apply: {maker}(network.apply, params, ...)."
+        )
+    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
+        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
 
 
 @pytree
@@ -109,13 +114,7 @@ class _Network:
             return jax.vmap(lambda x, t: prediction.inputs(schedule, x, t))(x, times)
 
         later = {} if s is None else {"s": shown(s)[1]}  # the second time of a flow map
-        condition = rows_of(denoiser.condition, x.shape[0])
-        if condition is None:
-            output = self.predict(self.params, *shown(t), **later)
-        elif isinstance(condition, Mapping):
-            output = self.predict(self.params, *shown(t), **later, **condition)
-        else:
-            output = self.predict(self.params, *shown(t), condition, **later)
+        output = told(self.predict, self.params, *shown(t), condition=denoiser.condition, **later)
         if not isinstance(output, jax.Array | np.ndarray) or output.shape != x.shape:
             got = jnp.shape(output) if hasattr(output, "shape") else checks.described(output)
             raise ValueError(f"predict must answer in the shape of x, {x.shape}, but answered {got}.")

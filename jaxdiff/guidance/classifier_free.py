@@ -11,7 +11,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
-from jaxdiff.guidance.tilted import bound, scales, transformed
+from jaxdiff.guidance.tilted import bound, noise_after, of_no_condition, transformed
 from jaxdiff.typing import Array, Denoised, Time
 
 
@@ -62,12 +62,7 @@ def without_condition(denoise: Denoiser, unconditional: Denoiser | None) -> Deno
     Raises as `guided`.
     """
     if unconditional is None:
-        if denoise.null_condition is None:
-            raise ValueError(
-                "guidance needs what stands for no condition: make the denoiser with null_condition=... (the "
-                "last label of a network with classes), or give unconditional=, a denoiser."
-            )
-        unconditional = denoise.given(denoise.null_condition)
+        unconditional = of_no_condition("guidance", denoise)
     check_denoiser("unconditional", unconditional)
     check_agree("unconditional", unconditional, "denoise", denoise, ("schedule", "shape", "t_min", "t_max"))
     return unconditional
@@ -96,6 +91,4 @@ class _Guided:
         # A datum of equal entries has no spread to bring back.
         ratio = jnp.where(got > 0, wanted / jnp.where(got > 0, got, 1.0), 1.0)
         change = self.rescale * (ratio - 1) * answer.data
-        alpha, sigma = scales(denoiser.schedule, t, x)
-        to_noise = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-        return Denoised(answer.data + change, answer.noise - to_noise * change)
+        return Denoised(answer.data + change, noise_after(denoiser.schedule, x, t, answer.noise, change))

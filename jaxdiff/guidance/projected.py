@@ -6,12 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import jax.numpy as jnp
-
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
-from jaxdiff.guidance.tilted import bound, scales, transformed
+from jaxdiff.guidance.tilted import bound, noise_after, transformed
 from jaxdiff.typing import Array, Denoised
 
 Projection: TypeAlias = Callable[[Array], Array]
@@ -48,6 +46,5 @@ class _Projected:
         answer = bound(self.inner, denoiser)(x, t)
         data = self.project(answer.data)
         checks.shape("project(data)", data, x.shape)
-        alpha, sigma = scales(denoiser.schedule, t, x)
-        to_noise = jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0)
-        return Denoised(data, answer.noise - to_noise * (data - answer.data))
+        noise = noise_after(denoiser.schedule, x, t, answer.noise, data - answer.data)
+        return Denoised(data, noise)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser, Estimate, check_denoiser
 from jaxdiff.noising.process import marginals
-from jaxdiff.typing import Array, Denoised, Schedule, Time
+from jaxdiff.typing import Array, Condition, Denoised, Schedule, Time
 
 Shift: TypeAlias = Callable[[Array, Array], Array]
 """``h(x, t)`` of x's shape: a function, or a callable pytree that holds arrays."""
@@ -70,7 +70,20 @@ def transformed(denoise: Denoiser, estimate: Estimate) -> Denoiser:
     return dataclasses.replace(denoise, estimate=estimate, condition=None)
 
 
-def bound(inner: Denoiser, outer: Denoiser) -> Denoiser:
+class _Bindable(Protocol):
+    """A denoiser, of whatever data."""
+
+    @property
+    def condition(self) -> Condition: ...
+    @property
+    def null_condition(self) -> Condition: ...
+    def given(self, condition: Condition) -> Any: ...
+
+
+_Bound = TypeVar("_Bound", bound=_Bindable)
+
+
+def bound(inner: _Bound, outer: _Bindable) -> _Bound:
     """What an estimate holds, given what was bound to its denoiser after the transform."""
     return inner if outer.condition is None else inner.given(outer.condition)
 
@@ -79,6 +92,22 @@ def scales(schedule: Schedule, t: Time, x: Array) -> tuple[Array, Array]:
     """alpha and sigma at a scalar t or one t a row, to go with x, (batch, ...)."""
     alpha, sigma = (to_rows(v, x) for v in marginals(schedule, t))
     return alpha, sigma
+
+
+def of_no_condition(caller: str, denoise: _Bound) -> _Bound:
+    """The same denoiser bound to its null condition; ValueError, which names the caller, if it has none."""
+    if denoise.null_condition is None:
+        raise ValueError(
+            f"{caller} needs what stands for no condition: make the denoiser with null_condition=... (the "
+            "last label of a network with classes), or give unconditional=, a denoiser."
+        )
+    return denoise.given(denoise.null_condition)
+
+
+def noise_after(schedule: Schedule, x: Array, t: Time, noise: Array, change: Array) -> Array:
+    """The noise that keeps x where its data are changed by so much; as it is where there is none."""
+    alpha, sigma = scales(schedule, t, x)
+    return noise - jnp.where(sigma > 0, alpha / jnp.where(sigma > 0, sigma, 1.0), 0.0) * change
 
 
 def shifted(schedule: Schedule, x: Array, t: Time, answer: Denoised, h: Array) -> Denoised:

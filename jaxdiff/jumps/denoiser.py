@@ -13,7 +13,7 @@ the conditional marginals of Sun et al. 2023, arXiv 2211.16750.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +24,9 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
-from jaxdiff.denoising.conditions import rows_of
+from jaxdiff.denoising.conditions import as_condition, told
+from jaxdiff.denoising.denoiser import check_data_shape, known_range
+from jaxdiff.denoising.network import check_network
 from jaxdiff.jumps.draws import check_row_times, check_tokens
 from jaxdiff.jumps.processes import JumpProcess, check_process, likelihood
 from jaxdiff.noising.process import marginals
@@ -67,9 +69,7 @@ class CategoricalDenoiser:
 
     def given(self, condition: Condition) -> CategoricalDenoiser:
         """The same, bound to a condition; see `jaxdiff.Denoiser.given`."""
-        is_list = lambda node: isinstance(node, list)  # noqa: E731 - of labels, which is one array
-        condition = jax.tree.map(jnp.asarray, condition, is_leaf=is_list)
-        return dataclasses.replace(self, condition=condition)
+        return dataclasses.replace(self, condition=as_condition(condition))
 
     @property
     def vocabulary(self) -> int:
@@ -81,11 +81,7 @@ class CategoricalDenoiser:
 
     def check_shape(self, name: str, x: Array) -> None:
         """Raise ValueError unless x holds rows of the data's shape."""
-        if tuple(jnp.shape(x)[1:]) != self.shape:
-            raise ValueError(
-                f"{name} must have shape {checks.shown_shape(('batch', *self.shape))}, the data's of this "
-                f"denoiser; got {jnp.shape(x)}."
-            )
+        check_data_shape(name, self.shape, x)
 
     def check_times(self, name: str, t: Any) -> None:
         """Raise ValueError unless known times t, of any shape, lie in [t_min, t_max]."""
@@ -141,13 +137,7 @@ def make_denoiser(
     or what is no process; ValueError for a range that is not the schedule's. The denoiser raises ValueError
     when predict answers in another shape.
     """
-    if hasattr(predict, "apply") or not callable(predict):
-        raise TypeError(
-            f"predict must be a function of (params, x, level), got {type(predict).__name__}; give a Flax "
-            "network's apply: jumps.make_denoiser(network.apply, params, ...)."
-        )
-    if hasattr(params, "ema_params") and hasattr(params, "opt_state"):
-        raise TypeError("params must be a network's parameters, got a TrainState; give averaged(state).")
+    check_network(predict, params, "(params, x, level)", "jumps.make_denoiser")
     denoiser = from_estimate(_Network(predict, params), process, shape=shape, t_min=t_min, t_max=t_max)
     return dataclasses.replace(denoiser, null_condition=jax.tree.map(jnp.asarray, null_condition))
 
@@ -162,11 +152,7 @@ def from_estimate(
 ) -> CategoricalDenoiser:
     """The denoiser that answers by an estimate; its range is by default the schedule's working range."""
     check_process("process", process)
-    low, high = process.schedule.working_range
-    t_min, t_max = float(low if t_min is None else t_min), float(high if t_max is None else t_max)
-    checks.ordered("t_min", t_min, "t_max", t_max)
-    for name, t in (("t_min", t_min), ("t_max", t_max)):
-        checks.in_range(name, process.schedule, t)
+    t_min, t_max = known_range(process.schedule, t_min, t_max)
     return CategoricalDenoiser(estimate, process, checks.data_shape(shape), t_min, t_max)
 
 
@@ -179,12 +165,7 @@ class _Network:
     @compiled
     def __call__(self, denoiser: CategoricalDenoiser, x: Array, t: Array) -> Array:
         level = marginals(denoiser.schedule, t)[1]
-        condition = rows_of(denoiser.condition, x.shape[0])
-        if condition is None:
-            return self.predict(self.params, x, level)
-        if isinstance(condition, Mapping):
-            return self.predict(self.params, x, level, **condition)
-        return self.predict(self.params, x, level, condition)
+        return told(self.predict, self.params, x, level, condition=denoiser.condition)
 
 
 def check_denoiser(name: str, denoise: Any) -> None:

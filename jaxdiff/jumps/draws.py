@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.randomness import per_row
-from jaxdiff.jumps.processes import JumpProcess, check_process, one_hot
+from jaxdiff.jumps.processes import JumpProcess, check_process, one_hot, start_law
 from jaxdiff.typing import Array, Key, Time
 
 
@@ -69,6 +69,12 @@ def perturb_on(key: Key, process: JumpProcess, x: Array, s: Time, t: Time) -> Ar
     s, t = (jnp.broadcast_to(jnp.asarray(time, float), x.shape[:1]) for time in (s, t))
     laws = jax.vmap(lambda x, s, t: process.push(one_hot(x, process.states), s, t))(x, s, t)
     return categorical(key, laws)
+
+
+def drawn_start(key: Key, process: JumpProcess, shape: tuple[int, ...], n: int, t: Array) -> Array:
+    """n rows of tokens of `start_law` at t, (n, *shape): what the reverse process begins from."""
+    law = start_law(process, t)
+    return categorical(key, jnp.broadcast_to(law, (n, *shape, *law.shape)))
 
 
 def check_tokens(name: str, x: Array, n: int) -> None:

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, check_denoiser
-from jaxdiff.jumps.draws import categorical, check_tokens
-from jaxdiff.jumps.processes import start_law
+from jaxdiff.jumps.draws import check_tokens, drawn_start
 from jaxdiff.jumps.samplers import ANCESTRAL, JumpSampler, check_sampler
 from jaxdiff.jumps.times import grid
 from jaxdiff.typing import Array, Key
@@ -69,8 +68,7 @@ def integrate(
 @functools.partial(jax.jit, static_argnames="n")
 def _sample(key: Key, denoise: CategoricalDenoiser, sampler: JumpSampler, times: Array, *, n: int) -> Array:
     start_key, key = jax.random.split(key)
-    law = start_law(denoise.process, times[0])
-    x = categorical(start_key, jnp.broadcast_to(law, (n, *denoise.shape, *law.shape)))
+    x = drawn_start(start_key, denoise.process, denoise.shape, n, times[0])
     return _integrate(key, denoise, sampler, x, times)
 
 

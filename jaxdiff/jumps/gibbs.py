@@ -1,10 +1,8 @@
 """Particle Gibbs for tokens: a whole path of the reverse chain is drawn anew around the one that is there.
 
-The law of paths p(x_T, ..., x_0) e^reward(x_0) / Z of the ancestral chain on a grid, psi_t as in
-`jaxdiff.jumps.particles`: n particles, of which one keeps the old path, are moved, weighed by psi_s / psi_t
-and drawn again at every step, the kept one for good; at last one is taken by its weight. For every n >= 2
-this leaves that law as it is, so that repeating it leads there however few the particles are. Andrieu, Doucet
-& Holenstein 2010; PG-DLM is this for language models of masks.
+The law of paths p(x_T, ..., x_0) e^reward(x_0) / Z of the ancestral chain on a grid, with the process of
+`jaxdiff.jumps.particles` and the sweeps of `jaxdiff.particles.gibbs`, which leave that law as it is for two
+particles or more. PG-DLM is this for language models of masks.
 """
 
 from __future__ import annotations
@@ -16,11 +14,11 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, check_denoiser
-from jaxdiff.jumps.draws import categorical, check_tokens
-from jaxdiff.jumps.particles import TokenReward
-from jaxdiff.jumps.processes import start_law
+from jaxdiff.jumps.draws import check_tokens, drawn_start
+from jaxdiff.jumps.particles import Steered, TokenReward, check_reward
 from jaxdiff.jumps.samplers import ANCESTRAL
 from jaxdiff.jumps.times import grid
+from jaxdiff.particles.gibbs import sweeps
 from jaxdiff.typing import Array, Key
 
 
@@ -39,7 +37,8 @@ def draw_paths(key: Key, denoise: CategoricalDenoiser, n: int, *, num_steps: int
 @functools.partial(jax.jit, static_argnames=("n", "num_steps"))
 def _draw_paths(key: Key, denoise: CategoricalDenoiser, n: int, num_steps: int) -> Array:
     times = grid(denoise.schedule, num_steps, t_min=denoise.t_min, t_max=denoise.t_max)
-    start = _start(jax.random.fold_in(key, num_steps), denoise, n, times[0])
+    start_key = jax.random.fold_in(key, num_steps)
+    start = drawn_start(start_key, denoise.process, denoise.shape, n, times[0])
 
     def move(x: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         number, t, s = step
@@ -62,57 +61,11 @@ def particle_gibbs(
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
-    if not callable(reward):
-        raise TypeError(f"reward must be a function of data, got {checks.described(reward)}.")
+    check_reward(reward)
     checks.integer("num_particles", num_particles, 2)
     check_tokens("paths", paths, denoise.process.states)
     checks.shape("paths", paths, (None, None, *denoise.shape))
-    return _particle_gibbs(key, denoise, reward, paths, num_particles)
-
-
-@functools.partial(jax.jit, static_argnames=("reward", "num_particles"))
-def _particle_gibbs(
-    key: Key, denoise: CategoricalDenoiser, reward: TokenReward, paths: Array, num_particles: int
-) -> Array:
-    batch, length = paths.shape[:2]
-    times = grid(denoise.schedule, length - 1, t_min=denoise.t_min, t_max=denoise.t_max)
-    rows = jnp.arange(batch)[:, None]
-
-    def flat(x: Array) -> Array:
-        return x.reshape(batch * num_particles, *denoise.shape)
-
-    def guess(x: Array, t: Array) -> Array:
-        value = reward(jnp.argmax(denoise(flat(x), t), axis=-1))
-        checks.shape("reward(data)", value, (batch * num_particles,))
-        return value.reshape(batch, num_particles)
-
-    def chosen(key: Key, log_weights: Array, n: int) -> Array:
-        """n places of particles by their weights, (batch, n)."""
-        law = jax.nn.softmax(log_weights)[:, None]
-        return categorical(key, jnp.broadcast_to(law, (batch, n, num_particles)))
-
-    def move(carry: tuple[Array, ...], step: tuple[Array, ...]) -> tuple[tuple[Array, ...], None]:
-        history, value, log_weights = carry
-        number, t, s, kept = step
-        draw_key, move_key = jax.random.split(jax.random.fold_in(key, number))
-        others = chosen(draw_key, log_weights, num_particles - 1)
-        parents = jnp.concatenate([jnp.zeros_like(rows), others], axis=1)
-        history, value = history[rows, parents], value[rows, parents]
-        x = ANCESTRAL.step(move_key, denoise, flat(history[:, :, number]), t, s)
-        x = x.reshape(batch, num_particles, *denoise.shape).at[:, 0].set(kept)
-        new = guess(x, s)
-        return (history.at[:, :, number + 1].set(x), new, new - value), None
-
-    start = _start(jax.random.fold_in(key, length), denoise, batch * num_particles, times[0])
-    start = start.reshape(batch, num_particles, *denoise.shape).at[:, 0].set(paths[:, 0])
-    history = jnp.zeros((batch, num_particles, length, *denoise.shape), paths.dtype).at[:, :, 0].set(start)
-    value = guess(start, times[0])
-    steps = jnp.arange(length - 1), times[:-1], times[1:], jnp.moveaxis(paths[:, 1:], 1, 0)
-    (history, _, log_weights), _ = jax.lax.scan(move, (history, value, value), steps)
-    last = chosen(jax.random.fold_in(key, length + 1), log_weights, 1)
-    return history[rows, last][:, 0]
-
-
-def _start(key: Key, denoise: CategoricalDenoiser, n: int, t: Array) -> Array:
-    law = start_law(denoise.process, t)
-    return categorical(key, jnp.broadcast_to(law, (n, *denoise.shape, *law.shape)))
+    times = grid(denoise.schedule, paths.shape[1] - 1, t_min=denoise.t_min, t_max=denoise.t_max)
+    path, process = jnp.moveaxis(paths, 1, 0), Steered(denoise, reward)
+    swept = sweeps(key, process, path, times, n=num_particles, num_sweeps=1)
+    return jnp.moveaxis(swept.path, 0, 1)

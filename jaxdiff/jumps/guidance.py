@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
+from jaxdiff.guidance.tilted import bound, of_no_condition
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, check_denoiser
 from jaxdiff.typing import Array
 
@@ -33,12 +34,7 @@ def guided(
     check_denoiser("denoise", denoise)
     checks.shape("scale", scale, ())
     if unconditional is None:
-        if denoise.null_condition is None:
-            raise ValueError(
-                "guided needs what stands for no condition: make the denoiser with null_condition=..., or "
-                "give unconditional=, a denoiser."
-            )
-        unconditional = denoise.given(denoise.null_condition)
+        unconditional = of_no_condition("guided", denoise)
     check_denoiser("unconditional", unconditional)
     if unconditional.shape != denoise.shape or unconditional.vocabulary != denoise.vocabulary:
         raise ValueError(
@@ -64,11 +60,6 @@ def rewarded(
         raise TypeError(f"reward must be a function of chances, got {checks.described(reward)}.")
     checks.shape("scale", scale, ())
     return dataclasses.replace(denoise, estimate=_Rewarded(denoise, reward, scale), condition=None)
-
-
-def bound(inner: CategoricalDenoiser, outer: CategoricalDenoiser) -> CategoricalDenoiser:
-    """What an estimate holds, given what was bound to its denoiser after the transform."""
-    return inner if outer.condition is None else inner.given(outer.condition)
 
 
 @pytree

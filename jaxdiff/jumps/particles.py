@@ -24,11 +24,12 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.jumps.denoiser import CategoricalDenoiser, check_denoiser
-from jaxdiff.jumps.draws import categorical
-from jaxdiff.jumps.processes import bridge, likelihood, start_law
+from jaxdiff.jumps.draws import categorical, drawn_start
+from jaxdiff.jumps.processes import bridge, likelihood
 from jaxdiff.jumps.samplers import ANCESTRAL
 from jaxdiff.jumps.times import grid
 from jaxdiff.particles import driver
+from jaxdiff.particles.states import Held
 from jaxdiff.typing import Array, Key
 
 TokenReward: TypeAlias = Callable[[Array], Array]
@@ -42,31 +43,31 @@ class _State(NamedTuple):
 
 @pytree
 @dataclass(frozen=True, eq=False)
-class _Steered:
-    """A `particles.Process`."""
+class Steered:
+    """A `particles.Process` of tokens, whose rows may be held."""
 
     like: Any
     reward: TokenReward
 
-    def init(self, key: Key, n: int, t: Array) -> tuple[_State, Array]:
-        law = start_law(self.like.process, t)
-        x = categorical(key, jnp.broadcast_to(law, (n, *self.like.shape, *law.shape)))
-        state = _State(x, self._guess(x, t))
+    def init(self, key: Key, n: int, t: Array, held: Held | None = None) -> tuple[_State, Array]:
+        state = self._at(drawn_start(key, self.like.process, self.like.shape, n, t), t, held)
         return state, state.value
 
-    def step(self, key: Key, state: _State, t: Array, s: Array) -> tuple[_State, Array]:
-        x = ANCESTRAL.step(key, self.like, state.x, t, s)
-        new = _State(x, self._guess(x, s))
+    def step(
+        self, key: Key, state: _State, t: Array, s: Array, held: Held | None = None
+    ) -> tuple[_State, Array]:
+        new = self._at(ANCESTRAL.step(key, self.like, state.x, t, s), s, held)
         return new, new.value - state.value
 
     def finish(self, state: _State) -> tuple[_State, Array]:
         """At the clean end the likeliest data are x itself: nothing is left to be weighed."""
         return state, jnp.zeros_like(state.value)
 
-    def _guess(self, x: Array, t: Array) -> Array:
+    def _at(self, x: Array, t: Array, held: Held | None) -> _State:
+        x = x if held is None else held.put(x)
         value = self.reward(jnp.argmax(self.like(x, t), axis=-1))
         checks.shape("reward(data)", value, x.shape[:1])
-        return value
+        return _State(x, value)
 
 
 def steered(
@@ -86,16 +87,20 @@ def steered(
     denoiser that does not know the clean end, and as `jaxdiff.particles.run`.
     """
     check_denoiser("denoise", denoise)
-    if not callable(reward):
-        raise TypeError(f"reward must be a function of data, got {checks.described(reward)}.")
+    check_reward(reward)
     if denoise.t_min > denoise.schedule.t_min:
         raise ValueError(
             f"steered ends in data, got a denoiser of t_min = {denoise.t_min:g}; make it with t_min at "
             f"{denoise.schedule.t_min:g}, the clean end."
         )
     times = grid(denoise.schedule, num_steps, t_min=denoise.t_min, t_max=denoise.t_max)
-    process = _Steered(denoise, reward)
-    return driver.run(key, process, n, groups=groups, times=times, threshold=threshold)
+    return driver.run(key, Steered(denoise, reward), n, groups=groups, times=times, threshold=threshold)
+
+
+def check_reward(reward: Any) -> None:
+    """Raise TypeError unless reward is a function."""
+    if not callable(reward):
+        raise TypeError(f"reward must be a function of data, got {checks.described(reward)}.")
 
 
 @pytree

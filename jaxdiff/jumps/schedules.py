@@ -13,25 +13,17 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
-from jaxdiff.typing import Array, Schedule, Time
+from jaxdiff.noising.schedules import RectifiedFlow, inside
+from jaxdiff.typing import Array, Time
 
 
 @pytree
 @dataclass(frozen=True)
-class Linear:
-    """alpha = 1 - t, t in [0, 1]."""
+class Linear(RectifiedFlow):
+    """alpha = 1 - t, t in [0, 1]; the straight path, known to its clean end."""
 
-    t_min = 0.0
-    t_max = 1.0
     working_range = (0.0, 1.0)
-
-    def alpha(self, t: Time) -> Array:
-        return 1 - _inside(self, t)
-
-    def sigma(self, t: Time) -> Array:
-        return _inside(self, t)
 
 
 @pytree
@@ -47,10 +39,10 @@ class Cosine:
     working_range = (0.0, 1.0)
 
     def alpha(self, t: Time) -> Array:
-        return 2 * jnp.sin(0.25 * jnp.pi * (1 - _inside(self, t))) ** 2
+        return 2 * jnp.sin(0.25 * jnp.pi * (1 - inside(self, t))) ** 2
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sin(0.5 * jnp.pi * _inside(self, t))
+        return jnp.sin(0.5 * jnp.pi * inside(self, t))
 
 
 @pytree
@@ -63,13 +55,7 @@ class Exponential:
     working_range = (0.0, 12.0)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.exp(-_inside(self, t))
+        return jnp.exp(-inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return -jnp.expm1(-_inside(self, t))
-
-
-def _inside(schedule: Schedule, t: Time) -> Array:
-    """t as an array, NaN beyond the schedule's range."""
-    t = single(t)
-    return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
+        return -jnp.expm1(-inside(self, t))

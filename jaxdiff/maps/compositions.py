@@ -19,7 +19,7 @@ from jaxdiff._numerics.precision import single
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.maps.exact import one_step_map
-from jaxdiff.maps.flow_map import FlowMap, check_map, on_the_way
+from jaxdiff.maps.flow_map import FlowMap, by_increments, check_map, on_the_way
 from jaxdiff.maps.tangents import check_training
 from jaxdiff.noising.process import perturb
 from jaxdiff.typing import Array, Denoised, Key, Time
@@ -70,7 +70,7 @@ def _consistency_target(
         step = one_step_map(teacher)
         there = teacher(step(x, t, r), r)
         mean = jax.tree.map(lambda a, b: 0.5 * (a + b), known, there)
-        between = _by_increments(flow_map, x, mean, t, r)
+        between = by_increments(schedule, x, mean, t, r)
     end = flow_map(between, r, s)
     return x, jax.lax.stop_gradient(on_the_way(schedule, x, end, t, s, short=known))
 
@@ -102,14 +102,3 @@ def _composition_target(
     x, drawn = denoising_target(key, teacher.schedule, data, t)
     end = teacher(teacher(x, t, r), r, s)
     return x, jax.lax.stop_gradient(on_the_way(teacher.schedule, x, end, t, s, short=drawn))
-
-
-def _by_increments(flow_map: FlowMap, x: Array, by: Denoised, t: Array, s: Array) -> Array:
-    """x + D d(alpha) + N d(sigma), rows."""
-    schedule = flow_map.schedule
-
-    def one(x: Array, by: Denoised, t: Array, s: Array) -> Array:
-        forth = schedule.alpha(s) - schedule.alpha(t), schedule.sigma(s) - schedule.sigma(t)
-        return x + forth[0] * by.data + forth[1] * by.noise
-
-    return jax.vmap(one)(x, by, t, s).astype(x.dtype)

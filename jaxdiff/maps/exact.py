@@ -14,7 +14,7 @@ from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.guidance.tilted import bound, scales, transformed
 from jaxdiff.laws.components import PRECISION
 from jaxdiff.laws.gaussian import Gaussian
-from jaxdiff.maps.flow_map import FlowMap, as_flow_map, on_the_way
+from jaxdiff.maps.flow_map import FlowMap, as_flow_map, by_increments, on_the_way
 from jaxdiff.maps.pairs import way
 from jaxdiff.typing import Array, Denoised, Schedule
 
@@ -106,14 +106,10 @@ class _Integrated:
         grid = way(denoise, t, s, self.num_steps)
 
         def heun(x: Array, times: tuple[Array, Array]) -> tuple[Array, None]:
-            (a, b), (a_s, b_s) = (scales(schedule, time, x) for time in times)
-
-            def moved(by: Denoised) -> Array:
-                return x + (a_s - a) * by.data + (b_s - b) * by.noise
-
             here = denoise(x, times[0])
-            there = denoise(moved(here), times[1])
-            return moved(jax.tree.map(lambda h, e: 0.5 * (h + e), here, there)), None
+            there = denoise(by_increments(schedule, x, here, *times), times[1])
+            mean = jax.tree.map(lambda h, e: 0.5 * (h + e), here, there)
+            return by_increments(schedule, x, mean, *times), None
 
         end = jax.lax.scan(heun, x, (grid[:-1], grid[1:]))[0]
         # Where the way is short, the trapezoid's rule.

@@ -164,6 +164,16 @@ def on_the_way(schedule: Schedule, x: Array, end: Array, t: Array, s: Array, *, 
     return jax.vmap(one)(x, end, short, t, s)
 
 
+def by_increments(schedule: Schedule, x: Array, by: Denoised, t: Array, s: Array) -> Array:
+    """x + D d(alpha) + N d(sigma), from t to s, each (batch,): Euler's rule of the flow."""
+
+    def one(x: Array, by: Denoised, t: Array, s: Array) -> Array:
+        forth = schedule.alpha(s) - schedule.alpha(t), schedule.sigma(s) - schedule.sigma(t)
+        return x + forth[0] * by.data + forth[1] * by.noise
+
+    return jax.vmap(one)(x, by, t, s).astype(x.dtype)
+
+
 def check_map(name: str, value: Any) -> None:
     """Raise TypeError unless value is a FlowMap."""
     if not isinstance(value, FlowMap):

@@ -114,7 +114,7 @@ class VarianceExploding:
     def sigma(self, t: Time) -> Array:
         _scalars(self, "sigma_min", "sigma_max")
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
-        return self.sigma_min * jnp.exp(_inside(self, t) * log_ratio)
+        return self.sigma_min * jnp.exp(inside(self, t) * log_ratio)
 
 
 @pytree
@@ -136,7 +136,7 @@ class Karras:
         return _one_inside(self, t)
 
     def sigma(self, t: Time) -> Array:
-        return _inside(self, t)
+        return inside(self, t)
 
 
 @pytree
@@ -169,7 +169,7 @@ class Cosine:
 
     def _parts(self, t: Time) -> tuple[Array, Array]:
         _scalars(self, "shift")
-        t = _inside(self, t)
+        t = inside(self, t)
         # 1 - t is exact in floating point near t = 1, so alpha is a sine of it rather than a cosine of t.
         return self.shift * jnp.sin(0.5 * jnp.pi * (1 - t)), jnp.sin(0.5 * jnp.pi * t)
 
@@ -190,10 +190,10 @@ class RectifiedFlow:
     working_range = (1e-3, 1.0)
 
     def alpha(self, t: Time) -> Array:
-        return 1 - _inside(self, t)
+        return 1 - inside(self, t)
 
     def sigma(self, t: Time) -> Array:
-        return _inside(self, t)
+        return inside(self, t)
 
 
 @pytree
@@ -212,10 +212,10 @@ class OrnsteinUhlenbeck:
     working_range = (1e-5, 5.0)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.exp(-_inside(self, t))
+        return jnp.exp(-inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(-jnp.expm1(-2 * _inside(self, t)))
+        return jnp.sqrt(-jnp.expm1(-2 * inside(self, t)))
 
 
 @pytree
@@ -234,10 +234,10 @@ class LinearVariance:
     working_range = (1e-5, 1.0)
 
     def alpha(self, t: Time) -> Array:
-        return jnp.sqrt(1 - _inside(self, t))
+        return jnp.sqrt(1 - inside(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(_inside(self, t))
+        return jnp.sqrt(inside(self, t))
 
 
 @pytree
@@ -268,7 +268,7 @@ class DiscreteVariancePreserving:
         return 1.0, self.t_max
 
     def _integral(self, t: Time) -> Array:
-        t = _inside(self, jnp.asarray(t, self.betas.dtype))
+        t = inside(self, jnp.asarray(t, self.betas.dtype))
         last = self.betas.shape[-1] - 1
         step = jnp.clip(jnp.where(jnp.isnan(t), 0, jnp.floor(t)).astype(int), 0, last)
         return self.rate_integral[step] - jnp.log1p(-(t - step) * self.betas[step])
@@ -309,7 +309,7 @@ def _rate_integrals(betas: Array) -> Array:
     return jnp.concatenate([jnp.zeros_like(betas[:1]), integral])
 
 
-def _inside(schedule: Schedule, t: Time) -> Array:
+def inside(schedule: Schedule, t: Time) -> Array:
     """t as an array, NaN beyond the schedule's range: no formula goes on to plausible numbers there."""
     t = single(t)
     return jnp.where((t >= schedule.t_min) & (t <= schedule.t_max), t, jnp.nan)
@@ -322,11 +322,11 @@ def _scalars(schedule: Schedule, *names: str) -> None:
 
 
 def _one_inside(schedule: Schedule, t: Time) -> Array:
-    t = _inside(schedule, t)
+    t = inside(schedule, t)
     return jnp.where(jnp.isnan(t), t, jnp.ones_like(t))
 
 
 def _linear_rate_integral(schedule: VariancePreserving | SubVariancePreserving, t: Time) -> Array:
     _scalars(schedule, "beta_min", "beta_max")
-    t = _inside(schedule, t)
+    t = inside(schedule, t)
     return schedule.beta_min * t + 0.5 * (schedule.beta_max - schedule.beta_min) * t * t

@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
-from jaxdiff.noising.process import transition
-from jaxdiff.particles.twisted import Held, Twisted
+from jaxdiff.particles.states import Held
+from jaxdiff.particles.twisted import Twisted
+from jaxdiff.theory.paths import forward_path
 from jaxdiff.typing import Array, Key
 
 
@@ -49,7 +49,7 @@ def gibbs(key: Key, process: Twisted, path: Array, times: Array, *, n: int = 8, 
     checks.integer("n", n, 2)
     checks.integer("num_sweeps", num_sweeps, 1)
     _check_path(process.denoise, path, times)
-    return _gibbs(key, process, path, jnp.asarray(times, float), n=n, num_sweeps=num_sweeps)
+    return sweeps(key, process, path, jnp.asarray(times, float), n=n, num_sweeps=num_sweeps)
 
 
 def noised_path(key: Key, denoise: Denoiser, data: Array, times: Array) -> Array:
@@ -64,28 +64,13 @@ def noised_path(key: Key, denoise: Denoiser, data: Array, times: Array) -> Array
     denoise.check_shape("data", data)
     checks.times(denoise.schedule, times, increasing=False)
     denoise.check_times("times", times)
-    return _noised_path(key, denoise, data, jnp.asarray(times, float))
-
-
-@jax.jit
-def _noised_path(key: Key, denoise: Denoiser, data: Array, times: Array) -> Array:
-    schedule, up = denoise.schedule, times[::-1]
-    first_key, key = jax.random.split(key)
-    first = schedule.alpha(up[0]) * data + schedule.sigma(up[0]) * noise_like(first_key, data)
-
-    def body(x: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        number, s, t = step
-        mean, std = transition(schedule, s, t)
-        x = (mean * x + std * noise_like(jax.random.fold_in(key, number), x)).astype(x.dtype)
-        return x, x
-
-    first = first.astype(data.dtype)
-    _, rest = jax.lax.scan(body, first, (jnp.arange(len(up) - 1), up[:-1], up[1:]))
-    return jnp.concatenate([first[None], rest])[::-1]
+    path = forward_path(key, denoise.schedule, data, jnp.asarray(times, float)[::-1])
+    return path[::-1]
 
 
 @functools.partial(jax.jit, static_argnames=("n", "num_sweeps"))
-def _gibbs(key: Key, process: Twisted, path: Array, times: Array, *, n: int, num_sweeps: int) -> Swept:
+def sweeps(key: Key, process: Any, path: Array, times: Array, *, n: int, num_sweeps: int) -> Swept:
+    """`gibbs` of any process whose `init` and `step` take rows that are held."""
     chains = path.shape[1]
     rows = n * jnp.arange(chains)  # of the pinned particles
     pinned = jnp.zeros(n * chains, bool).at[rows].set(True)

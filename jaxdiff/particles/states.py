@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxdiff._numerics.rows import to_rows
 from jaxdiff.noising.process import log_snr
 from jaxdiff.typing import Array, Denoised, Schedule
 
@@ -18,6 +19,19 @@ class State(NamedTuple):
     noise: Array
     value: Array
     """(rows,), of which weights are made."""
+
+
+class Held(NamedTuple):
+    """Rows that a step does not draw: `gibbs`."""
+
+    rows: Array
+    """(rows,), of booleans."""
+    x: Array
+    """Where they are put, (rows, *shape); what is said of other rows is not heard."""
+
+    def put(self, x: Array) -> Array:
+        """x with these rows in their places."""
+        return jnp.where(to_rows(self.rows, x), self.x, x)
 
 
 def ancestral_step(schedule: Schedule, answer: Denoised | State, t: Array, s: Array) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -24,20 +24,11 @@ from jaxdiff._numerics.randomness import noise_like
 from jaxdiff._numerics.rows import inner, to_rows
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.guidance.tilted import Reward
-from jaxdiff.particles.states import State, ancestral_step
+from jaxdiff.particles.states import Held, State, ancestral_step
 from jaxdiff.typing import Array, Key
 
 Twist: TypeAlias = Callable[[Array, Array, Array], Array]
 """``log psi(x, t, data)``, (rows,), of rows x at a scalar t and the denoiser's data there."""
-
-
-class Held(NamedTuple):
-    """Rows that are not drawn: `gibbs`."""
-
-    rows: Array
-    """(rows,), of booleans."""
-    x: Array
-    """Where they are put, (rows, *shape); what is said of other rows is not heard."""
 
 
 @pytree

@@ -14,7 +14,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.guidance.classifier_free import without_condition
-from jaxdiff.guidance.tilted import scales
+from jaxdiff.guidance.tilted import noise_after
 from jaxdiff.sampling.sampler import State
 from jaxdiff.typing import Array, Key
 
@@ -94,7 +94,6 @@ class APG:
         square = jnp.sum(c.data**2, axes, keepdims=True)
         share = jnp.sum(change * c.data, axes, keepdims=True) / jnp.where(square > 0, square, 1.0)
         more = (self.scale - 1) * (change + (self.parallel - 1) * share * c.data)
-        alpha, sigma = scales(schedule, t, x)
-        noise = c.noise - alpha / sigma * more
+        noise = noise_after(schedule, x, t, c.noise, more)
         x = schedule.alpha(s) * (c.data + more) + schedule.sigma(s) * noise
         return Remembered(x, change)
