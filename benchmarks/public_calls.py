@@ -320,6 +320,12 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "maps.moment_matching_loss": lambda key, i: jd.maps.moment_matching_loss(key, flow_map(i), i.x),
         "maps.reflow_pairs": lambda key, i: jd.maps.reflow_pairs(key, model(i), n, num_steps=steps),
         "maps.reflow_loss": lambda key, i: jd.maps.reflow_loss(key, model(i), target(i)),
+        "maps.score_difference_loss": lambda key, i: jd.maps.score_difference_loss(
+            i.x, i.y, exact(i), model(i), i.t
+        ),
+        "maps.score_distillation_loss": lambda key, i: jd.maps.score_distillation_loss(
+            key, i.x, exact(i), model(i)
+        ),
         "sample_map": lambda key, i: jd.sample_map(
             key, jd.maps.gaussian_map(i.gaussian, SCHEDULE), n, num_calls=4
         ),

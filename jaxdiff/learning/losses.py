@@ -12,6 +12,8 @@ the data are in.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
@@ -69,6 +71,8 @@ def _denoising_loss(key: Key, denoise: Denoiser, data: Array) -> Array:
 @compiled(static="n")
 def drawn_times(key: Key, denoise: Denoiser, n: int) -> Array:
     """n times of the law of `denoising_loss`."""
+    # Times are given: a law that is fitted does not move them by its scale to where errors are small.
+    denoise = dataclasses.replace(denoise, scale=jax.lax.stop_gradient(denoise.scale))
     t_min, t_max = denoise.working_range  # a law knows all times, of which the last may be infinite
     u, mean = times.stratified(key, n), jnp.log(denoise.scale) - 0.5
     return times.log_normal(u, denoise.schedule, mean=mean, t_min=t_min, t_max=t_max).t

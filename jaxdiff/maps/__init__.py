@@ -1,10 +1,11 @@
 """Samples in one to four calls: flow maps, every way to train them, and how they are sampled.
 
 The object is `flow_map`, its training `losses`; `tangents`, `compositions`, `matching` and `reflow` are the
-ways to a target, with their mathematics.
+ways to a target, with their mathematics. `distillation` is of laws, and of any generator.
 """
 
 from jaxdiff.maps.compositions import composition_target, consistency_target
+from jaxdiff.maps.distillation import score_difference_loss, score_distillation_loss
 from jaxdiff.maps.exact import gaussian_map, integrated_map, one_step_map
 from jaxdiff.maps.flow_map import FlowMap, make_flow_map
 from jaxdiff.maps.losses import (
@@ -41,6 +42,8 @@ __all__ = [
     "reflow_loss",
     "reflow_pairs",
     "sample_map",
+    "score_difference_loss",
+    "score_distillation_loss",
     "shortcut_loss",
     "tangent_target",
 ]

@@ -254,6 +254,23 @@ def test_gradients_reach_the_parameters():
     np.testing.assert_allclose(pull(jnp.ones(16))[0]["b"][0], 2 * (output - wanted).sum(0), rtol=1e-3)
 
 
+def test_a_law_s_own_scale_does_not_move_the_times_that_it_is_fitted_at():
+    """At the truth the loss is level in a law's standard deviation, which shifting the times would hide."""
+    data = 0.5 * jax.random.normal(jax.random.key(1), (N, 1))
+
+    @jax.jit
+    def slopes(std):
+        def loss(std):
+            law = Gaussian(jnp.zeros(1), std**2)
+            return losses.denoising_loss(jax.random.key(0), law.denoiser(Karras()), data)
+
+        return jax.jvp(loss, (std,), (jnp.ones(()),))[1]
+
+    for std, sign in ((0.5, 0), (0.4, -1), (0.6, 1)):
+        mean, error = mean_and_error(slopes(jnp.float32(std)))
+        assert abs(mean) < 4 * error if sign == 0 else sign * mean > 4 * error
+
+
 def test_losses_of_half_precision_are_in_single_precision():
     schedule, data = CASES["vp"].schedule, jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
     denoise = make_denoiser(lambda p, x, t: p * jnp.tanh(x), 0.3, schedule, shape=(4, 4, 1))
