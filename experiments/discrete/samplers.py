@@ -135,10 +135,10 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
         axes.loglog(*zip(*points, strict=True), marker=".", color=color, lw=1.2, alpha=0.8)
         # Names one below another where lines end together.
         height = max(math.log(points[-1][1]), height + 0.22)
+        said = name[1].replace("confident,", "by").replace("by random", "random order")
         axes.annotate(
-            f"{name[1].removeprefix('confident, ')}, {name[0]}", points[-1], (30, math.exp(height)),
-            textcoords="data", fontsize=6.5, va="center", color=color,
-            arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "alpha": 0.5},
+            f"{said}, {name[0]}", points[-1], (30, math.exp(height)), textcoords="data", fontsize=6.5,
+            va="center", color=color, arrowprops={"arrowstyle": "-", "color": color, "lw": 0.4, "alpha": 0.5},
         )  # fmt: skip
     floor = figures["rows"][0]["total_variation"]
     axes.axhline(floor, color="gray", lw=0.8, ls=":")

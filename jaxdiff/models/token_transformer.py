@@ -7,8 +7,10 @@
 
 with mod, shift, scale and gate from c(level, label) as there. Queries and keys are norm(W h), each entry pair
 (j, j + half) of a head turned by the angle i / 10000^(j / half) at place i, so that attention hears how far
-apart two places are, and lengths that were never seen go through: Su et al. 2021, arXiv 2104.09864. W_c = b_c
-= 0 and W_out = b_out = 0 at initialization.
+apart two places are, and lengths that were never seen go through: Su et al. 2021, arXiv 2104.09864. Queries
+are times e^sharpness, a number of each head that is learned from 0: of norms alone no score is above the root
+of a head's size, too little for one place to be heard alone. W_c = b_c = 0 and W_out = b_out = 0 at
+initialization.
 """
 
 import flax.linen as nn
@@ -94,7 +96,8 @@ class _Block(nn.Module):
         qkv = _rows(nn.Dense(3 * width, use_bias=False, dtype=self.dtype, name="qkv"), heard)
         q, k, v = jnp.split(qkv.reshape(batch, n, 3 * self.num_heads, width // self.num_heads), 3, axis=2)
         q, k = (turned(_norm(part, self.dtype)) for part in (q, k))
-        # After the norm every score is at most the root of a head's size, as of independent entries.
+        sharpness = self.param("sharpness", nn.initializers.zeros_init(), (self.num_heads, 1))
+        q = jnp.exp(sharpness).astype(q.dtype)[None, None] * q
         seen = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal).reshape(h.shape)
         h = h + gate1 * _rows(nn.Dense(width, dtype=self.dtype, name="attend"), seen)
         along = (1 + scale2) * _norm(h, self.dtype) + shift2

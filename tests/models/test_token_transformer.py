@@ -42,7 +42,7 @@ def reference(p, x, t, label, causal=False):
         turned = [
             np.stack([turn(row, place) for place, row in enumerate(norm(part[:, own]))]) for part in (q, k)
         ]
-        scores = turned[0] @ turned[1].T / np.sqrt(size)
+        scores = np.exp(block["sharpness"][i]) * turned[0] @ turned[1].T / np.sqrt(size)
         if causal:
             scores[np.triu_indices(len(x), 1)] = -np.inf
         heard.append(softmax(scores) @ v[:, own])
