@@ -20,7 +20,17 @@ PACKAGES = [
     *(getattr(jd, name) for name in jd.__all__ if isinstance(getattr(jd, name), types.ModuleType)),
 ]
 # What compiles for more than two seconds: choices among many programs, and races.
-SLOW = {"choose_horizon", "class_logits", "density_formula", "fit_mixture", "optimal_grid", "tune_sampler"}
+SLOW = {
+    "choose_horizon",
+    "class_logits",
+    "density_formula",
+    "fit_mixture",
+    "optimal_grid",
+    "tune_sampler",
+} | {
+    "jumps.particle_gibbs",
+    "jumps.steered",
+}
 # Constants, aliases and unions, whose docstrings are not theirs.
 PLAIN = {"EXIT_INTERRUPTED", "Predictor", "__version__"}
 

@@ -136,6 +136,13 @@ def make_denoiser(
     Raises TypeError for a network in the place of its apply function, a TrainState in the place of parameters
     or what is no process; ValueError for a range that is not the schedule's. The denoiser raises ValueError
     when predict answers in another shape.
+
+    >>> network = lambda logits, x, level: jnp.broadcast_to(logits, (*x.shape, 2))
+    >>> logits = jnp.log(jnp.array([0.75, 0.25]))
+    >>> denoise = jd.jumps.make_denoiser(network, logits, jd.jumps.Masking(2), shape=(2,))
+    >>> jnp.exp(denoise(jnp.array([[1, 2]]), 0.5)).round(4)  # what is seen is certain
+    Array([[[0.  , 1.  ],
+            [0.75, 0.25]]], dtype=float32)
     """
     check_network(predict, params, "(params, x, level)", "jumps.make_denoiser")
     denoiser = from_estimate(_Network(predict, params), process, shape=shape, t_min=t_min, t_max=t_max)

@@ -24,6 +24,10 @@ def categorical(key: Key, probs: Array) -> Array:
     """A token for each law of probs, (batch, ..., n) -> (batch, ...) int32; row i depends on (key, i) only.
 
     probs need not sum to one. Raises TypeError for what is no key or no floats.
+
+    >>> draws = jd.jumps.categorical(jax.random.key(0), jnp.tile(jnp.array([0.0, 3.0, 1.0]), (10_000, 1)))
+    >>> (jnp.bincount(draws, length=3) / 10_000).round(1)
+    Array([0. , 0.8, 0.2], dtype=float32)
     """
     checks.key(key)
     checks.batch("probs", probs)
@@ -50,6 +54,10 @@ def perturb(key: Key, process: JumpProcess, data: Array, t: Time) -> Array:
 
     Raises TypeError for what is no key, process or integers; ValueError for no rows, tokens that are not of
     the data, and a t that goes with other rows or is out of the schedule's range.
+
+    >>> x = jd.jumps.perturb(jax.random.key(0), jd.jumps.Masking(5), jnp.full((10_000, 2), 3), 0.4)
+    >>> (x == 5).mean().round(1)  # masked
+    Array(0.4, dtype=float32)
     """
     checks.key(key)
     check_process("process", process)

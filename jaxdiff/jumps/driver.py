@@ -37,6 +37,10 @@ def sample(
 
     Raises TypeError for what is no key, denoiser or sampler; ValueError for times that do not decrease or
     that the denoiser does not know.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> jd.jumps.sample(jax.random.key(0), alike, 5, num_steps=64).shape
+    (5, 2)
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -56,6 +60,11 @@ def integrate(
     """Tokens x at times[0], integers (batch, *denoise.shape), on to times[-1]; as `sample` in all else.
 
     Under masking x may have any tokens seen already: a prompt, or data with gaps.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> prompt = jnp.array([[1, 2], [2, 0]])  # 2 is the mask
+    >>> jd.jumps.integrate(jax.random.key(0), alike, prompt, jnp.array([0.5, 0.0])).tolist()
+    [[1, 1], [0, 0]]
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -26,6 +26,11 @@ def draw_paths(key: Key, denoise: CategoricalDenoiser, n: int, *, num_steps: int
     """n paths of the ancestral chain on `jumps.grid`, (n, num_steps + 1, *shape), the data last.
 
     Row i depends on (key, i) only. Raises TypeError for what is no key or denoiser.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
+    >>> paths = jd.jumps.draw_paths(jax.random.key(0), alike, 3, num_steps=8)
+    >>> paths.shape, paths[:, 0].tolist()  # from masks
+    ((3, 9, 2), [[2, 2], [2, 2], [2, 2]])
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
@@ -58,6 +63,14 @@ def particle_gibbs(
     them: more mix faster. Row i depends on (key, i) and itself only. Give the same function again as reward:
     another one is another program. Raises TypeError for what is no key, denoiser or function, ValueError for
     paths of another shape and fewer than two particles.
+
+    >>> pairs = jd.jumps.Enumerated(jnp.array([[0.4, 0.1], [0.1, 0.4]])).denoiser(jd.jumps.Masking(2))
+    >>> paths = jd.jumps.draw_paths(jax.random.key(0), pairs, 100, num_steps=8)
+    >>> ones = lambda data: 3.0 * data[:, 0]  # a reward
+    >>> for seed in range(8):
+    ...     paths = jd.jumps.particle_gibbs(jax.random.key(seed), pairs, ones, paths, num_particles=8)
+    >>> bool(paths[:, -1, 0].mean() > 0.8)  # 1 / (1 + e^-3) = .95 in the end
+    True
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -30,6 +30,12 @@ def guided(
     is that product of the data's laws; with more it is not, since noised laws do not multiply. Schiff et al.
     2024, arXiv 2412.10193. Raises ValueError where there is neither a null condition nor another denoiser,
     for one of another process or shape, and for several scales.
+
+    >>> mask = jd.jumps.Masking(2)
+    >>> given, free = (jd.jumps.Enumerated(jnp.array([p, 1 - p])).denoiser(mask) for p in (0.6, 0.5))
+    >>> denoise = jd.jumps.guided(given, 2.0, unconditional=free)
+    >>> round(float(jnp.exp(denoise(jnp.array([[2]]), 0.5))[0, 0, 0]), 2)  # .6^2 to .4^2
+    0.69
     """
     check_denoiser("denoise", denoise)
     checks.shape("scale", scale, ())
@@ -54,6 +60,11 @@ def rewarded(
     where tokens are independent and the reward is a sum over tokens. Nisonoff et al. 2024, arXiv
     2406.01572. Raises TypeError for what is no denoiser or function, ValueError for several scales and a
     reward that is not one number a row.
+
+    >>> coin = jd.jumps.Enumerated(jnp.array([0.5, 0.5])).denoiser(jd.jumps.Masking(2))
+    >>> denoise = jd.jumps.rewarded(coin, lambda chances: chances[:, 0, 1], math.log(3))
+    >>> round(float(jnp.exp(denoise(jnp.array([[2]]), 0.5))[0, 0, 1]), 2)  # 1 to e^log 3
+    0.75
     """
     check_denoiser("denoise", denoise)
     if not callable(reward):

@@ -85,6 +85,12 @@ def steered(
     num_steps: of `jumps.grid` over the denoiser's times, which must reach the clean end. Raises TypeError for
     what is no key, denoiser or function; ValueError for a reward that is not one number a row and for a
     denoiser that does not know the clean end, and as `jaxdiff.particles.run`.
+
+    >>> pairs = jd.jumps.Enumerated(jnp.array([[0.4, 0.1], [0.1, 0.4]])).denoiser(jd.jumps.Masking(2))
+    >>> ones = lambda data: math.log(3) * data[:, 0]
+    >>> got = jd.jumps.steered(jax.random.key(0), pairs, ones, 100, num_steps=16)
+    >>> bool(abs(got.log_evidence.value - math.log(2)) < 0.2)  # of (1 + 3) / 2
+    True
     """
     check_denoiser("denoise", denoise)
     check_reward(reward)
