@@ -47,7 +47,9 @@ class Config:
     hidden: int = 4
     length: int = 16
     concentration: float = 0.3  # of the rows' Dirichlet laws: entropies of half the most
-    fit: fitting.Fit = dataclasses.field(default_factory=lambda: fitting.Fit(steps=2000))
+    fit: fitting.Fit = dataclasses.field(
+        default_factory=lambda: fitting.Fit(learning_rate=5e-3, ema_decay=0.99, steps=3000)
+    )
     held_out: int = 1024
     counted: int = 100_000
     num_times: int = 32

@@ -89,3 +89,23 @@ def test_rows_of_every_sampler_are_their_own_in_any_batch_and_on_any_devices(kin
         np.testing.assert_array_equal(few, all_rows[:5], err_msg=str(sampler))
         np.testing.assert_array_equal(on_eight, all_rows, err_msg=str(sampler))
         assert (np.asarray(all_rows) != np.asarray(x)).any(1).mean() > 0.3, sampler
+
+
+def test_one_program_samples_of_all_parameters_settings_and_times():
+    traced = []
+
+    def predict(params, x, level):
+        traced.append(None)
+        return jnp.broadcast_to(params, (*x.shape, V))
+
+    def drawn(logit, eta, last):
+        denoise = jumps.make_denoiser(predict, jnp.asarray([logit, 0.0, 0.0]), jumps.Masking(V), shape=(2,))
+        sampler, times = jumps.Remasking(jnp.asarray(eta)), jnp.asarray([1.0, last, 0.0])
+        return jumps.sample(KEY, denoise, 50, sampler=sampler, times=times)
+
+    first = drawn(0.0, 0.1, 0.5)
+    count = len(traced)
+    assert count > 0
+    other = drawn(9.0, 0.3, 0.2)
+    assert len(traced) == count
+    assert (other == 0).mean() > 0.9 > 0.6 > (first == 0).mean()
