@@ -208,6 +208,20 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     def flow_map(i: Inputs) -> jd.FlowMap:
         return jd.make_flow_map(applied(plain), i.map_params, SCHEDULE, shape=(d,))
 
+    def generator(i: Inputs) -> jd.inverse.PosteriorGenerator:
+        """The network of the sum of what it is shown."""
+
+        def predict(params: Params, x: Array, t: Array, noise: Array) -> Array:
+            return applied(plain)(params, x + noise, t)
+
+        return jd.inverse.PosteriorGenerator(jd.make_denoiser(predict, i.params, SCHEDULE, shape=(d,)))
+
+    def told_of_x(i: Inputs) -> jd.Denoiser:
+        def predict(params: Params, x: Array, t: Array, seen: tuple[Array, Array]) -> Array:
+            return applied(plain)(params, x + seen[0], t)
+
+        return jd.make_denoiser(predict, i.params, SCHEDULE, shape=(d,))
+
     def classes(i: Inputs) -> jd.Denoiser:
         return jd.make_denoiser(
             applied(with_classes), i.class_params, SCHEDULE, shape=(d,), null_condition=CLASSES
@@ -295,6 +309,12 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "inverse.split_gibbs": lambda key, i: jd.inverse.split_gibbs(
             key, exact(i), operator, i.x[0, :1], 0.3, n, noises=i.falling[:3], num_steps=4
+        ),
+        "inverse.sample_generator": lambda key, i: jd.inverse.sample_generator(
+            key, generator(i), n, num_calls=2
+        ),
+        "inverse.posterior_distillation_losses": lambda key, i: jd.inverse.posterior_distillation_losses(
+            key, generator(i), exact(i), told_of_x(i), i.x, i.t
         ),
         "maps.gaussian_map": lambda key, i: jd.maps.gaussian_map(i.gaussian, SCHEDULE)(i.x, i.t, i.s),
         "maps.drawn_pairs": lambda key, i: jd.maps.drawn_pairs(key, flow_map(i), n),

@@ -106,6 +106,7 @@ NETWORK = models.ResidualMLP(width=8, num_blocks=0)
 STATE = training.TrainState(jnp.zeros((), int), {}, None, ())
 KNOWN = make_denoiser(unbound, None, KARRAS, shape=(3,))
 MAP = jd.maps.gaussian_map(SPACE, VP)
+GENERATOR = jd.inverse.PosteriorGenerator(KNOWN)
 EMPTY = X[:0]
 LINEAR = jd.LinearMultistep(FALLING, FALLING[:-1], jnp.eye(2))
 POINT = Gaussian(jnp.zeros(3), 0.0)
@@ -589,6 +590,20 @@ MISTAKES = [
      ValueError, "noises must be positive"),
     ("a chain of too much noise", lambda: jd.inverse.split_gibbs(KEY, KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, 2, noises=[1e9]),
      ValueError, "is outside of sigma / alpha over"),
+    ("a chain by a denoiser", lambda: jd.inverse.split_gibbs(KEY, KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, 2, noises=[0.5], generator=KNOWN),
+     TypeError, "generator must be a PosteriorGenerator, got Denoiser"),
+    ("a chain by a generator of less noise", lambda: jd.inverse.split_gibbs(
+        KEY, KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, 2, noises=[5.0], generator=jd.inverse.PosteriorGenerator(dataclasses.replace(KNOWN, t_max=2.0))
+    ), ValueError, "is outside of sigma / alpha over"),
+    ("a generator of a law", lambda: jd.inverse.PosteriorGenerator(SPACE), TypeError, "denoiser must be a Denoiser, got Gaussian"),
+    ("samples by a denoiser as a generator", lambda: jd.inverse.sample_generator(KEY, KNOWN, 3), TypeError, "generator must be a PosteriorGenerator"),
+    ("calls and times of a generator", lambda: jd.inverse.sample_generator(KEY, GENERATOR, 3, num_calls=2, times=FALLING), ValueError, "num_calls and times were both"),
+    ("a draw at no time", lambda: GENERATOR(KEY, X, U), ValueError, r"t must be a scalar or have shape \(4,\)"),
+    ("a posterior's teacher of another schedule", lambda: jd.inverse.posterior_distillation_losses(KEY, GENERATOR, MAP.denoiser, KNOWN, X, 0.5),
+     ValueError, "teacher must have the schedule of generator"),
+    ("a posterior's fake of a law", lambda: jd.inverse.posterior_distillation_losses(KEY, GENERATOR, KNOWN, SPACE, X, 0.5), TypeError, "fake must be a Denoiser"),
+    ("a posterior of NaN", lambda: jd.inverse.posterior_distillation_losses(KEY, GENERATOR, KNOWN, KNOWN, NAN, 0.5), ValueError, "data has 1 non-finite of 12"),
+    ("a posterior of no noise", lambda: jd.inverse.posterior_distillation_losses(KEY, GENERATOR, KNOWN, KNOWN, X, 0.0), ValueError, "t = 0 is outside of the times"),
     ("a projection that is none", lambda: jd.projected(KNOWN, 1.0), TypeError, "project must be a function of data"),
     ("a projection that drops an axis", lambda: jd.projected(KNOWN, lambda x: x[..., 0])(X, 0.5), ValueError, r"project\(data\) must have shape"),
     ("a box upside down", lambda: jd.projections.box(1.0, -1.0), ValueError, "low must not be above high"),

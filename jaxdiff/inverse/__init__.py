@@ -2,7 +2,25 @@
 
 from jaxdiff.inverse.denoising_posterior import denoising_posterior
 from jaxdiff.inverse.operators import Operator, linear, mask
+from jaxdiff.inverse.posterior_generator import (
+    PosteriorGenerator,
+    posterior_distillation_losses,
+    sample_generator,
+)
 from jaxdiff.inverse.posteriors import dps, mmps, pigdm, tmpd
 from jaxdiff.inverse.split_gibbs import split_gibbs
 
-__all__ = ["Operator", "denoising_posterior", "dps", "linear", "mask", "mmps", "pigdm", "split_gibbs", "tmpd"]
+__all__ = [
+    "Operator",
+    "PosteriorGenerator",
+    "denoising_posterior",
+    "dps",
+    "linear",
+    "mask",
+    "mmps",
+    "pigdm",
+    "posterior_distillation_losses",
+    "sample_generator",
+    "split_gibbs",
+    "tmpd",
+]

@@ -4,7 +4,8 @@ With y = A data + std noise, pairs (x, z) of density p(x) N(z; x, rho^2) N(y; A 
 
     z | x, y     = x' + rho^2 A' (std^2 + rho^2 A A')^-1 (y' - A x'),                               (1)
     x' = x + rho e_1,   y' = y + std e_2,         Gaussian, exactly, by conjugate gradients
-    x | z        is p(data | data + rho noise = z), by the reverse process from where sigma / alpha = rho
+    x | z        is p(data | data + rho noise = z), by the reverse process from where sigma / alpha = rho, or
+                 by one call of a generator of just this law
 
 and x has the law p(x) N(y; A x, std^2 + rho^2 A A'), which is the posterior's as rho falls. Vono, Dobigeon &
 Chainais 2019; with diffusion priors Wu et al. 2024 (PnP-DM), arXiv 2405.18782, whose rho is annealed as here.
@@ -20,8 +21,9 @@ from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
+from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
 from jaxdiff.inverse.operators import Operator
+from jaxdiff.inverse.posterior_generator import PosteriorGenerator, check_generator
 from jaxdiff.inverse.posteriors import check_observation, solve
 from jaxdiff.noising import times
 from jaxdiff.noising.process import inverse_log_snr, marginals
@@ -43,6 +45,7 @@ def split_gibbs(
     num_steps: int = 8,
     sampler: Sampler | None = None,
     num_iterations: int = 8,
+    generator: PosteriorGenerator | None = None,
 ) -> Array:
     """n draws of the data given y = operator(data) + std noise, shape (n, *shape); draw i by (key, i) only.
 
@@ -52,6 +55,7 @@ def split_gibbs(
     num_steps: of the prior's reverse process in a sweep, at least 3, by a sampler that draws noise (one that
         follows the flow would answer one point for each z), by default `sde_dpm_solver_pp()`.
     num_iterations: of conjugate gradients; as many as there are numbers in y are exact.
+    generator: in the place of the reverse process, of which a sweep is then one call.
 
     Denoiser calls: the number of noises times num_steps. Chains begin at draws of N(0, scale^2 I). Raises as
     `mmps`, and ValueError for noises that are not positive or beyond the denoiser's working range.
@@ -66,8 +70,14 @@ def split_gibbs(
     checks.shape("noises", noises, (None,))
     checks.positive("noises", noises)
     _check_noises(denoise, noises)
+    if generator is not None:
+        check_generator("generator", generator)
+        check_agree("generator", generator.denoiser, "denoise", denoise)
+        _check_noises(generator.denoiser, noises)
     sampler = check_sampler(sde_dpm_solver_pp() if sampler is None else sampler)
-    return _split_gibbs(key, denoise, operator, y, std, noises, sampler, n, num_steps, num_iterations)
+    return _split_gibbs(
+        key, denoise, operator, y, std, noises, sampler, generator, n, num_steps, num_iterations
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("n", "num_steps", "num_iterations"))
@@ -79,6 +89,7 @@ def _split_gibbs(
     std: Array | float,
     noises: Array,
     sampler: Sampler,
+    generator: PosteriorGenerator | None,
     n: int,
     num_steps: int,
     num_iterations: int,
@@ -101,6 +112,8 @@ def _split_gibbs(
         weighed = solve(product, seen - operator.apply(near), num_iterations, std**2)
         z = near + rho**2 * operator.adjoint(weighed)
         t = time_of(rho, denoise.working_range[1])
+        if generator is not None:
+            return generator(own_key, schedule.alpha(t) * z, t), None
         # Even in log-SNR, to a hundredth of rho and then to none.
         grid = times.log_snr_grid(schedule, num_steps - 1, t_max=t, t_min=time_of(0.01 * rho, t))
         grid = times.to_clean(schedule, grid)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_no_data_left, no_data_left
 from jaxdiff.maps.flow_map import FlowMap, check_map
 from jaxdiff.noising import times as grids
@@ -44,34 +45,46 @@ def sample_map(
     """
     checks.key(key)
     check_map("flow_map", flow_map)
-    checks.integer("n", n, 1)
     checks.within("renoise", renoise, 0.0, 1.0)
     checks.shape("renoise", renoise, ())
-    denoise = flow_map.denoiser
+    start_key, key = jax.random.split(key)
+    x, times = begun(start_key, flow_map.denoiser, n, num_calls=num_calls, times=times, start=start)
+    return _sample(key, flow_map, x, times, renoise)
+
+
+def begun(
+    key: Key,
+    denoise: Denoiser,
+    n: int,
+    *,
+    num_calls: int | None,
+    times: Array | None,
+    start: StartLaw | None,
+) -> tuple[Array, Array]:
+    """n points at the first of a chain's times, (n, *shape), and these, as `sample_map` says."""
+    checks.integer("n", n, 1)
     if times is None:
-        times = _default_times(flow_map, 1 if num_calls is None else num_calls)
+        times = _default_times(denoise, 1 if num_calls is None else num_calls)
     elif num_calls is not None:
         raise ValueError("num_calls and times were both given; a grid has its own number of calls.")
-    checks.times(flow_map.schedule, times, increasing=False)
+    checks.times(denoise.schedule, times, increasing=False)
     known = checks.known(times)
     denoise.check_times("times", (times if known is None else known)[:-1])
     first = jnp.asarray(times)[0] if known is None else float(known[0])
-    start_key, key = jax.random.split(key)
     if start is None:
         check_no_data_left(denoise, denoise.scale, first)
-        x = initial_noise(start_key, denoise, n, first)
+        x = initial_noise(key, denoise, n, first)
         x = jnp.where(no_data_left(denoise, denoise.scale, first), x, jnp.nan)
     else:
-        checks.law_shape("start", start, flow_map.shape)
-        x = start.sample(start_key, n)
-    return _sample(key, flow_map, x, jnp.asarray(times, float), renoise)
+        checks.law_shape("start", start, denoise.shape)
+        x = start.sample(key, n)
+    return x, jnp.asarray(times, float)
 
 
 @folded
-def _default_times(flow_map: FlowMap, num_calls: int) -> Array:
+def _default_times(denoise: Denoiser, num_calls: int) -> Array:
     """num_calls + 1 times over the working range, the last of which gives way to that of no noise."""
     checks.integer("num_calls", num_calls, 1)
-    denoise = flow_map.denoiser
     t_min, t_max = denoise.working_range
     grid = grids.noise_grid(denoise.schedule, num_calls, t_min=t_min, t_max=t_max, scale=denoise.scale)
     return grids.to_clean(denoise.schedule, grid[:-1])

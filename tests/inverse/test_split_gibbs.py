@@ -7,6 +7,7 @@ import pytest
 from oracles import CASES, interior
 
 from jaxdiff import inverse
+from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras, VariancePreserving
@@ -74,6 +75,21 @@ A = RNG.standard_normal((2, 3))
 ROOT = RNG.standard_normal((3, 3))
 MEAN, COVARIANCE = RNG.standard_normal(3), ROOT @ ROOT.T / 3 + 0.2 * np.eye(3)
 Y, STD = np.array([0.6, -1.1]), 0.3
+
+
+def test_a_chain_by_a_generator_has_the_same_law():
+    """Of N(0, 0.64 I), whose posteriors are one call exactly: variances where it is seen and where not."""
+    rho, n, schedule = 0.5, 6000, VariancePreserving()
+    made = make_denoiser(lambda params, x, t, noise: noise, None, schedule, shape=(2,), scale=0.8)
+    got = inverse.split_gibbs(
+        jax.random.key(4), Gaussian(jnp.zeros(2), 0.64).denoiser(schedule), inverse.linear(lambda x: x[:1], (2,)),
+        jnp.asarray([0.9]), STD, n, noises=jnp.full(20, rho), generator=inverse.PosteriorGenerator(made),
+    )  # fmt: skip
+    got = np.asarray(got, np.float64)
+    total = 0.64 + STD**2 + rho**2
+    variances = np.array([0.64 * (STD**2 + rho**2) / total, 0.64])
+    assert (np.abs(got.mean(0) - [0.9 * 0.64 / total, 0.0]) < 4 * np.sqrt(variances / n)).all()
+    np.testing.assert_allclose(got.var(0), variances, rtol=0.08)
 
 
 @pytest.mark.parametrize("schedule", [VariancePreserving(), Karras()], ids=["vp", "karras"])
