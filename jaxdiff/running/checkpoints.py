@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -219,6 +220,7 @@ class Checkpoints:
                 while cause is not None:
                     traceback.clear_frames(cause.__traceback__)
                     cause = cause.__cause__ or cause.__context__
+                gc.collect()
             steps = steps_in(self.directory) if self.directory.is_dir() else []
             whole = f"Step {steps[-1]} is whole" if steps else "None is there"
             removed |= isinstance(error, FileNotFoundError)
@@ -235,6 +237,7 @@ class Checkpoints:
 def _free() -> None:
     with no_unraisable():
         sys.last_value = sys.last_traceback = None
+        gc.collect()
 
 
 def _unless_dropped(record: logging.LogRecord) -> bool:

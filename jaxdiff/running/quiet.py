@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import os
 import sys
@@ -37,11 +36,10 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_unraisable() -> Iterator[None]:
-    """Keep the reads that Orbax drops when one of them fails from complaining as they are freed."""
+    """Keep the reads that Orbax drops when one of them fails from complaining as they are freed, in here."""
     hook = sys.unraisablehook
     sys.unraisablehook = lambda unraisable: None
     try:
         yield
     finally:
-        gc.collect()
         sys.unraisablehook = hook

@@ -6,6 +6,7 @@ for is compared with the checkpoint's metadata first, and the differences are na
 
 from __future__ import annotations
 
+import gc
 import json
 import pathlib
 import time
@@ -119,20 +120,23 @@ def _read(path: pathlib.Path, target: Any, part: bool) -> Any:
     arguments = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
-    damage = None
-    with quiet(), no_unraisable(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        try:
-            metadata = reader.metadata(path / "state").item_metadata.tree
-        except Exception as error:
-            raise DamagedError(first_line(error)) from None
-        got = {name: metadata[name] for name in target if name in metadata} if part else metadata
-        check_tree(path, got, target)
-        try:
-            return reader.restore(path / "state", args=arguments)
-        except Exception as error:  # this wide because Orbax raises a bare Exception for data it cannot read
-            damage = first_line(error)
-            time.sleep(0.5)  # for the other reads, which end in threads, to complain where nobody listens
-    raise DamagedError(damage)
+    with quiet(), no_unraisable():
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            # Exceptions as wide because Orbax raises a bare one for data that it cannot read.
+            try:
+                metadata = reader.metadata(path / "state").item_metadata.tree
+            except Exception as error:
+                damage = first_line(error)
+            else:
+                got = {name: metadata[name] for name in target if name in metadata} if part else metadata
+                check_tree(path, got, target)
+                try:
+                    return reader.restore(path / "state", args=arguments)
+                except Exception as error:
+                    damage = first_line(error)
+                    time.sleep(0.5)  # for the other reads, which end in threads, to complain
+        gc.collect()  # and to be freed; a fifth of a second, which a read that went well does without
+        raise DamagedError(damage)
 
 
 def _target(leaf: Any) -> jax.ShapeDtypeStruct:
