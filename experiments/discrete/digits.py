@@ -39,26 +39,28 @@ class Config:
 
     fit: fitting.Fit = dataclasses.field(
         default_factory=lambda: fitting.Fit(
-            width=64,
-            num_blocks=3,
-            dropout=0.1,
+            num_heads=2,
+            dropout=0.2,
+            learning_rate=3e-3,
             weight_decay=0.05,
-            batch_size=48,
-            steps=800,
+            batch_size=32,
+            steps=4000,
+            ema_decay=0.995,
             with_places=True,
         )
     )
     ways: tuple[str, ...] = ("masking", "ordinal")
     num_times: int = 32
     images: int = 360
-    samples: int = 8
+    kept_back: int = 144
+    samples: int = 10
     seed: int = 0
 
 
 def smoke() -> Config:
     """The same in seconds."""
     small = fitting.Fit(width=16, num_blocks=1, num_heads=2, batch_size=8, steps=5, with_places=True)
-    return Config(fit=small, ways=("ordinal",), num_times=2, images=16, samples=2)
+    return Config(fit=small, kept_back=8, ways=("ordinal",), num_times=2, images=16, samples=2)
 
 
 def process(way: str) -> jumps.JumpProcess:
@@ -74,6 +76,8 @@ def run(config: Config) -> dict[str, Any]:
     """Rows of bits per dimension, and samples to draw."""
     split = data.digits()
     train, test = split.train.astype(np.int32), split.test.astype(np.int32)
+    train = np.random.default_rng(config.seed).permutation(train)
+    train, kept_back = train[config.kept_back :], jnp.asarray(train[: config.kept_back])
     test = test[: config.images]
 
     def batch(key: Key) -> Array:
@@ -83,15 +87,15 @@ def run(config: Config) -> dict[str, Any]:
     counts += 0.5 * LEVELS * np.maximum(counts.sum(0) / counts.sum(), 3e-3)
     frequencies = counts / counts.sum(1, keepdims=True)
     found = {"histograms": np.log(frequencies[np.arange(PIXELS), test]).sum(1)}
-    table = np.log(frequencies)
-    after = fitting.autoregressive(config.fit, LEVELS, PIXELS, batch, config.seed, table=table)
+    options = {"table": np.log(frequencies), "kept_back": kept_back}
+    after = fitting.autoregressive(config.fit, LEVELS, PIXELS, batch, config.seed, **options)
     found["pixel after pixel"] = np.asarray(after(jnp.asarray(test)))
     samples = {
         "held out": test[: config.samples].tolist(),
         "pixel after pixel": after.sample(jax.random.key(config.seed + 2), config.samples).tolist(),
     }
     for way in config.ways:
-        denoise = fitting.diffusion(config.fit, process(way), PIXELS, batch, config.seed, table=table)
+        denoise = fitting.diffusion(config.fit, process(way), PIXELS, batch, config.seed, **options)
         key = jax.random.key(config.seed + 1)
         found[way] = np.asarray(
             jumps.log_bound(key, denoise, jnp.asarray(test), num_times=config.num_times).value

@@ -1,6 +1,7 @@
 """One transformer for tokens, trained as a diffusion of jumps or, as its control, token after token."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,8 @@ class Fit:
     steps: int = 3000
     ema_decay: float = 0.998
     with_places: bool = False
+    checks: int = 10
+    """How often kept-back rows are asked, where there are some."""
 
 
 class _Placed(nn.Module):
@@ -70,10 +73,12 @@ def diffusion(
     seed: int,
     *,
     table: Array | None = None,
+    kept_back: Array | None = None,
 ) -> jumps.CategoricalDenoiser:
     """The averaged denoiser of data (length,), of which draw(key) is a batch, by the bound's loss.
 
     table: logarithms of chances, (length, vocabulary), from which a network with places begins.
+    kept_back: rows that are not trained on: the average is taken where it is best for them.
     """
     net = network(fit, process.vocabulary, length)
 
@@ -85,7 +90,12 @@ def diffusion(
         denoise = model(params, dropout if fit.dropout else None)
         return jumps.denoising_loss(key, denoise, batch).mean() / length
 
-    return model(_trained(fit, net, loss, length, draw, seed, table, type(process).__name__))
+    @jax.jit
+    def cost(params: Params, rows: Array) -> Array:
+        return -jumps.log_bound(jax.random.key(seed), model(params), rows, num_times=16).value.mean()
+
+    name = type(process).__name__
+    return model(_trained(fit, net, loss, length, draw, seed, table, cost, kept_back, name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +139,7 @@ def autoregressive(
     seed: int,
     *,
     table: Array | None = None,
+    kept_back: Array | None = None,
 ) -> TokenAfterToken:
     """The control, of the same size and as many steps."""
     model = TokenAfterToken(network(fit, vocabulary, length, causal=True), vocabulary, length)
@@ -136,7 +147,12 @@ def autoregressive(
     def loss(params: Params, key: Key, batch: Array) -> Array:
         return -model.log_prob(params, batch, key if fit.dropout else None).mean() / length
 
-    params = _trained(fit, model.net, loss, length, draw, seed, table, "autoregressive")
+    def cost(params: Params, rows: Array) -> Array:
+        return -model.log_prob(params, rows).mean()
+
+    params = _trained(
+        fit, model.net, loss, length, draw, seed, table, jax.jit(cost), kept_back, "autoregressive"
+    )
     return dataclasses.replace(model, params=params)
 
 
@@ -148,6 +164,8 @@ def _trained(
     draw: Callable[[Key], Array],
     seed: int,
     table: Array | None,
+    cost: Callable[[Params, Array], Array],
+    kept_back: Array | None,
     name: str,
 ) -> Params:
     init_key, key = jax.random.split(jax.random.key(seed))
@@ -162,5 +180,20 @@ def _trained(
         if done % 500 == 0 or done == fit.steps:
             print(f"  {name}: {done} steps, {metrics.loss.mean():.4f} nats, {rate:.0f}/s", file=sys.stderr)
 
-    state = training.train(key, state, step, draw, num_steps=fit.steps, report=report)
-    return training.averaged(state)
+    if kept_back is None:
+        state = training.train(key, state, step, draw, num_steps=fit.steps, report=report)
+        return training.averaged(state)
+    best, params, worse = math.inf, None, 0
+    for number in range(fit.checks):
+        end = fit.steps * (number + 1) // fit.checks
+        state = training.train(key, state, step, draw, num_steps=end)
+        now = float(cost(training.averaged(state), kept_back)) / length
+        print(f"  {name}: {end} steps, {now:.4f} nats of what was kept back", file=sys.stderr)
+        if now < best:
+            # The state is given away to what trains it on.
+            best, params, worse = now, jax.tree.map(jnp.copy, training.averaged(state)), 0
+        else:
+            worse += 1
+        if worse == 3:
+            break
+    return params

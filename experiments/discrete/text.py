@@ -51,11 +51,14 @@ class Config:
     """Sizes; seed is of the topics held out, the draws and the networks."""
 
     fit: fitting.Fit = dataclasses.field(
-        default_factory=lambda: fitting.Fit(width=96, dropout=0.1, batch_size=32, steps=1500)
+        default_factory=lambda: fitting.Fit(
+            num_heads=2, dropout=0.1, learning_rate=3e-3, batch_size=32, steps=4000, ema_decay=0.995
+        )
     )
     length: int = 64
     share: float = 0.12
     windows: int = 600
+    kept_back: int = 256
     num_times: int = 32
     calls: tuple[int, ...] = (4, 8, 16, 32, 64)
     samples: int = 128
@@ -65,7 +68,7 @@ class Config:
 def smoke() -> Config:
     """The same in seconds."""
     small = fitting.Fit(width=16, num_blocks=1, num_heads=2, batch_size=8, steps=5)
-    return Config(fit=small, length=16, windows=16, num_times=2, calls=(2,), samples=4)
+    return Config(fit=small, length=16, windows=16, kept_back=8, num_times=2, calls=(2,), samples=4)
 
 
 def corpus(seed: int, share: float) -> tuple[list[str], dict[str, str]]:
@@ -110,23 +113,24 @@ def run(config: Config) -> dict[str, Any]:
     x = encoded(" ".join(topics_held_out.values()))
     x = x[: len(x) // length * length].reshape(-1, length)
     x = x[np.random.default_rng(config.seed).permutation(len(x))[: config.windows]]
-    own = encoded(train)
-    kept_back = own[-len(own) // 8 :]
-    order = grams.best(own[None, : -len(kept_back)], kept_back[None], range(1, 9), n).order
-    counts = grams.counted(own[None], order, n)
+    own, kept_back = np.split(encoded(train), [-config.kept_back * length])
+    counts = grams.best(own[None], kept_back[None], range(1, 9), n)
+    kept_back = jnp.asarray(kept_back.reshape(-1, length))
 
     def batch(key: Key) -> Array:
         first = jax.random.randint(key, (config.fit.batch_size,), 0, len(own) - length)
         return jnp.asarray(own)[first[:, None] + jnp.arange(length)[None]]
 
-    after = fitting.autoregressive(config.fit, n, length, batch, config.seed)
+    after = fitting.autoregressive(config.fit, n, length, batch, config.seed, kept_back=kept_back)
     key = jax.random.key(config.seed + 1)
     found = {"characters alone": grams.counted(own[None], 1, n).log_prob(x).sum(1)}
-    found[f"counts of {order}"] = counts.log_prob(x).sum(1)
+    found[f"counts of {counts.order}"] = counts.log_prob(x).sum(1)
     found["one after another"] = np.asarray(after(jnp.asarray(x)), np.float64)
     denoisers = {}
     for way, process in PROCESSES.items():
-        denoisers[way] = fitting.diffusion(config.fit, process, length, batch, config.seed)
+        denoisers[way] = fitting.diffusion(
+            config.fit, process, length, batch, config.seed, kept_back=kept_back
+        )
         bound = jumps.log_bound(key, denoisers[way], jnp.asarray(x), num_times=config.num_times)
         found[way] = np.asarray(bound.value, np.float64)
     per, last = -1 / (length * math.log(2)), found["one after another"]
