@@ -129,15 +129,15 @@ class Config:
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
-        steps=30,
+        steps=32,
         seeds=(0, 1),
-        batch_size=16,
+        batch_size=8,
         draws=2,
         width=16,
         num_blocks=1,
         denoiser_blocks=1,
         evaluation_rows=16,
-        num_evaluations=320,
+        num_evaluations=160,
     )
 
 
@@ -333,6 +333,7 @@ def _learner(
                     step,
                     jax.tree_util.Partial(draw, (train, levels)),
                     num_steps=round(end * config.steps),
+                    steps_per_dispatch=min(50, round(STAGES[0][0] * config.steps)),  # of one program
                     report=progress,
                 )
         return training.averaged(state)

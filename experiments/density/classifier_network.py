@@ -82,11 +82,16 @@ def fit(config: "Config", pixels: Array, labels: Array, laws: Labelled) -> Denoi
         return data.batch(key, rows, config.batch_size)
 
     decay = ema.warm_up(config.ema_decay)
-    params = network.init(init_key, jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int))
+
+    @jax.jit
+    def start(key: Key) -> training.TrainState:
+        params = network.init(key, jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int))
+        return training.init_state(params, optimizer, ema_decay=decay)
+
     with Progress(config.steps) as progress:
         state = training.train(
             key,
-            training.init_state(params, optimizer, ema_decay=decay),
+            start(init_key),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(draw_batch, (pixels, labels)),
             num_steps=config.steps,

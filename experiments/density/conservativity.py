@@ -77,8 +77,8 @@ def smoke() -> Config:
     """Networks of some steps, a few images."""
     return Config(
         model=quickstart.smoke(),
-        steps=60,
-        equal_cost=120,
+        steps=50,  # of whole dispatches: one program a way
+        equal_cost=100,
         strengths=(30.0,),
         rows=12,
         evaluations=200,
@@ -92,12 +92,18 @@ def smoke() -> Config:
 def run(config: Config) -> dict[str, Any]:
     """A row of figures for each way to train, and differences to the first over the same images."""
     problem = PROBLEMS["digits"]()
+    network = Mixer(
+        num_outputs=problem.num_outputs,
+        channels=config.model.channels,
+        num_blocks=config.model.num_blocks,
+        dropout=config.model.dropout,
+    )
     ways = [("plain", config.steps, 0.0), ("plain, equal cost", config.equal_cost, 0.0)]
     ways += [(f"penalty {strength:g}", config.steps, strength) for strength in config.strengths]
     rows, first = [], None
     for name, steps, strength in ways:
         print(f"conservativity: {name}", file=sys.stderr)
-        found = measure(config, problem, fit(config, problem, steps, strength))
+        found = measure(config, problem, fit(config, problem, network, steps, strength))
         first = found if first is None else first
         row: dict[str, Any] = {"way": name, "steps": steps, "curve": found.pop("curve").tolist()}
         for quantity, values in found.items():
@@ -135,15 +141,9 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     axes.legend(fontsize="x-small")
 
 
-def fit(config: Config, problem: Problem, steps: int, strength: float) -> Denoiser:
-    """The main job's network, trained so many steps with so strong a penalty."""
+def fit(config: Config, problem: Problem, network: Mixer, steps: int, strength: float) -> Denoiser:
+    """The network, trained so many steps with so strong a penalty."""
     given = config.model
-    network = Mixer(
-        num_outputs=problem.num_outputs,
-        channels=given.channels,
-        num_blocks=given.num_blocks,
-        dropout=given.dropout,
-    )
     init_key, key = jax.random.split(jax.random.key(given.seed))
     optimizer = adamw(given.learning_rate, steps, given.weight_decay, last=0.003)
     decay, every = ema.warm_up(given.ema_decay), config.penalized_every
@@ -163,11 +163,15 @@ def fit(config: Config, problem: Problem, steps: int, strength: float) -> Denois
         )
         return value + strength * rotations.mean()
 
-    features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+    @jax.jit
+    def start(key: Key) -> training.TrainState:
+        features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+        return training.init_state(network.init(key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
+
     with Progress(steps) as progress:
         state = training.train(
             key,
-            training.init_state(network.init(init_key, features, jnp.zeros(1)), optimizer, ema_decay=decay),
+            start(init_key),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(lambda rows, key: data.batch(key, rows, given.batch_size), problem.train),
             num_steps=steps,

@@ -78,6 +78,7 @@ class Config:
     alone: tuple[int, ...] = (80, 320)
     truth_evaluations: int = 1280
     pilot_evaluations: int = 1024
+    timed_rows: int = 2048  # of an evaluation whose time is taken
     validation: bool = False  # judge on training images
 
 
@@ -94,6 +95,7 @@ def smoke() -> Config:
         alone=(40,),
         truth_evaluations=160,
         pilot_evaluations=256,
+        timed_rows=256,
     )
 
 
@@ -109,7 +111,7 @@ def run(config: Config) -> dict[str, Any]:
         name: pilot(config, pilot_key, *pair, few)
         for name, pair in (("small", (small, law)), ("large", (large, small)), ("alone", (large, law)))
     }
-    cost = relative_cost(small, large, few)
+    cost = relative_cost(small, large, few, config.timed_rows)
 
     def alone(key: Key, n: int) -> LogDensity:
         return density_formula(
@@ -213,11 +215,15 @@ def distilled(config: Config, problem: Problem, large: Denoiser) -> Denoiser:
         small = quickstart.model(problem, network, params)
         return regression_loss(small, x, large(x, t), t, weight=prediction.noise.row).mean()
 
-    features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+    @jax.jit
+    def start(key: Key) -> training.TrainState:
+        features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
+        return training.init_state(network.init(key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
+
     with Progress(config.steps) as progress:
         state = training.train(
             key,
-            training.init_state(network.init(init_key, features, jnp.zeros(1)), optimizer, ema_decay=decay),
+            start(init_key),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(lambda rows, key: data.batch(key, rows, config.batch_size), problem.train),
             num_steps=config.steps,
@@ -245,9 +251,9 @@ def pilot(
     return TimeDensity(masses=std + 0.1 * std.mean())
 
 
-def relative_cost(small: Denoiser, large: Denoiser, x: Array, repeats: int = 20) -> float:
-    """The time of an evaluation of one over that of the other, interleaved, at 2,048 rows."""
-    rows, t = jnp.tile(x, (-(-2048 // len(x)), 1))[:2048], jnp.full(2048, 0.3)
+def relative_cost(small: Denoiser, large: Denoiser, x: Array, num_rows: int, repeats: int = 20) -> float:
+    """The time of an evaluation of one over that of the other, interleaved, at so many rows."""
+    rows, t = jnp.tile(x, (-(-num_rows // len(x)), 1))[:num_rows], jnp.full(num_rows, 0.3)
     call = jax.jit(lambda denoise: denoise(rows, t).noise)
 
     def seconds(denoise: Denoiser) -> float:
