@@ -30,6 +30,16 @@ SLOW = {
 } | {
     "jumps.particle_gibbs",
     "jumps.steered",
+    "maps.composition_target",
+    "maps.consistency_loss",
+    "maps.continuous_consistency_loss",
+    "maps.drawn_pairs",
+    "maps.integrated_map",
+    "maps.mean_flow_loss",
+    "maps.moment_matching_loss",
+    "maps.progressive_loss",
+    "maps.reflow_loss",
+    "maps.reflow_pairs",
 }
 # Constants, aliases and unions, whose docstrings are not theirs.
 PLAIN = {"EXIT_INTERRUPTED", "Predictor", "__version__"}

@@ -45,6 +45,11 @@ def consistency_target(
 
     At r = s the target is x_s itself, which is the data where s is the time of no noise. Raises as
     `tangent_target`.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> x, target = jd.maps.consistency_target(jax.random.key(0), flow_map, jnp.ones((1, 1)), 2.0, 0.0, 0.0)
+    >>> target.data.tolist()  # where the way begins at its end
+    [[1.0]]
     """
     check_training(key, flow_map, data, t, s)
     checks.batch("data", data, r, time="r")
@@ -86,6 +91,11 @@ def composition_target(
         through it.
 
     Where s = t, or nearly, the target is that of denoising. Raises as `tangent_target`.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> x, target = jd.maps.composition_target(jax.random.key(0), flow_map, jnp.ones((1, 1)), 2.0, 1.0, 0.0)
+    >>> bool(jnp.allclose(target.data, flow_map(x, 2.0, 0.0), atol=1e-6))  # two steps of the flow are one
+    True
     """
     check_map("teacher", teacher)
     check_training(key, teacher, data, t, s)

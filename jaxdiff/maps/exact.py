@@ -29,6 +29,10 @@ def gaussian_map(law: Gaussian, schedule: Schedule) -> FlowMap:
         N'  = h / [c_t (alpha_t c_s + alpha_s c_t)] u
 
     which are D and N at s = t. Raises TypeError for another law.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> flow_map(jnp.array([[5.0]]), 0.75, 0.0).tolist()  # 5 / (1 + 0.75^2)^(1/2)
+    [[4.0]]
     """
     if not isinstance(law, Gaussian):
         raise TypeError(
@@ -43,6 +47,10 @@ def integrated_map(denoise: Denoiser, *, num_steps: int = 32) -> FlowMap:
 
     Each call asks the denoiser 2 num_steps + 2 times, on whole batches, and memory is constant in the steps
     where no derivative is taken. Its error falls as num_steps^-2. Raises TypeError for what is no denoiser.
+
+    >>> flow_map = jd.maps.integrated_map(jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()))
+    >>> round(float(flow_map(jnp.array([[5.0]]), 0.75, 0.0)[0, 0]), 2)
+    4.0
     """
     check_denoiser("denoise", denoise)
     checks.integer("num_steps", num_steps, 1)
@@ -53,6 +61,10 @@ def one_step_map(denoise: Denoiser) -> FlowMap:
     """The map of one DDIM step, which holds D' = D and N' = N on the way: a denoiser taken as a flow map.
 
     What progressive distillation begins from. Raises TypeError for what is no denoiser.
+
+    >>> flow_map = jd.maps.one_step_map(jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()))
+    >>> flow_map(jnp.array([[2.0]]), 1.0, 0.5).tolist()  # data + 0.5 noise, which are 1 and 1
+    [[1.5]]
     """
     check_denoiser("denoise", denoise)
     return as_flow_map(transformed(denoise, denoise.estimate), _OneStep(denoise))

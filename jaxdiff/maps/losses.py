@@ -51,6 +51,12 @@ def map_regression_loss(
 
     As `regression_loss`, of the averages of a map from t to s, with (a, b) the row of the weight at t; weight
     and errors are those there.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> target = jd.Denoised(jnp.array([[1.0]]), jnp.array([[3.0]]))
+    >>> loss = jd.maps.map_regression_loss(flow_map, jnp.array([[4.0]]), target, 1.0, 1.0)
+    >>> loss.round(4).tolist()  # (3 - 2)^2
+    [1.0]
     """
     check_map("flow_map", flow_map)
     checks.batch("x", x, t)
@@ -80,6 +86,12 @@ def mean_flow_loss(
     """MeanFlow, on every schedule (Geng et al. 2025, arXiv 2505.13447); of `tangent_target` the options.
 
     Half of the rows are denoising; with a teacher, distillation of it. Raises as `tangent_target`.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> loss = jd.maps.mean_flow_loss(jax.random.key(0), flow_map, jnp.zeros((2, 1)))
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0]
     """
     check_training(key, flow_map, data)
     time_key, key = jax.random.split(key)
@@ -101,6 +113,12 @@ def continuous_consistency_loss(
 
     Distillation with a teacher, training without. warm_up: from 0 to 1 over the first part of the training,
     ``jnp.minimum(1, step / 1000)``. Raises as `tangent_target`.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> loss = jd.maps.continuous_consistency_loss(jax.random.key(0), flow_map, jnp.zeros((2, 1)))
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0]
     """
     check_training(key, flow_map, data)
     time_key, key = jax.random.split(key)
@@ -123,6 +141,12 @@ def consistency_loss(
     ratio: in [0, 1): 0 is denoising, near 1 a step is short and the target exact; `halving` is a curriculum,
         that of Geng et al. 2024, arXiv 2406.14548. average: the map that answers there, by default itself.
     Raises as `consistency_target`.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> loss = jd.maps.consistency_loss(jax.random.key(0), flow_map, jnp.zeros((2, 1)), ratio=0.5)
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0]
     """
     check_training(key, flow_map, data)
     checks.within("ratio", ratio, 0.0, 1.0)
@@ -135,7 +159,11 @@ def consistency_loss(
 
 
 def halving(step: Array, every: int, *, least: float = 1 / 256) -> Array:
-    """A curriculum of ratios: 1 - ratio is 1 at first, and halved `every` so many steps, down to `least`."""
+    """A curriculum of ratios: 1 - ratio is 1 at first, and halved `every` so many steps, down to `least`.
+
+    >>> jd.maps.halving(jnp.array([0, 10, 20]), 10).tolist()
+    [0.0, 0.5, 0.75]
+    """
     checks.integer("every", every, 1)
     checks.within("least", least, 0.0, 1.0)
     return 1 - jnp.maximum(0.5 ** (jnp.asarray(step) // every), least)
@@ -146,6 +174,12 @@ def shortcut_loss(key: Key, flow_map: FlowMap, data: Array, *, average: FlowMap 
 
     Half of the rows are denoising. The time between is half-way in (sigma / alpha)^(1/7). average: the map
     that makes the two, by default itself. Raises as `composition_target`.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> loss = jd.maps.shortcut_loss(jax.random.key(0), flow_map, jnp.zeros((2, 1)))
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0]
     """
     check_training(key, flow_map, data)
     other = _other("average", average, flow_map)
@@ -162,6 +196,13 @@ def progressive_loss(key: Key, flow_map: FlowMap, teacher: FlowMap, data: Array,
     times: the grid, decreasing, of which each row is given one step; the teacher's time between is half-way
     in (sigma / alpha)^(1/7). teacher: `one_step_map` of a denoiser, and later the map trained before, on a
     grid of twice as many steps. Raises as `composition_target`, and ValueError for times that rise.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> data, times = jnp.zeros((2, 1)), jnp.array([4.0, 2.0, 1.0])
+    >>> loss = jd.maps.progressive_loss(jax.random.key(0), flow_map, flow_map, data, times=times)
+    >>> loss.round(6).tolist()  # of data that are all zero
+    [0.0, 0.0]
     """
     check_training(key, flow_map, data)
     other = _other("teacher", teacher, flow_map)

@@ -37,6 +37,12 @@ def moment_matching_loss(
 
     average: the map that makes z, by default itself. Raises as `tangent_target`, and ValueError for a ratio
     outside of [0, 1], and a group of fewer than two rows or that does not divide the batch.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> flow_map = jd.maps.one_step_map(zero)
+    >>> loss = jd.maps.moment_matching_loss(jax.random.key(0), flow_map, jnp.zeros((2, 1)), group=2)
+    >>> bool(jnp.allclose(loss, 0.0, atol=1e-5))  # of data that are all zero
+    True
     """
     check_training(key, flow_map, data)
     checks.within("ratio", ratio, 0.0, 1.0)

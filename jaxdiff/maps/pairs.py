@@ -27,6 +27,11 @@ def drawn_pairs(
     rows a share `equal` has s = t, where a map is its denoiser. Of the others, a share `ends` has t at the
     end of the range, where samples begin, and independently as many s at its first time, where they end.
     Raises ValueError for shares outside of [0, 1].
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> t, s = jd.maps.drawn_pairs(jax.random.key(0), flow_map, 8, equal=0.0)
+    >>> bool((s < t).all())
+    True
     """
     checks.key(key)
     check_map("flow_map", flow_map)

@@ -30,6 +30,11 @@ def reflow_pairs(
         `dpm_solver_pp(2)` (2e-4 of their scale and 2e-2).
 
     Deterministic samplers only make pairs that belong together. Raises as `sample`.
+
+    >>> denoise = jd.Gaussian([0.0], 0.25).denoiser(jd.RectifiedFlow())
+    >>> pairs = jd.maps.reflow_pairs(jax.random.key(0), denoise, 2)
+    >>> bool(jnp.allclose(pairs.data, 0.5 * pairs.noise, atol=1e-2))
+    True
     """
     check_denoiser("denoise", denoise)
     checks.integer("n", n, 1)
@@ -43,6 +48,11 @@ def reflow_loss(key: Key, denoise: Denoiser, pairs: Denoised) -> Array:
     """`denoising_loss` with the noise of each datum given: rows of `reflow_pairs`; shape (batch,).
 
     Raises TypeError for what is no key, denoiser or pair, ValueError for data of another shape or scale.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t[:, None]), jd.Karras(), shape=(1,))
+    >>> pairs = jd.Denoised(jnp.zeros((2, 1)), jnp.ones((2, 1)))
+    >>> jd.maps.reflow_loss(jax.random.key(0), zero, pairs).round(6).tolist()
+    [0.0, 0.0]
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

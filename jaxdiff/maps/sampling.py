@@ -42,6 +42,10 @@ def sample_map(
     One program, and memory is constant in the calls. Raises TypeError for what is no key or map, ValueError
     for times that do not decrease or that the map does not know, a renoise out of range and a start of
     another shape; where values are traced the answer is NaN instead.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> round(float(jd.sample_map(jax.random.key(0), flow_map, 10_000, num_calls=2).std()), 1)
+    1.0
     """
     checks.key(key)
     check_map("flow_map", flow_map)

@@ -77,6 +77,13 @@ def tangent_target(
 
     Raises TypeError for what is no key, map or teacher and for integer data, ValueError for NaN, for times
     out of range or in the wrong order and for a teacher of another schedule or shape.
+
+    >>> flow_map = jd.maps.gaussian_map(jd.Gaussian([0.0], 1.0), jd.Karras())
+    >>> x, target = jd.maps.tangent_target(
+    ...     jax.random.key(0), flow_map, jnp.ones((1, 1)), 2.0, 0.5, teacher=flow_map.denoiser
+    ... )
+    >>> bool(jnp.allclose(target.data, flow_map.averages(x, 2.0, 0.5).data, atol=1e-6))  # the exact map's own
+    True
     """
     check_training(key, flow_map, data, t, s)
     if teacher is not None:
