@@ -110,9 +110,10 @@ def smoke() -> Config:
         sizes=(80, 160),  # more than dimensions, or the Gaussian has no density
         decays=(1.0, 1.0),
         seeds=2,
-        steps=30,
-        warm_up=10,
-        channels=8,
+        steps=12,
+        batch_size=8,
+        warm_up=4,
+        channels=4,
         num_blocks=1,
         evaluations=20,
         test_rows=12,

@@ -93,7 +93,7 @@ def test_methods_differ_in_what_they_say():
 
 @pytest.mark.slow
 def test_it_runs_small(axes):
-    """After thirty steps every method's own nats are its own, and denoising's gain over itself is none."""
+    """After twelve steps every method's own nats are its own, and denoising's gain over itself is none."""
     figures = json.loads(json.dumps(part.run(part.smoke()), allow_nan=False))
     rows = figures["rows"]
     assert len(rows) == 10
