@@ -7,6 +7,8 @@
     python -m experiments.train patches --options FILE         # from JSON, or another run's figures.json
     python -m experiments.train patches --resume               # go on after an interruption, or begin
 
+    python -m experiments.train patches --objective mean_flow  # a flow map, for samples in one to four calls
+
     python -m experiments.train patches --engine pmap          # jax.pmap instead of a sharded jax.jit
     python -m experiments.train patches --fully_sharded true   # parameters, averages, optimizer: spread
     srun python -m experiments.train patches --distributed --resume     # Slurm, TPU pods: found by JAX
@@ -22,9 +24,10 @@ noise in a pixel's channel, over levels even in log sigma.
 Written to --out by process 0: metrics.jsonl, a grid of samples with each checkpoint (samples-<step>.png), the
 checkpoints; at the end figures.json and figure.png, with the held-out bits per dimension, the same of the
 Gaussian, and the Frechet distance of samples to held-out images beside that of as many training images (see
-`experiments.train.evaluation`). A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and exits
-with status 75; the same command with --resume goes on, on as many devices as there are then. A signal is
-heard from the start of the command to its end (by several processes together, between the parts of the
+`experiments.train.evaluation`); of a flow map also the distance of its samples by 1, 2 and 4 calls, while the
+bits are those of its own denoiser. A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and
+exits with status 75; the same command with --resume goes on, on as many devices as there are then. A signal
+is heard from the start of the command to its end (by several processes together, between the parts of the
 evaluation); Ctrl-C twice leaves at once, without a save.
 
 Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
@@ -203,7 +206,12 @@ def command_line(arguments: list[str] | None = None) -> None:
             f"Frechet distance      {figures['frechet_samples']:.2f} of samples, "
             f"{figures['frechet_gaussian']:.2f} of the Gaussian's, "
             f"{figures['frechet_training_images']:.2f} of training images, to held-out images\n"
-            f"time                  {figures['training_seconds']:.0f} s of training, "
+            + "".join(
+                f"of the map's          {value:.2f} by {name.split('_')[1]} calls\n"
+                for name, value in figures.items()
+                if name.endswith("_calls")
+            )
+            + f"time                  {figures['training_seconds']:.0f} s of training, "
             f"{figures['total_seconds']:.0f} s of this run in all\n"
             f"written to            {out}/"
         )

@@ -49,6 +49,18 @@ class Config:
     """The noise levels, in units of the data's standard deviation."""
     weight: Literal["likelihood", "edm"] = "likelihood"
     """Levels even in log sigma and errors measured in noise; or EDM's log-normal law of levels and weight."""
+    objective: Literal[
+        "denoising",
+        "mean_flow",
+        "improved_mean_flow",
+        "shortcut",
+        "consistency",
+        "continuous_consistency",
+        "moment_matching",
+    ] = "denoising"
+    """A denoiser, or a flow map by a loss of `jaxdiff.maps`, which has times and a weight of its own."""
+    curriculum: int = 1000
+    """Steps after which consistency halves its own, and in which the continuous one lets in its tangent."""
     bootstrap: float = 0.0
     """How much of the target comes from the average at half the noise, in [0, 1]."""
     bootstrap_after: int = 500
@@ -111,11 +123,29 @@ class Config:
         checks.within("horizon", self.horizon, 0.0, self.sigma_max)
         checks.within("bootstrap", self.bootstrap, 0.0, 1.0)
         checks.within("weight_decay", self.weight_decay, 0.0, float("inf"))
+        checks.integer("curriculum", self.curriculum, 1)
+        self._check_objective()
         if not self.ema_widths:
             raise ValueError("ema_widths must hold at least one width, got none; 0.1 is usual.")
         for width in self.ema_widths:
             ema.exponent(width)
 
+    def _check_objective(self) -> None:
+        if self.objective == "denoising":
+            return
+        if self.bootstrap or self.pool:
+            raise ValueError(
+                f"objective {self.objective} has a target of its own; bootstrap and pool are of denoising."
+            )
+        if self.objective in _TANGENTS and getattr(self.model, "attention", None) == "cudnn":
+            raise ValueError(
+                f"objective {self.objective} needs the network's derivative in forward mode, which attention "
+                "by cudnn has not; use --model.attention xla, or the objective shortcut, consistency or "
+                "moment_matching."
+            )
+
+
+_TANGENTS = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 
 CONFIGS = {
     # Seconds for a thousand steps: to see the machinery at work. What the digits' levels give is in

@@ -5,7 +5,7 @@ import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from experiments.optimizers import clipped_adamw
 from experiments.pictures import finite
 from experiments.train import configs, figures
 from experiments.train.configs import Config
+from experiments.train.objectives import OBJECTIVES, Objective
 from experiments.train.problems import Problem, flipped
 from jaxdiff import data, pytree
 from jaxdiff.data import feeds
@@ -30,6 +31,8 @@ from jaxdiff.learning import bootstrap, ema, training
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.learning.training import Metrics, TrainState
+from jaxdiff.maps.flow_map import Averages, FlowMap, as_flow_map
+from jaxdiff.maps.sampling import sample_map
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.running.checkpoints import Checkpoints
@@ -56,12 +59,22 @@ class Learner(NamedTuple):
     def init(self, key: Key) -> Params:
         place = (1, *self.shape) if self.config.shown == "images" else (1, int(np.prod(self.shape)))
         features = jnp.zeros((*place[:-1], place[-1] * (1 + self.config.reference)), jnp.float32)
-        return self.config.model.init(key, features, jnp.zeros(1, jnp.float32))
+        t = jnp.zeros(1, jnp.float32)
+        later = {"s": t} if self.objective else {}
+        return self.config.model.init(key, features, t, **later)  # type: ignore[arg-type] - the network's own
+
+    @property
+    def objective(self) -> Objective | None:
+        """Of a flow map; None for denoising."""
+        return OBJECTIVES.get(self.config.objective)
 
     def model(self, law: Distribution, params: Params, *, dropout: Key | None = None) -> Denoiser:
-        """What is trained, with a key for dropout, and sampled and asked for densities, without."""
+        """What is trained, with a key for dropout, and sampled and asked for densities, without.
+
+        Of a flow map its own limit.
+        """
         reference = law if self.config.reference else None
-        return make_denoiser(
+        denoise = make_denoiser(
             _Shown(applied(self.config.model, dropout), reference, self.config.shown == "vectors"),
             params,
             SCHEDULE,
@@ -71,6 +84,8 @@ class Learner(NamedTuple):
             t_min=self.config.sigma_min,
             t_max=self.config.sigma_max,
         )
+        # Which takes an s too.
+        return as_flow_map(denoise, cast(Averages, denoise.estimate)).denoiser if self.objective else denoise
 
     def loss(
         self,
@@ -86,6 +101,10 @@ class Learner(NamedTuple):
         """Mean squared error for a pixel's channel, in the units that config.weight says."""
         config = self.config
         time_key, target_key, dropout_key = jax.random.split(key, 3)
+        denoise = self.model(law, params, dropout=dropout_key)
+        if self.objective:
+            student, other = FlowMap(denoise), FlowMap(self.model(law, average))
+            return self.objective.loss(config, target_key, student, other, step, x).mean() / x[0].size
         u = times.stratified(time_key, len(x))
         ends = {"t_min": config.sigma_min, "t_max": config.sigma_max}
         if config.weight == "edm":
@@ -102,7 +121,6 @@ class Learner(NamedTuple):
             x_t, target = stable_target(target_key, SCHEDULE, x, t, pool=pool)
         else:
             x_t, target = denoising_target(target_key, SCHEDULE, x, t)
-        denoise = self.model(law, params, dropout=dropout_key)
         return regression_loss(denoise, x_t, target, t, weight=weight).mean() / x[0].size
 
 
@@ -115,14 +133,15 @@ class _Shown:
     reference: Distribution | None
     as_vectors: bool
 
-    def __call__(self, params: Params, x: Array, t: Array) -> Array:
+    def __call__(self, params: Params, x: Array, t: Array, s: Array | None = None) -> Array:
         scaled, level = jax.vmap(lambda x, t: prediction.EDM().inputs(SCHEDULE, x, t))(x, t)
+        later = {} if s is None else {"s": jax.vmap(lambda s: prediction.noise_level(SCHEDULE, s))(s)}
         parts = [scaled]
         if self.reference is not None:
             parts.append(self.reference.denoiser(SCHEDULE)(x, t).noise)
         if self.as_vectors:
             parts = [part.reshape(len(x), -1) for part in parts]
-        answer = self.network(params, jnp.concatenate(parts, axis=-1), level)
+        answer = self.network(params, jnp.concatenate(parts, axis=-1), level, **later)
         return jnp.asarray(answer)[..., : parts[0].shape[-1]].reshape(x.shape)
 
 
@@ -136,24 +155,32 @@ class Run(NamedTuple):
     start: StartLaw
     """The law that sampling begins from, at config.horizon."""
 
-    def sample(self, params: Params, key: Key, n: int, num_steps: int, *, of: str) -> np.ndarray:
+    def sample(
+        self, params: Params, key: Key, n: int, num_steps: int, *, of: str, calls: int = 0
+    ) -> np.ndarray:
         """n images x by Heun's method from the start law, to the denoiser's estimate; on all devices.
 
-        Raises FloatingPointError where one is not finite, naming whose samples they are by of.
+        Or by so many calls of the flow map. Raises FloatingPointError where one is not finite, naming whose
+        samples they are by of.
         """
         place = self.layout.place
-        draw = _sampler(self.config, self.learner, self.layout, n, num_steps)
+        draw = _sampler(self.config, self.learner, self.layout, n, num_steps, calls)
         samples = draw(params, place(self.problem.law), place(self.start), place(key))
         return finite(f"samples of {of}", samples)[:n]
 
 
 @functools.cache  # one compiled function for all grids of samples
 def _sampler(
-    config: Config, learner: Learner, layout: Layout, n: int, num_steps: int
+    config: Config, learner: Learner, layout: Layout, n: int, num_steps: int, calls: int
 ) -> Callable[..., Array]:
     rows = layout.mesh.size * -(-n // layout.mesh.size)
 
     def draw(params: Params, law: Distribution, start: StartLaw, key: Key) -> Array:
+        if calls and learner.objective:
+            flow_map, renoise = FlowMap(learner.model(law, params)), learner.objective.renoise
+            grid = times.noise_grid(SCHEDULE, calls, t_max=config.horizon, t_min=config.sigma_min)
+            grid = times.to_clean(SCHEDULE, grid[:-1])
+            return sample_map(key, flow_map, rows, times=grid, start=start, renoise=renoise)
         start_key, key = jax.random.split(key)
         x = jax.lax.with_sharding_constraint(start.sample(start_key, rows), layout.by_rows)
         grid = times.power_grid(num_steps, t_max=config.horizon, t_min=config.sigma_min, rho=7)
