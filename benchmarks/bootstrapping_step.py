@@ -101,16 +101,22 @@ def measure(case: Case, num_data: int, pool_size: int, block: int, rounds: int) 
     pixels = jnp.asarray(np.random.default_rng(0).integers(256, size=(num_data, *case.shape), dtype=np.uint8))
     params = jax.jit(case.network.init)(key, jnp.zeros((1, *case.shape)), jnp.zeros(1))
     state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
+    return timed(steps(case, optimizer, pool_size), state, pixels, block, rounds)
+
+
+def timed(steps: dict[str, StepFn], state: Any, data: Array, block: int, rounds: int) -> dict[str, Any]:
+    """The same of any steps of one state on one array of data."""
+    key = jax.random.key(0)
 
     def seconds(step: Callable[..., Any]) -> float:
         own = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         began = time.perf_counter()
         for _ in range(block):
-            own, _ = step(key, own, pixels)
+            own, _ = step(key, own, data)
         jax.block_until_ready(own)
         return (time.perf_counter() - began) / block
 
-    kinds = {n: jax.jit(step, donate_argnums=1) for n, step in steps(case, optimizer, pool_size).items()}
+    kinds = {name: jax.jit(step, donate_argnums=1) for name, step in steps.items()}
     for step in kinds.values():
         seconds(step)  # compile
     times = np.array([[seconds(step) for step in kinds.values()] for _ in range(rounds)])
@@ -121,6 +127,14 @@ def measure(case: Case, num_data: int, pool_size: int, block: int, rounds: int) 
     }
 
 
+def say(network: str, figures: dict[str, Any]) -> None:
+    """A line for each kind of step."""
+    for kind, row in figures.items():
+        low, high = row["quartiles"]
+        ratio = f"{row['ratio']:.3f}  [{low:.3f}, {high:.3f}]"
+        print(f"{network:12} {kind:24} {row['milliseconds']:8.2f} ms   {ratio}", flush=True)
+
+
 def main(
     cases: dict[str, Case], num_data: int, pool_size: int, block: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
@@ -128,10 +142,7 @@ def main(
     figures = {}
     for name, case in cases.items():
         figures[name] = measure(case, num_data, pool_size, block, rounds)
-        for kind, row in figures[name].items():
-            low, high = row["quartiles"]
-            ratio = f"{row['ratio']:.3f}  [{low:.3f}, {high:.3f}]"
-            print(f"{name:12} {kind:24} {row['milliseconds']:8.2f} ms   {ratio}", flush=True)
+        say(name, figures[name])
     return figures
 
 

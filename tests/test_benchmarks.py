@@ -12,6 +12,7 @@ from benchmarks import (
     bootstrapping_sweep,
     checkpoint_sums,
     eager_calls,
+    map_step,
     programs,
     public_calls,
     sampler_overhead,
@@ -62,6 +63,15 @@ def test_the_cost_of_a_bootstrapped_step_runs_small(capsys):
 
 
 @pytest.mark.slow
+def test_the_cost_of_a_map_s_step_runs_small(capsys):
+    case = map_step.Case(ResidualMLP(width=8, num_blocks=1), (2,), batch=8)
+    figures = map_step.main({"MLP": case}, block=1, rounds=2)
+    assert list(figures["MLP"]) == list(map_step.LOSSES)
+    assert figures["MLP"]["denoising"]["ratio"] == 1.0
+    assert "improved MeanFlow" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_sweep_and_the_loops_compute_the_same_cells(capsys):
     def cell(key, law, dimension, s, t):
         return jnp.sum(law.means**2) * (t - s) + dimension + jax.random.uniform(key)
@@ -100,6 +110,7 @@ def test_the_cost_of_the_training_loop_runs_small(capsys):
     assert "in the loop" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_sums_of_checkpoints_runs_small(capsys):
     figures = checkpoint_sums.main(megabytes=10, rounds=1)
     for row in figures.values():
