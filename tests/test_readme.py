@@ -41,6 +41,7 @@ def test_two_moons_in_ten_lines():
     assert distance < 0.1, (distance, floor)  # the moons are 1.7 by 1; N(0, I) is at .5
 
 
+@pytest.mark.slow
 def test_the_same_bootstrapped_in_four_lines():
     """The average is not listened to before its step; listened to, it makes another network."""
     block = block_with("half_noise_loss")
@@ -55,6 +56,7 @@ def test_the_same_bootstrapped_in_four_lines():
     assert 0 < max(moved) < 0.1
 
 
+@pytest.mark.slow
 def test_the_same_on_many_devices():
     lines = block_with("two_moons", fewer=3).replace("width=64", "width=8").splitlines()
     before = "\n".join(line for line in lines if not re.match("(state|step|samples) ?[,=]", line))

@@ -199,6 +199,7 @@ def test_a_race_spends_where_it_matters(repeated):
     assert (spent[running == 1] < CLASSES * 320).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_a_wide_margin_drops_nobody_and_a_race_of_one_round_is_none():
     x = float32(LAWS.sample(6))
     everything = logits_of(jax.random.key(0), x=x, evaluations=Evaluations(60), margin=1e6)
@@ -209,6 +210,7 @@ def test_a_wide_margin_drops_nobody_and_a_race_of_one_round_is_none():
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_class_that_is_out_stays_out():
     """Of equal classes none is behind, so all of them run to the end; a hopeless one is seen once."""
     means = np.asarray(LAWS.means[[0, 0, 0]])

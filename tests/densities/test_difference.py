@@ -68,6 +68,7 @@ def test_the_other_way_round_it_has_the_other_sign(x):
     assert not np.any(nothing.standard_error)
 
 
+@pytest.mark.slow
 def test_a_telescope_gives_the_dear_one_little_to_do(x):
     cheap, middle, dear = (law(shift).denoiser(Karras()) for shift in (0.3, 0.05, 0.0))
     truth = log_prob(x, 0.0)
@@ -97,6 +98,7 @@ def test_each_row_has_its_own_condition_in_both(float64):
     assert np.std(truth) > 0.5
 
 
+@pytest.mark.slow
 def test_jitted_as_eager(x):
     one, other = (law(shift).denoiser(Karras()) for shift in (0.0, 0.1))
 

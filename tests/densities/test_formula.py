@@ -237,6 +237,7 @@ def test_a_truncated_range_and_a_time_density():
     assert_unbiased_and_calibrated(value, error, wanted)
 
 
+@pytest.mark.slow
 def test_open_ends_are_extrapolated():
     """EDM's range [0.002, 80] and a coarse one, [0.03, 12]: what is left is of second order in both ends."""
     law, schedule = mixture(2), Karras()
@@ -304,6 +305,7 @@ def test_increments_add_up_to_their_ends():
     assert_unbiased_and_calibrated(np.asarray(value, np.float64), np.asarray(error), late - early)
 
 
+@pytest.mark.slow
 def test_better_references_and_time_densities_pay():
     """Errors of narrow data, std 0.03: the right scale with a reference, and a pilot without, halve them."""
     rng = np.random.default_rng(3)
@@ -437,6 +439,7 @@ def test_the_local_dimension():
 # --- the call ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_rows_calls_and_shapes_do_not_matter():
     """One row alone, other chunks, and images: the same numbers. One trace of the denoiser."""
     law = mixture(4)

@@ -75,6 +75,7 @@ def test_many_dimensions_and_images(name, shape):
     assert np.sqrt(np.mean(off**2)) < 0.15
 
 
+@pytest.mark.slow
 def test_the_method_is_that_of_the_size_and_of_the_evaluations():
     law, _ = mixture(2, spread=3.0)
     x, denoise = law.sample(jax.random.key(1), 4), law.denoiser(VariancePreserving())
@@ -141,6 +142,7 @@ def test_an_atom_is_no_density():
         log_density(KEY, law.denoiser(Karras()), law.sample(KEY, 64))
 
 
+@pytest.mark.slow
 def test_heavy_tails_and_many_narrow_directions_have_a_density():
     """Warnings are errors here."""
     tails = StudentTMixture(jnp.ones(1), jnp.zeros((1, 16)), jnp.ones(1), jnp.asarray([1.0]))

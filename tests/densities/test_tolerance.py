@@ -71,6 +71,7 @@ def test_a_row_is_its_own_and_the_most_is_kept():
     assert np.asarray(capped[0].standard_error).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_what_a_gaussian_makes_is_taken_off():
     """For one of any covariance the control variate is all that is random, and next to nothing is left."""
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((D, D)))[0]

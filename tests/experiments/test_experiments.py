@@ -98,6 +98,7 @@ def test_the_main_job_trains_on_other_targets(tmp_path, bootstrap, pool):
     assert log[-1]["step"] == 10
 
 
+@pytest.mark.slow
 def test_the_histogram_is_the_floor_of_an_untrained_network():
     """Without training the model is the product of the pixels' histograms, whose log-density is known."""
     import jax.numpy as jnp
@@ -122,6 +123,7 @@ def test_the_histogram_is_the_floor_of_an_untrained_network():
     assert got["held_out_nats"] == pytest.approx(wanted.mean(), abs=1.0)
 
 
+@pytest.mark.slow
 def test_one_denoiser_is_trained_sampled_and_asked_for_densities():
     """Dropout, of a key, is all that is different about the one that is trained."""
     import jax

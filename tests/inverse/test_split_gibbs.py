@@ -120,6 +120,7 @@ def test_a_chain_has_the_law_that_its_noise_leaves(schedule):
     assert (np.abs(exact - mean) > 8 * error + 0.02).any()
 
 
+@pytest.mark.slow
 def test_annealed_chains_reach_the_posterior():
     """Of a mixture, from far: means of the exact posterior within standard errors and what rho leaves."""
     n, std = 3000, 0.2
@@ -138,6 +139,7 @@ def test_annealed_chains_reach_the_posterior():
         assert abs(values.mean() - wanted) < 4 * values.std() / np.sqrt(n) + 0.03
 
 
+@pytest.mark.slow
 def test_a_chain_does_not_see_its_neighbours():
     operator = inverse.linear(lambda x: x[:1], (2,))
     few, more = (

@@ -6,6 +6,7 @@ import enumeration
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from enumeration import V, law, sequences
 
 from jaxdiff import jumps
@@ -28,6 +29,7 @@ def chain_law(denoise):
     return state / state.sum()
 
 
+@pytest.mark.slow
 def test_two_particles_leave_the_tilted_law_as_it_is_and_lead_to_it():
     denoise = jumps.Enumerated(jnp.asarray(P, jnp.float32).reshape(V, V)).denoiser(
         enumeration.process("uniform")

@@ -76,6 +76,7 @@ def test_estimates_of_the_bound_are_right_and_know_their_error(name):
     assert (worse.value * np.tile(p, rows)).sum() / rows < (p * np.log(p)).sum() - 0.05
 
 
+@pytest.mark.slow
 def test_a_bound_from_t_min_to_t_max_counts_both_ends():
     """For tokens without a law every part is known: the bound is -log V less what is not forgotten."""
     process = jumps.Uniform(V, jumps.Exponential())

@@ -39,6 +39,7 @@ def test_steering_leads_to_the_tilted_law(name):
     assert abs(wanted - plain) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few_of(["masking", "uniform"], ("masking",)))
 def test_resampling_takes_the_error_of_steps(name):
     """Two steps, of which one draws its data together: as many draws of the law itself leave .01."""

@@ -96,6 +96,7 @@ def test_corrections_leave_the_law_at_their_time(float64):
     np.testing.assert_allclose([off[0] / off[1], off[1] / off[2]], 4, atol=0.4)
 
 
+@pytest.mark.slow
 def test_the_sampler_corrects_as_often_as_it_says():
     """Against the law of its matrices: 3 predictions, 2 of them corrected."""
     process = enumeration.process("masking")

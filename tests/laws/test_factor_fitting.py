@@ -38,6 +38,7 @@ def data():
     return TRUTH.sample(jax.random.key(0), 3000)
 
 
+@pytest.mark.slow
 def test_the_likelihood_of_whole_batches_never_falls(data, float64):
     """Eqs. (2) and (3) without running means are expectation-maximization."""
     x = jnp.asarray(data[:300], jnp.float64)

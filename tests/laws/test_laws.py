@@ -198,7 +198,7 @@ def test_time_per_row(name, float64, monkeypatch):
         np.testing.assert_allclose(together.noise[i], row.noise[0], rtol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", few_of(LAWS, [name for name in LAWS if name != "factors-isotropic"]))
 def test_half_precision_is_rounded_once(name, dtype):
     """x in half a float: all is computed in float32, and answered in x's dtype; densities stay in float32."""

@@ -84,6 +84,7 @@ def test_sliced_wasserstein_averages_over_the_circle(monkeypatch):
     assert abs(value - distances.mean()) < 3 * distances.std() / np.sqrt(4000)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("change", ["shift", "stretch"])
 def test_max_sliced_finds_the_direction_that_differs(change):

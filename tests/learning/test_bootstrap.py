@@ -131,6 +131,7 @@ def mean_and_error(values, axis=-1):
     return values.mean(axis), values.std(axis, ddof=1) / np.sqrt(values.shape[axis])
 
 
+@pytest.mark.slow
 def test_the_variance_of_every_target_is_that_of_the_formula():
     """768 cells, of which chance puts 0.3 % beyond three standard errors."""
     measured, predicted = sweep()
@@ -335,6 +336,7 @@ def test_every_target_has_the_exact_conditional_mean():
     assert (error < 0.03).all()
 
 
+@pytest.mark.slow
 def test_a_time_for_each_row_is_that_time_alone():
     """Also of mix and gate; row i depends on its own draw only. And the field adds S(x_t) - x_0, eq. (9)."""
     schedule = CASES["ou"].schedule
@@ -469,6 +471,7 @@ def test_an_end_of_the_schedule_gives_finite_targets():
     np.testing.assert_array_equal(y.data[2:], np.broadcast_to(data, (4, 6, 2)))
 
 
+@pytest.mark.slow
 def test_times_close_together_keep_their_digits():
     """In float32 the step's own noise, at a step of 1e-4, is right to a part in 1e3: its variance is 1 / v."""
     schedule, data = CASES["karras"].schedule, MIXTURE.sample(jax.random.key(23), 50_000)

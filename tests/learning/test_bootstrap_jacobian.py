@@ -82,6 +82,7 @@ def test_the_gate_is_that_of_the_hessian(name, float64):
         assert (np.abs(np.asarray(y.noise - plain)).max(1)[1:] > 1e-3).all()
 
 
+@pytest.mark.slow
 def test_any_denoiser_leaves_the_conditional_mean():
     """E[(y - N) h(x_t)] = 0 for five h, whatever is differentiated: a wrong law, or none at all."""
     n, schedule = 20_000, CASES["karras"].schedule
@@ -126,6 +127,7 @@ def variances(pairs, draws=4000):
     return np.asarray(of(jnp.asarray(pairs)), np.float64).T
 
 
+@pytest.mark.slow
 def test_it_halves_the_variance_of_the_best_scalar_gate():
     """At s / t from 0.7 to 0.9, in ten dimensions, from where the modes begin to run together on."""
     plain, scalar, curved = variances(

@@ -146,9 +146,9 @@ TYPES["edm"] = prediction.EDM(0.6)
 
 
 @pytest.mark.parametrize("referenced", [False, True], ids=["own skip", "reference"])
-@pytest.mark.parametrize("name", few_of(NAMES))
+@pytest.mark.parametrize("name", few_of(NAMES, ["vp", "rectified_flow"]))
 def test_the_loss_is_the_squared_error_of_what_the_network_predicts(name, referenced, float64):
-    """For each type and another weight (under VP every weight), in NumPy: at two times in one call.
+    """For each type and another weight (on the straight path every weight), in NumPy: at two times in one call.
 
     With its own weight it is |output - reading of what the skip leaves over|^2; with another, times the squared
     ratio of the determinants.
@@ -185,7 +185,7 @@ def test_the_loss_is_the_squared_error_of_what_the_network_predicts(name, refere
                 jnp.asarray(t),
                 weight=None if weight == "own" else TYPES[weight].row,
             )
-            for weight in ("own", *(TYPES if name == "vp" else [others[kind]]))
+            for weight in ("own", *(TYPES if name == "rectified_flow" else [others[kind]]))
         }
         for i, u in enumerate(t):
             (a, s), rows = definitions(case, u)
@@ -271,6 +271,7 @@ def test_a_law_s_own_scale_does_not_move_the_times_that_it_is_fitted_at():
         assert abs(mean) < 4 * error if sign == 0 else sign * mean > 4 * error
 
 
+@pytest.mark.slow
 def test_losses_of_half_precision_are_in_single_precision():
     schedule, data = CASES["vp"].schedule, jax.random.normal(jax.random.key(0), (8, 4, 4, 1))
     denoise = make_denoiser(lambda p, x, t: p * jnp.tanh(x), 0.3, schedule, shape=(4, 4, 1))

@@ -153,6 +153,7 @@ def test_a_trained_model_begins_to_hear_with_the_answers_that_it_had(params):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6 * jnp.abs(wanted).max())
 
 
+@pytest.mark.slow
 def test_remat_gives_the_same_gradients_with_a_context_and_none_is_dead(params):
     def gradient(model):
         def loss(params):
@@ -218,6 +219,7 @@ def test_a_wrong_context_is_refused(model, context, mask, error, says):
 DEEP = DiffusionTransformer(PATCH, WIDTH, num_blocks=2, num_heads=HEADS, num_classes=2, context_width=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_loop_of_blocks_answers_and_learns_as_the_blocks_do(remat, float64):
     """With parameters of one form turned into the other's; and back again they are what they were."""
@@ -243,6 +245,7 @@ def test_a_loop_of_blocks_answers_and_learns_as_the_blocks_do(remat, float64):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)  # the condition is in single precision
 
 
+@pytest.mark.slow
 def test_a_state_of_one_form_goes_on_in_the_other():
     """One Adam step from a state with averages and moments, in either form, and dropout's blocks differ."""
     optimizer = optax.adam(1e-2)
@@ -265,6 +268,7 @@ def test_a_state_of_one_form_goes_on_in_the_other():
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_every_block_of_a_loop_drops_by_itself():
     model = DEEP.clone(scan=True, dropout=0.5, num_classes=None, context_width=None)
     x, t = jnp.asarray(X, jnp.float32), jnp.asarray(T, jnp.float32)

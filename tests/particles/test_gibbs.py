@@ -67,6 +67,7 @@ def test_two_particles_leave_the_law_of_paths(guide):
     assert moved < 0.9  # it stays where nothing else is heavier, but not for ever
 
 
+@pytest.mark.slow
 def test_sweeps_reach_the_law_from_any_path():
     """From paths to one point: after sweeps of sixteen particles mean and variance are the law's."""
     denoise = Gaussian(jnp.asarray([MEAN]), jnp.asarray([VARIANCE])).denoiser(Karras())

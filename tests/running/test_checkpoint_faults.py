@@ -577,6 +577,7 @@ def test_what_a_full_disk_says_last_is_what_to_do(tmp_path):
     assert output == ""
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_the_disk_was_full_and_hears_one_line(tmp_path, capfd):
     whole = r"is the disk full\? Step 1 is whole; make room, and go on. \(File too large\)$"
     with Checkpoints(tmp_path, config=CONFIG) as checkpoints:

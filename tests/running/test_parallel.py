@@ -132,6 +132,7 @@ def test_loss_and_gradients_are_those_of_one_device(name):
     np.testing.assert_allclose([b.loss, b.gradient_norm], [a.loss, a.gradient_norm], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_microbatches_are_the_same_rows_on_every_device():
     # Each loss draws by the rows of its microbatch, so that the halves must be the same halves.
     _, one = run(8, "jit", False, num_steps=5, num_microbatches=2)

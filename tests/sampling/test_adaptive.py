@@ -124,6 +124,7 @@ def test_rejections_do_not_bias_the_noise():
     assert abs(np.mean(got.x**2) - 1) < 4 * np.sqrt(2 / 8000)
 
 
+@pytest.mark.slow
 def test_one_path_for_every_tolerance(float64):
     """The SDE's samples come together as the tolerance falls, and their law is that of the data."""
     denoise = gaussian_denoiser(Karras(), MEAN, VARIANCE)

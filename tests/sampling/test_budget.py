@@ -333,6 +333,7 @@ def test_the_budget_of_a_mixture_is_that_of_its_paths():
     assert 0.01 < ends < float(budget.total.value)
 
 
+@pytest.mark.slow
 def test_it_is_one_call_over_horizons_and_numbers_of_steps():
     """A grid padded by its last time costs what the shorter one does."""
     denoise, key = LINE.denoiser(KARRAS), jax.random.key(0)
@@ -431,6 +432,7 @@ def test_the_default_pilot_covers_the_working_range():
     np.testing.assert_allclose(np.diff(np.log(4 + v)), np.log((4 + v[-1]) / (4 + v[0])) / 5, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_images_cost_what_their_entries_do():
     """The same draws as of vectors, so the same numbers: laws, data and starts of shape (2, 3)."""
     law = jd.GaussianMixture(jnp.array([0.4, 0.6]), jnp.arange(12.0).reshape(2, 6) / 6, jnp.array([0.1, 0.3]))

@@ -312,6 +312,7 @@ def test_a_student_base_leaves_less_of_heavy_tails(data):
     assert student.mean() < 4 * student.std() / math.sqrt(len(student)) + 0.01 < gaussian.mean() / 2
 
 
+@pytest.mark.slow
 def test_second_calls_compile_nothing(images):
     """New parameters, keys and points, sampled and asked for densities; and a second fit, but for its checks."""
     x, flow = images

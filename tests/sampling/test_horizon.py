@@ -193,6 +193,7 @@ def test_a_network_s_error_counts_against_the_data_only():
     np.testing.assert_allclose(least("data"), [0.0194 * 3, 3], atol=0.25)
 
 
+@pytest.mark.slow
 def test_default_horizons_double_where_there_is_room():
     """Of the noise in units of the data, under any schedule; else closer, inside what the denoiser knows."""
     law = jd.Gaussian(jnp.zeros(2), 4.0)
@@ -210,6 +211,7 @@ def test_default_horizons_double_where_there_is_room():
     np.testing.assert_allclose(close, 0.25 * 20 ** (np.arange(1, 9) / 9), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_images_and_their_conditions():
     """The choice for rows of vectors is that for images of the same entries; and a condition goes by row."""
     data, key = LAW.sample(jax.random.key(0), 60), jax.random.key(1)
@@ -240,6 +242,7 @@ def test_images_and_their_conditions():
         )  # that of rows under each other's condition would be above 2
 
 
+@pytest.mark.slow
 def test_a_flow_is_chosen():
     data, model = LAW.sample(jax.random.key(0), 200), SplineCoupling(num_layers=1, width=8, num_blocks=1)
     family = starts.flow(model, num_steps=4, batch_size=16, evaluate_every=2)

@@ -112,6 +112,7 @@ def tuned(name="rectified_flow"):
     return denoise, run(), run(learned=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", few_of(["rectified_flow", "ve", "zero_terminal_table"], few=["rectified_flow"])
 )

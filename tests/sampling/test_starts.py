@@ -147,6 +147,7 @@ HEAVY = jd.StudentTMixture(
 )
 
 
+@pytest.mark.slow
 def test_a_student_start_keeps_the_tails():
     """Its upper quantiles are the noised data's own far out, where a Gaussian of the same moments has none."""
     data, t = HEAVY.sample(jax.random.key(0), 3000), 1.0
@@ -169,6 +170,7 @@ def test_a_student_start_keeps_the_tails():
     assert divergence(truth, gaussian, 8000)[0] > 0.05
 
 
+@pytest.mark.slow
 def test_student_mixture_recovers_clean_data():
     """Without noise, of one component: location, scale and degrees of freedom, and more than a Gaussian says."""
     law = jd.StudentTMixture(
@@ -281,6 +283,7 @@ def test_fits_may_be_traced(name):
     assert np.isnan(density(data, 1.3)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_data_in_half_precision_are_fitted_in_single(dtype):
     data = MODES.sample(jax.random.key(0), 200).astype(dtype)

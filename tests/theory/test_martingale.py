@@ -116,6 +116,7 @@ def mean_and_error(values, axis=-1):
     return values.mean(axis), values.std(axis, ddof=1) / np.sqrt(values.shape[axis])
 
 
+@pytest.mark.slow
 def test_a_path_has_the_moments_of_the_process():
     """Each noise is standard normal, and two of one path have the ratio of their sigma / alpha as correlation."""
     times, (data, path, *_) = paths()
