@@ -34,6 +34,7 @@ LEFT_OUT = {
         *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
         *("jumps.guided", "jumps.rewarded"),
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
+        *("projections.dynamic_threshold", "witness"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("inverse.denoising_posterior",),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),

@@ -51,6 +51,7 @@ from jaxdiff.laws.labelled import Labelled
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
+from jaxdiff.laws.witness import witness
 from jaxdiff.learning import bootstrap, ema, random_features, weights
 from jaxdiff.learning.bootstrap import bootstrapped_target
 from jaxdiff.learning.conservativity_loss import conservativity_loss
@@ -301,4 +302,5 @@ __all__ = [
     "tune_sampler",
     "unipc",
     "weights",
+    "witness",
 ]

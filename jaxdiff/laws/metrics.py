@@ -138,7 +138,7 @@ def mmd(x: Array, y: Array, *, bandwidth: Array | float | None = None) -> Estima
     """
     x, y = _samples(x, y, low=2)
     if bandwidth is None:
-        bandwidth = _median_distance(x, y)
+        bandwidth = median_distance(x, y)
         checks.positive("The default bandwidth, the median distance between points,", bandwidth)
     checks.positive_number("bandwidth", bandwidth)
     return _gaussian_mmd(x, y, bandwidth)
@@ -340,7 +340,8 @@ def _squared(x: Array, y: Array) -> Array:
 
 
 @jax.jit
-def _median_distance(x: Array, y: Array) -> Array:
+def median_distance(x: Array, y: Array) -> Array:
+    """Between points (n, d) of two samples together, of at most a thousand evenly spaced ones."""
     points = jnp.concatenate([x, y])
     points = points[:: math.ceil(len(points) / 1000)]
     return jnp.median(jnp.sqrt(_squared(points, points))[np.triu_indices(len(points), 1)])

@@ -68,3 +68,34 @@ def test_no_constraint_is_the_denoiser_itself():
     got, wanted = projected(denoise, projections.box(-50.0, 50.0))(X, 0.7), denoise(X, 0.7)
     np.testing.assert_array_equal(got.data, wanted.data)
     np.testing.assert_array_equal(got.noise, wanted.noise)
+
+
+def test_a_dynamic_threshold_is_what_numpy_makes_of_each_row(float64):
+    """Between -1 and 3: rows inside stay, and of those out the quantile of the distances is at the edge."""
+    rng = np.random.default_rng(3)
+    data = 1 + rng.standard_normal((5, 4, 4)) * np.array([0.2, 1.0, 2.0, 5.0, 20.0])[:, None, None]
+    for quantile in (0.8, 1.0):
+        got = projections.dynamic_threshold(-1.0, 3.0, quantile)(jnp.asarray(data))
+        for row, mine in zip(data, np.asarray(got), strict=True):
+            away = np.sort(np.abs(row.ravel() - 1) / 2)
+            place = quantile * (len(away) - 1)  # between order statistics, linearly
+            low = int(place)
+            most = away[low] + (place - low) * (away[min(low + 1, len(away) - 1)] - away[low])
+            most = max(most, 1.0)
+            np.testing.assert_allclose(mine, 1 + 2 * np.clip((row - 1) / 2, -most, most) / most, rtol=1e-12)
+    np.testing.assert_array_equal(got[0], data[0])
+
+
+def test_a_dynamic_threshold_keeps_strong_guidance_within_and_its_contrasts():
+    """No sample is out, and fewer entries are at the edges than a box cuts off there."""
+    at_edges = {}
+    for name, project in {
+        "box": projections.box(-1.0, 1.0),
+        "dynamic": projections.dynamic_threshold(-1.0, 1.0, 0.9),
+    }.items():
+        strong = Gaussian(jnp.zeros(16), 4.0).denoiser(Karras())
+        got = np.asarray(sample(jax.random.key(0), projected(strong, project), 200))
+        assert np.abs(got).max() <= 1
+        at_edges[name] = (np.abs(got) > 0.999).mean()
+    assert at_edges["box"] > 0.5  # P(|N(0, 4)| > 1) = .62
+    assert at_edges["dynamic"] < 0.25
