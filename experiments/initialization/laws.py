@@ -75,3 +75,22 @@ def draw_rows(law: StartLaw, key: Key, n: int) -> Array:
 def log_prob(law: StartLaw, x: Array) -> Array:
     """Its log-density at rows x, (n, ...), likewise."""
     return law.log_prob(x)
+
+
+def student_quantiles(law: StudentTMixture, levels: tuple[float, ...]) -> np.ndarray:
+    """Exact quantiles of x_i and -x_i, shape (levels, 2 d), of a mixture with three degrees of freedom."""
+    weights, means, values, basis = (
+        np.asarray(part, np.float64) for part in (law.weights, law.means, *law.scales)
+    )
+    # In three degrees of freedom P(t > u 3^(1/2)) = 1/2 - (u / (1 + u^2) + arctan u) / pi.
+    scale = np.sqrt(3 * np.einsum("kde,ke->kd", basis**2, values))
+    center, scale = np.concatenate([means, -means], axis=1), np.concatenate([scale, scale], axis=1)
+    wanted = 1 - np.array(levels)[:, None]
+    high = np.full((len(levels), center.shape[1]), 1e4)
+    low = -high
+    for _ in range(80):
+        middle = 0.5 * (low + high)
+        u = (middle[:, None] - center) / scale
+        beyond = np.einsum("k,lkd->ld", weights, 0.5 - (u / (1 + u**2) + np.arctan(u)) / np.pi)
+        low, high = np.where(beyond > wanted, middle, low), np.where(beyond > wanted, high, middle)
+    return 0.5 * (low + high)
