@@ -97,18 +97,17 @@ def smoke() -> Config:
     )
 
 
-def errors(config: Config, keys: Array, mixes: Array, *, field: bool = False) -> Array:
+def errors(config: Config, keys: Array, mixes: Array, steps: Array, *, field: bool = False) -> Array:
     """E|score_hat - score|^2 / d for every mix, shape (seeds, mixes, levels); one compiled call.
 
-    field: whether the training points' denoiser takes the noise at t out of the target, which for the mix 0
-    is the stable target field.
+    steps: at a level, for every mix. field: whether the training points' denoiser takes the noise at t out of
+    the target, which for the mix 0 is the stable target field.
     """
     network = nn.Sequential(
         [nn.Dense(config.width), nn.silu, nn.Dense(config.width), nn.silu, nn.Dense(config.d)]
     )
     law, levels = sphere_law(jax.random.key(99), config.d), _levels(config)
     scale = (0.05 + 4 / config.d) ** 0.5  # of the law's parent: means uniform on the sphere
-    decay = optax.cosine_decay_schedule(config.learning_rate, config.steps)
 
     def predict(params: Params, x: Array, t: Array) -> Array:
         return network.apply(params, x)  # type: ignore[return-value] - flax says a tuple may come back
@@ -116,7 +115,8 @@ def errors(config: Config, keys: Array, mixes: Array, *, field: bool = False) ->
     def denoiser(params: Params) -> Denoiser:
         return make_denoiser(predict, params, SCHEDULE, shape=law.shape, scale=scale)
 
-    def one(key: Key, mix: Array) -> Array:
+    def one(key: Key, method: tuple[Array, Array]) -> Array:
+        mix, steps = method
         points_key, init_key, fit_key, fresh_key = jax.random.split(key, 4)
         points = law.sample(points_key, config.num_points)
         known = Empirical(points).denoiser(SCHEDULE) if field else None
@@ -124,7 +124,13 @@ def errors(config: Config, keys: Array, mixes: Array, *, field: bool = False) ->
         def fit(key: Key, params: Params, s: Array, t: Array, mix: Array) -> Params:
             teacher = denoiser(params)
             stretch = jnp.where(s < t, 1.0, config.first_steps)
-            optimizer = optax.adam(lambda count: decay(count / stretch))
+            num_steps = jnp.round(stretch * steps).astype(int)
+
+            def rate(count: Array) -> Array:
+                share = jnp.minimum(count / (stretch * steps), 1.0)
+                return 0.5 * config.learning_rate * (1 + jnp.cos(jnp.pi * share))
+
+            optimizer = optax.adam(rate)  # type: ignore[arg-type] - a traced one
             batch_key, step_key = jax.random.split(key)
 
             def loss(params: Params, key: Key, batch: Array) -> Array:
@@ -137,7 +143,6 @@ def errors(config: Config, keys: Array, mixes: Array, *, field: bool = False) ->
                 batch = data.batch(jax.random.fold_in(batch_key, number), points, config.batch_size)
                 return step(step_key, state, batch)[0]
 
-            num_steps = jnp.round(stretch * config.steps).astype(int)
             state = training.init_state(params, optimizer, ema_decay=config.ema_decay)
             return training.averaged(jax.lax.fori_loop(0, num_steps, body, state))
 
@@ -152,7 +157,8 @@ def errors(config: Config, keys: Array, mixes: Array, *, field: bool = False) ->
         return jax.lax.map(error, (networks, levels))
 
     # One after another: side by side they took half as long again on a CPU, their products being small.
-    return jax.jit(lambda: jax.lax.map(lambda key: jax.lax.map(functools.partial(one, key), mixes), keys))()
+    methods = mixes, steps
+    return jax.jit(lambda: jax.lax.map(lambda key: jax.lax.map(functools.partial(one, key), methods), keys))()
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -162,11 +168,12 @@ def run(config: Config) -> dict[str, Any]:
     methods = [ratios.DENOISING, *(f"mix {mix:g}" for mix in config.mixes)]
     methods += [f"{ratios.STABLE}, mix {mix:g}" if mix else ratios.STABLE for mix in config.field_mixes]
     methods += [ratios.MORE_STEPS, ratios.TWICE_THE_BATCH]
-    longer = dataclasses.replace(config, steps=round(config.more_steps * config.steps))
     larger = dataclasses.replace(config, batch_size=2 * config.batch_size)
-    found = [errors(config, keys, jnp.array([0.0, *config.mixes]))]
-    found.append(errors(config, keys, jnp.array(config.field_mixes), field=True))
-    found += [errors(rival, keys, jnp.zeros(1)) for rival in (longer, larger)]
+    mixes, fields = jnp.array([0.0, *config.mixes, 0.0]), jnp.array(config.field_mixes)
+    steps = jnp.full(len(mixes), config.steps).at[-1].set(round(config.more_steps * config.steps))
+    own = errors(config, keys, mixes, steps)
+    field = errors(config, keys, fields, jnp.full(len(fields), config.steps), field=True)
+    found = [own[:, :-1], field, own[:, -1:], errors(larger, keys, mixes[:1], steps[:1])]
     error = np.asarray(jnp.concatenate(found, axis=1), np.float64)
     levels = np.asarray(_levels(config), np.float64)
     return {
