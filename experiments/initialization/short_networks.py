@@ -82,6 +82,7 @@ class Config:
 
     horizons: tuple[float, ...] = (0.35,)
     components: tuple[int, ...] = (20,)
+    fit_steps: int = 1000  # of a mixture
     channels: int = 24
     num_blocks: int = 2
     steps: int = 2000
@@ -107,9 +108,11 @@ def smoke() -> Config:
     """The same at a size for tests: one network for each range."""
     return Config(
         components=(2,),
+        fit_steps=50,
         channels=8,
         num_blocks=1,
         steps=20,
+        batch_size=16,
         seeds=(0,),
         evaluations=20,
         rows=24,
@@ -130,9 +133,10 @@ def arms(config: Config) -> list[Arm]:
 def run(config: Config) -> dict[str, Any]:
     """Held-out nats of every arm, and of laws that no network follows."""
     problem = PROBLEMS["digits"]()
-    learnt, held_out = problem.train, problem.test[: config.rows]
+    learnt, held_out = problem.train, problem.test
     if config.choosing:
         learnt, held_out = problem.train[len(problem.train) // 5 :], problem.train[: len(problem.train) // 5]
+    held_out = held_out[: config.rows]
     nats: dict[tuple[Any, ...], list[np.ndarray]] = {}
     for seed in config.seeds:
         train_key, fit_key, test_key, encode_key = jax.random.split(jax.random.key(seed), 4)
@@ -144,13 +148,13 @@ def run(config: Config) -> dict[str, Any]:
             network = network_of(config, problem, arm.channels)
             if own not in networks:
                 networks[own] = train(config, problem, network, arm, learnt, train_key)
-            start = _start(arm.components, data, fit_key, arm.horizon)
+            start = _start(config, arm.components, data, fit_key, arm.horizon)
             denoise = model(problem, network, networks[own], arm.horizon)
             value = _nats(test_key, denoise, x, start, Evaluations(config.evaluations, reference=problem.law))
             nats.setdefault(arm, []).append(pictures.finite("nats", value).astype(np.float64))
             print(seed, arm, f"{nats[arm][-1].mean():.2f}", file=sys.stderr, flush=True)
         for components in (GAUSSIAN, *config.components):
-            law = _start(components, data, fit_key, config.no_calls_t)
+            law = _start(config, components, data, fit_key, config.no_calls_t)
             nats.setdefault((components,), []).append(np.asarray(law.log_prob(x), np.float64))
     first = np.stack(next(iter(nats.values())))
     rows = []
@@ -168,8 +172,10 @@ def run(config: Config) -> dict[str, Any]:
     return {"config": dataclasses.asdict(config), "rows": rows}
 
 
-def _start(components: int, data: Array, key: Key, t: float) -> Distribution:
-    family = starts.gaussian() if components == GAUSSIAN else starts.factor_mixture(components, RANK)
+def _start(config: Config, components: int, data: Array, key: Key, t: float) -> Distribution:
+    family = starts.gaussian()
+    if components != GAUSSIAN:
+        family = starts.factor_mixture(components, RANK, num_steps=config.fit_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the start law has")  # its error is in the figures
         return fit_start(key, family, data, SCHEDULE, t)
