@@ -116,7 +116,7 @@ class Config:
 def smoke() -> Config:
     """The same at a size for tests."""
     full = Config()
-    small = {"steps": 20, "width": 16, "batch_size": 32, "seeds": (0, 1)}
+    small = {"steps": 20, "width": 16, "depth": 1, "batch_size": 32, "seeds": (0, 1)}
     return dataclasses.replace(
         full,
         descent_steps=400,

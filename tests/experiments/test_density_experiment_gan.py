@@ -97,7 +97,7 @@ def test_the_trained_generator_is_that_of_the_closed_form():
         draws=2,
         num_samples=4000,
         steps=400,
-        batch_size=256,
+        batch_size=128,
         width=16,
         penalty=0.01,
         fake_penalty=0.01,
