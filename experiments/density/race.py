@@ -40,6 +40,7 @@ good.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,7 +99,7 @@ class Config:
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
-        problems=("mixtures",), steps=60, width=32, num_blocks=1, num_train=600, rows=36, evaluations=40
+        problems=("mixtures",), steps=50, width=32, num_blocks=1, num_train=600, rows=36, evaluations=40
     )
 
 
@@ -279,7 +280,8 @@ def fit(config: Config, problem: Problem) -> Denoiser:
         return regression_loss(denoise, x_t, target, t, weight=prediction.noise.row).mean()
 
     inputs = problem.train[:1], jnp.zeros(1), problem.labels[:1]
-    return model(_trained(config, problem, loss, network.init(jax.random.key(config.seed + 3), *inputs)))
+    params = jax.jit(network.init)(jax.random.key(config.seed + 3), *inputs)
+    return model(_trained(config, problem, loss, params))
 
 
 def fit_discriminative(config: Config, problem: Problem) -> Callable[[Array], Array]:
@@ -289,7 +291,7 @@ def fit_discriminative(config: Config, problem: Problem) -> Callable[[Array], Ar
         jax.random.key(config.seed + 5), (problem.train.shape[1], problem.num_classes)
     )
     inputs = problem.train[:1], jnp.zeros(1)
-    params = {"network": network.init(jax.random.key(config.seed + 3), *inputs), "head": head}
+    params = {"network": jax.jit(network.init)(jax.random.key(config.seed + 3), *inputs), "head": head}
 
     def logits(params: Params, x: Array, dropout: Key | None = None) -> Array:
         return (x + applied(network, dropout)(params["network"], x, jnp.zeros(len(x)))) @ params["head"]
@@ -299,7 +301,7 @@ def fit_discriminative(config: Config, problem: Problem) -> Callable[[Array], Ar
         return optax.softmax_cross_entropy_with_integer_labels(logits(params, x, key), labels).mean()
 
     params = _trained(config, problem, loss, params)
-    return lambda x: logits(params, x)
+    return functools.partial(jax.jit(logits), params)
 
 
 def _network(config: Config, num_classes: int | None) -> ResidualMLP:
@@ -321,7 +323,7 @@ def _trained(
     with Progress(config.steps) as progress:
         state = training.train(
             jax.random.key(config.seed + 6),
-            training.init_state(params, optimizer, ema_decay=decay),
+            jax.jit(lambda params: training.init_state(params, optimizer, ema_decay=decay))(params),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(draw_batch, (problem.train, problem.labels)),
             num_steps=config.steps,
