@@ -41,13 +41,16 @@ def run(text):
 
 @pytest.fixture
 def tutorial(tmp_path, monkeypatch):
-    """Runs a tutorial, with constants, and answers its names; it must leave a picture."""
+    """Runs a tutorial, with constants and words changed, and answers its names; it must leave a picture."""
     matplotlib.use("Agg")
     monkeypatch.chdir(tmp_path)
 
-    def whole(number, *, without=None, **constants):
+    def whole(number, *changes, **constants):
         text = with_constants(source(number), **constants)
-        names = run(text if without is None else text.replace(without, ""))
+        for old, new in changes:
+            assert old in text, old
+            text = text.replace(old, new)
+        names = run(text)
         matplotlib.pyplot.close("all")
         (picture,) = pathlib.Path("results/tutorials").glob("*.png")
         pixels = matplotlib.image.imread(picture)
@@ -132,6 +135,7 @@ def test_score_errors_in_one_call():
     np.testing.assert_allclose(errors[1, 2], one, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_late_start(capsys):
     """Nearer to the law than its fitted start and than no calls at all, from less noise than all of it."""
     names = cells("05", until="# %% [markdown]\n# **Which solver")
@@ -147,7 +151,7 @@ def test_a_late_start(capsys):
 
 @pytest.mark.slow
 def test_first_model(tutorial):
-    names = tutorial("01", NUM_STEPS=1000)
+    names = tutorial("01", ("256", "128"), ("4000", "1000"), ("8000", "2000"), NUM_STEPS=700)
     assert names["distance"] < 0.1  # the moons are 1.7 by 1; N(0, I) is at .5
     assert names["floor"] < names["distance"] + 0.01
 
@@ -157,7 +161,7 @@ def test_digits_of_a_wanted_class(tutorial):
     """Judged by the nearest training images: the class is the wanted one for nearly all."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    names = tutorial("02", NUM_STEPS=400)
+    names = tutorial("02", ("data, 128)", "data, 64)"), NUM_STEPS=400)
     images, labels = (np.asarray(part) for part in names["data"])
     judge = KNeighborsClassifier(3).fit(images, labels)
     got = judge.predict(np.asarray(names["images"][1.5]))
@@ -168,7 +172,7 @@ def test_digits_of_a_wanted_class(tutorial):
 @pytest.mark.slow
 def test_your_network_and_data(tutorial):
     """Each kind of network learns more of the spiral than its Gaussian knows."""
-    names = tutorial("03", NUM_STEPS=300)
+    names = tutorial("03", ("data, 256)", "data, 128)"), ("2500", "1000"), NUM_STEPS=300)
     data = np.asarray(names["data"])
     gaussian = jd.fit_gaussian(data).sample(jax.random.key(0), 2500)
     control = jd.metrics.energy_distance(gaussian, data).value
@@ -179,7 +183,7 @@ def test_your_network_and_data(tutorial):
 @pytest.mark.slow
 def test_likelihoods(tutorial):
     """Near the law's own, which no model surpasses in the mean by more than the draw of points allows."""
-    names = tutorial("04", NUM_STEPS=600, NUM_POINTS=150)
+    names = tutorial("04", ("256", "128"), ("48", "16"), NUM_STEPS=600, NUM_POINTS=150)
     exact, means = names["exact"], names["means"]
     assert 0 < np.mean(exact - names["methods"]["probability flow"].value) < 0.15
     assert 0.89 < names["shares"]["exact denoiser, the law"] <= 1  # of 150, .95 +- .018
@@ -193,7 +197,11 @@ def test_likelihoods(tutorial):
 
 @pytest.mark.slow
 def test_late_starts_and_fewer_steps(tutorial):
-    names = tutorial("05", LEARNING_STEPS=300)
+    names = tutorial(
+        "05",
+        ("learned=True,", "learned=True, num_samples=512, batch=64,"),
+        LEARNING_STEPS=200,
+    )
     assert names["tuned"].learned.error < names["tuned"].learned.error_before / 2
     distances = names["distances"]
     assert distances["tuned, 5 calls"] < distances["default, 5 calls"]
@@ -204,7 +212,7 @@ def test_late_starts_and_fewer_steps(tutorial):
 @pytest.mark.slow
 def test_bootstrapping(tutorial):
     """All three know more than the Gaussian of the data's moments does."""
-    names = tutorial("06", NUM_STEPS=400)
+    names = tutorial("06", ("4096", "512"), ("3000", "500"), NUM_STEPS=400)
     times, truth = names["times"], names["truth"]
     gaussian = jd.Gaussian(np.zeros(2), 0.51 * np.eye(2)).denoiser(jd.Karras())
     nothing = times**2 * jd.score_error(jax.random.key(1), gaussian, truth, times).value
@@ -233,18 +241,24 @@ def test_inverse_problems(tutorial):
 @pytest.mark.slow
 def test_many_devices(tutorial):
     """The interruption is not seen in any bit, and one device has the same losses."""
-    names = tutorial("09", without='jax.config.update("jax_num_cpu_devices", 8)', NUM_STEPS=200)
+    names = tutorial(
+        "09",
+        ('jax.config.update("jax_num_cpu_devices", 8)', ""),
+        ("20_000", "2_000"),
+        ("256", "64"),
+        NUM_STEPS=100,
+    )
     assert names["same"]
     assert len(names["samples"].sharding.device_set) == 8
-    assert [rows[-1][0] for rows in names["losses"].values()] == [200, 100, 200]
+    assert [rows[-1][0] for rows in names["losses"].values()] == [100, 50, 100]
     step = jd.make_train_step(names["loss"], names["optimizer"], ema_decay=0.99)
     alone = []
     jd.train(
         names["key"],
-        names["init"](),
+        jax.jit(names["init"])(),
         step,
         names["draw"],
-        num_steps=100,
+        num_steps=50,
         report=lambda step, metrics, rate: alone.append(metrics.loss.mean()),
     )
     np.testing.assert_allclose(alone, [loss for _, loss in names["losses"]["stopped"]], rtol=1e-4)
@@ -252,14 +266,14 @@ def test_many_devices(tutorial):
 
 @pytest.mark.slow
 def test_exporting(tutorial):
-    names = tutorial("10", NUM_STEPS=300)
+    names = tutorial("10", ("20_000", "2_000"), ("256", "64"), NUM_STEPS=100)
     np.testing.assert_allclose(names["samples"], names["before"], atol=1e-4)
-    assert names["sampler"].header["config"] == {"data": "eight Gaussians", "steps": 300}
+    assert names["sampler"].header["config"] == {"data": "eight Gaussians", "steps": 100}
 
 
 @pytest.mark.slow
 def test_latents(tutorial):
-    names = tutorial("11", NUM_STEPS=800)
+    names = tutorial("11", ("data, 128)", "data, 64)"), NUM_STEPS=600)
     distances = names["distances"]
     assert distances["diffusion"] < distances["one Gaussian"]
     assert names["denoise"].shape == (8,)
@@ -268,7 +282,7 @@ def test_latents(tutorial):
 @pytest.mark.slow
 def test_few_steps(tutorial):
     """A call of the map leaves less than the Gaussian of the data's moments, which needs none."""
-    names = tutorial("12", NUM_STEPS=500)
+    names = tutorial("12", ("256", "128"), ("4000", "1000"), ("1024", "256"), NUM_STEPS=500)
     fresh, key = names["fresh"], names["key"]
     gaussian = jd.fit_gaussian(fresh).sample(key, 4000)
     control = jd.metrics.sliced_wasserstein(key, gaussian, fresh, num_projections=100)
@@ -280,7 +294,7 @@ def test_few_steps(tutorial):
 @pytest.mark.slow
 def test_tokens(tutorial):
     """More than independent pixels know, of held-out digits; what was given is left as it was."""
-    names = tutorial("13", NUM_STEPS=500)
+    names = tutorial("13", ("256", "128"), NUM_STEPS=500)
     assert names["bound"] > names["independent"] + 2
     assert names["right"] > names["common"] + 0.01  # of 2,048 pixels
     given, completed = np.asarray(names["given"]), np.asarray(names["completed"])

@@ -44,7 +44,7 @@ class Linen(nn.Module):
 
 
 linen = Linen()
-linen_params = linen.init(jax.random.key(0), data[:1], jnp.zeros(1))
+linen_params = jax.jit(linen.init)(jax.random.key(0), data[:1], jnp.zeros(1))
 
 # %% [markdown]
 # In Flax nnx, whose modules hold their parameters: two lines divide them.

@@ -38,7 +38,7 @@ def loss(params, key, batch):
 
 
 optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
-state = jd.init_state(network.init(key, jnp.zeros((1, 2)), jnp.zeros(1)), optimizer, ema_decay=0.995)
+state = jd.init_state(jax.jit(network.init)(key, jnp.zeros((1, 2)), jnp.zeros(1)), optimizer, ema_decay=0.995)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
 state = jd.train(key, state, step, lambda key: truth.sample(key, 256), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))

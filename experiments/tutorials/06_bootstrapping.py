@@ -48,7 +48,8 @@ def bootstrapped(params, average, step, key, batch):
 # %%
 def train(loss, num_steps):
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, num_steps))
-    state = jd.init_state(network.init(key, jnp.zeros((1, 2)), jnp.zeros(1)), optimizer, ema_decay=0.99)
+    params = jax.jit(network.init)(key, jnp.zeros((1, 2)), jnp.zeros(1))
+    state = jd.init_state(params, optimizer, ema_decay=0.99)
     step = jd.bootstrap.make_joint_step(loss, optimizer, ema_decay=0.99)
     state = jd.train(key, state, step, lambda key: truth.sample(key, 128), num_steps=num_steps)
     return model(jd.averaged(state))

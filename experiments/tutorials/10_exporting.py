@@ -39,7 +39,7 @@ def loss(params, key, batch):
     return jd.denoising_loss(key, model(params), batch).mean()
 
 
-state = jd.init_state(network.init(key, data[:1], data[:1, 0]), optimizer, ema_decay=0.99)
+state = jd.init_state(jax.jit(network.init)(key, data[:1], data[:1, 0]), optimizer, ema_decay=0.99)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.99)
 state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 256), num_steps=NUM_STEPS)
 

@@ -65,7 +65,7 @@ def fit(params, loss, data):
     return jd.averaged(state)
 
 
-weights = fit(autoencoder.init(key, train[:1], key), reconstruction, train)
+weights = fit(jax.jit(autoencoder.init)(key, train[:1], key), reconstruction, train)
 latents = autoencoder.apply(weights, train, method="encode")
 again = autoencoder.apply(weights, autoencoder.apply(weights, test, method="encode"), method="decode")
 print(f"held-out digits, squared error of a pixel: {jnp.mean((again - test) ** 2):.4f}", end=" ")
@@ -83,7 +83,7 @@ def loss(params, key, batch):
     return jd.denoising_loss(key, model(params), batch).mean()
 
 
-denoise = model(fit(network.init(key, latents[:1], jnp.zeros(1)), loss, latents))
+denoise = model(fit(jax.jit(network.init)(key, latents[:1], jnp.zeros(1)), loss, latents))
 
 # %% [markdown]
 # The control: latents of one Gaussian, which needs no diffusion. Both are judged in pixels, against

@@ -30,7 +30,7 @@ truth = jd.GaussianMixture(
 
 # %%
 network = jd.models.ResidualMLP(width=96)
-params = network.init(key, jnp.zeros((1, 2)), jnp.zeros(1), s=jnp.zeros(1))
+params = jax.jit(network.init)(key, jnp.zeros((1, 2)), jnp.zeros(1), s=jnp.zeros(1))
 
 
 def flow_map(params):

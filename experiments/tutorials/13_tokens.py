@@ -60,7 +60,7 @@ def loss(params, key, batch):
 
 
 optimizer = optax.adamw(optax.cosine_decay_schedule(2e-3, NUM_STEPS), weight_decay=0.1)
-state = jd.init_state(network.init(key, train[:1], jnp.zeros(1)), optimizer, ema_decay=0.995)
+state = jd.init_state(jax.jit(network.init)(key, train[:1], jnp.zeros(1)), optimizer, ema_decay=0.995)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
 state = jd.train(key, state, step, lambda key: jd.data.batch(key, train, 128), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))
