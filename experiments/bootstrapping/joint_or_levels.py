@@ -94,6 +94,7 @@ class Config:
     """What the part depends on."""
 
     dimensions: tuple[int, ...] = (8, 32, 128, 512)
+    methods: tuple[str, ...] = METHODS
     rates: tuple[tuple[float, ...], ...] = ((6e-3,), (1.2e-2,), (6e-3,), (6e-3,))
     """Learning rates of each method, chosen by `choice`."""
     choosing: bool = False
@@ -117,6 +118,8 @@ def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
         dimensions=(8, 32),
+        methods=(JOINT, PARAMETERS),  # one network and several: the others differ from them in their sizes
+        rates=((6e-3,), (6e-3,)),
         seeds=2,
         at_once=2,
         num_points=200,
@@ -284,7 +287,7 @@ def run(config: Config) -> dict[str, Any]:
     """Every method at every rate in every dimension."""
     keys = ratios.keys("E7", config.seeds, choosing=config.choosing)
     rows = []
-    for method, rates in zip(METHODS, config.rates, strict=True):
+    for method, rates in zip(config.methods, config.rates, strict=True):
         first = None
         for d in config.dimensions:
             began = time.monotonic()
@@ -342,7 +345,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """The error against the dimension, a line for each method and rate; dotted, the Gaussian's."""
-    for method, rates in zip(METHODS, figures["config"]["rates"], strict=True):
+    for method, rates in zip(figures["config"]["methods"], figures["config"]["rates"], strict=True):
         for rate in rates:
             own = [row for row in figures["rows"] if (row["method"], row["rate"]) == (method, rate)]
             d = [row["dimension"] for row in own]

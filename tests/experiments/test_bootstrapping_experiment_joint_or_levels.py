@@ -74,7 +74,7 @@ def test_what_is_measured_is_of_fresh_paths():
 @pytest.mark.slow
 def test_networks_learn_and_the_figures_are_printed_and_drawn(axes):
     figures = json.loads(json.dumps(part.run(part.smoke()), allow_nan=False))
-    assert [row["dimension"] for row in figures["rows"]] == 4 * [8, 32]
+    assert [row["dimension"] for row in figures["rows"]] == 2 * [8, 32]
     for row in figures["rows"]:
         assert row["constant"]["mean"] < figures["bound"]
         assert row["orthogonality"]["mean"] == pytest.approx(1.0, abs=0.2)
@@ -82,4 +82,4 @@ def test_networks_learn_and_the_figures_are_printed_and_drawn(axes):
     assert max(row["error"]["mean"] for row in figures["rows"]) < 15
     assert "K <= " in part.table(figures)
     part.draw(figures, axes)
-    assert len(axes.get_legend().get_texts()) == 5
+    assert len(axes.get_legend().get_texts()) == 3
