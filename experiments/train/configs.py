@@ -130,6 +130,11 @@ class Config:
         for width in self.ema_widths:
             ema.exponent(width)
 
+    @property
+    def by_tangent(self) -> bool:
+        """Whether the objective takes the network's derivative in forward mode."""
+        return self.objective in ("mean_flow", "improved_mean_flow", "continuous_consistency")
+
     def _check_objective(self) -> None:
         if self.objective == "denoising":
             return
@@ -137,15 +142,13 @@ class Config:
             raise ValueError(
                 f"objective {self.objective} has a target of its own; bootstrap and pool are of denoising."
             )
-        if self.objective in _TANGENTS and getattr(self.model, "attention", None) == "cudnn":
+        if self.by_tangent and getattr(self.model, "attention", None) == "cudnn":
             raise ValueError(
                 f"objective {self.objective} needs the network's derivative in forward mode, which attention "
                 "by cudnn has not; use --model.attention xla, or the objective shortcut, consistency or "
                 "moment_matching."
             )
 
-
-_TANGENTS = ("mean_flow", "improved_mean_flow", "continuous_consistency")
 
 CONFIGS = {
     # Seconds for a thousand steps: to see the machinery at work. What the digits' levels give is in

@@ -75,7 +75,12 @@ class Learner(NamedTuple):
         """
         reference = law if self.config.reference else None
         denoise = make_denoiser(
-            _Shown(applied(self.config.model, dropout), reference, self.config.shown == "vectors"),
+            _Shown(
+                applied(self.config.model, dropout),
+                reference,
+                self.config.shown == "vectors",
+                prediction.Angle() if self.config.by_tangent else prediction.EDM(),
+            ),
             params,
             SCHEDULE,
             shape=self.shape,
@@ -132,10 +137,12 @@ class _Shown:
     network: Callable[..., Any]
     reference: Distribution | None
     as_vectors: bool
+    kind: prediction.EDM = dataclasses.field(default_factory=prediction.EDM)
 
     def __call__(self, params: Params, x: Array, t: Array, s: Array | None = None) -> Array:
-        scaled, level = jax.vmap(lambda x, t: prediction.EDM().inputs(SCHEDULE, x, t))(x, t)
-        later = {} if s is None else {"s": jax.vmap(lambda s: prediction.noise_level(SCHEDULE, s))(s)}
+        inputs = jax.vmap(lambda x, t: self.kind.inputs(SCHEDULE, x, t))
+        scaled, level = inputs(x, t)
+        later = {} if s is None else {"s": inputs(x, s)[1]}
         parts = [scaled]
         if self.reference is not None:
             parts.append(self.reference.denoiser(SCHEDULE)(x, t).noise)

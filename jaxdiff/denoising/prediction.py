@@ -25,7 +25,7 @@ measured in the weight's row.
     | flow     | alpha'               | sigma'             | never              |
     | EDM(std) | sigma / (std s)      | -alpha std / s     | never              |
 
-with s^2 = alpha^2 std^2 + sigma^2.
+with s^2 = alpha^2 std^2 + sigma^2. Angle(std) is EDM(std) for networks of flow maps.
 """
 
 from __future__ import annotations
@@ -139,6 +139,24 @@ class EDM:
     def _std(self, schedule: Schedule, t: Time) -> Array:
         checks.shape("data_std", self.data_std, ())
         return jnp.hypot(schedule.alpha(t) * self.data_std, schedule.sigma(t))
+
+
+@pytree
+@dataclass(frozen=True)
+class Angle(EDM):
+    """`EDM`, whose network is shown the noise level as an angle, 2 / pi atan(sigma / (alpha data_std)).
+
+    It is in [0, 1], with slopes that are finite on the whole way, where those of a logarithm are not at its
+    ends: for flow maps that are trained by a tangent, MeanFlow and sCM (arXiv 2410.11081 says why). A
+    denoiser hears less of small noise so. MEASURED (25 modes in the plane, `experiments.few_step`, 1,534
+    steps of MeanFlow under `Karras`, one seed, one busy core of an AMD EPYC, 2026-11-29): energy distance at
+    1 call .018, and .38 as `EDM`; at 4 calls .017 and .022.
+    """
+
+    def inputs(self, schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        angle = jnp.arctan2(sigma, alpha * self.data_std) * (2 / jnp.pi)
+        return x / self._std(schedule, t).astype(x.dtype), angle
 
 
 def noise_level(schedule: Schedule, t: Time) -> Array:

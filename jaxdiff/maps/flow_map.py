@@ -130,8 +130,10 @@ def make_flow_map(
 
     predict: any function ``predict(params, x, t, s=s)``, and ``predict(params, x, t, condition, s=s)`` if the
     map is bound to one: the apply of a network of `jaxdiff.models`, with parameters made with an s. It is
-    shown s as it is shown t. All else, and the errors, are `make_denoiser`'s: what trains and samples a
-    denoiser so made has the network at s = t.
+    shown s as it is shown t. For a loss by a tangent let that be of finite slope:
+    ``prediction.Angle(scale)``, or on the straight path `prediction.flow`; the default is `prediction.EDM`.
+    All else, and the errors, are `make_denoiser`'s: what trains and samples a denoiser so made has the
+    network at s = t.
 
     >>> flow_map = jd.make_flow_map(lambda params, x, t, s: 0 * x, None, jd.Karras(), shape=(1,))
     >>> flow_map(jnp.array([[2.0]]), 1.0, 0.0).tolist()  # what EDM's skip says alone

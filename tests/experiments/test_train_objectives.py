@@ -14,6 +14,7 @@ from experiments.train import configs, evaluation, problems, trainer
 from experiments.train.configs import CONFIGS, smoke
 from experiments.train.objectives import OBJECTIVES
 from jaxdiff import maps
+from jaxdiff.denoising import prediction
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
@@ -52,7 +53,15 @@ def test_an_objective_is_the_library_s_loss_of_the_network_s_map(name):
 
     def own_map(params):
         return maps.make_flow_map(
-            predict, params, Karras(), shape=shape, t_min=config.sigma_min, t_max=config.sigma_max
+            predict,
+            params,
+            Karras(),
+            shape=shape,
+            prediction=prediction.EDM()
+            if name in ("shortcut", "consistency", "moment_matching")
+            else prediction.Angle(),
+            t_min=config.sigma_min,
+            t_max=config.sigma_max,
         )
 
     @jax.jit

@@ -10,6 +10,7 @@ from scipy.integrate import solve_ivp
 
 import jaxdiff as jd
 from jaxdiff import maps
+from jaxdiff.denoising import prediction
 from jaxdiff.models import DiffusionTransformer, Mixer, ResidualMLP, UNet
 
 MEANS, WEIGHTS, STDS = np.array([[-1.0, 0.2], [0.8, -0.5]]), np.array([0.3, 0.7]), np.array([0.2, 0.4])
@@ -124,6 +125,19 @@ def test_a_networks_map_is_its_reading_at_the_first_time():
     limit = flow_map.denoiser(x, t)
     np.testing.assert_allclose(limit.data, flow_map.averages(x, t, t).data, rtol=1e-6)
     assert np.abs(limit.data - averages.data).max() > 0.1
+
+
+@pytest.mark.parametrize("schedule", [jd.RectifiedFlow(), jd.Karras()])
+def test_an_angle_is_shown_on_the_whole_way_with_a_slope(schedule):
+    """In EDM's row and with its scaled x; also where there is no signal, and none of the noise."""
+    angle, edm, x = prediction.Angle(0.5), prediction.EDM(0.5), jnp.array([1.0, -2.0])
+    for t in (0.0, 0.3, 1.0):
+        alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
+        np.testing.assert_array_equal(angle.row(schedule, t), edm.row(schedule, t))
+        (scaled, shown), slope = jax.jvp(lambda t: angle.inputs(schedule, x, t), (t,), (1.0,))
+        np.testing.assert_allclose(shown, np.arctan2(sigma, 0.5 * alpha) * 2 / np.pi, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(scaled, edm.inputs(schedule, x, t)[0])
+        assert 0.1 < slope[1] < 2
 
 
 def test_traced_times_that_it_does_not_know_answer_nan():
