@@ -163,7 +163,12 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
         )
     axes.axvline(0.01, color="gray", lw=0.8, ls=":")
     axes.text(0.01, len(ways) - 0.45, "the aim", fontsize=7, color="gray", ha="center")
-    axes.set(xscale="log", xlim=(3e-5, 8), ylim=(-0.5, len(ways) - 0.3), xlabel="bits a character above")
+    axes.set(
+        xscale="log",
+        xlim=(3e-5, 8),
+        ylim=(-0.5, len(ways) - 0.3),
+        xlabel="bits a character above the law, or its exact bound",
+    )
     axes.set_yticks(range(len(ways)), ways)
     axes.set_title("Languages of known entropy", pad=12)
     axes.legend(loc="lower right", frameon=False)
