@@ -33,7 +33,7 @@ def test_the_law_is_laid_out_with_its_exact_denoiser():
 
 @pytest.mark.parametrize("width", [5, 24])
 def test_parameters_are_counted(width):
-    params = part.MLP(width).init(jax.random.key(0), jnp.zeros((1, 20)), jnp.zeros(1))
+    params = jax.eval_shape(part.MLP(width).init, jax.random.key(0), jnp.zeros((1, 20)), jnp.zeros(1))
     assert part.num_parameters(width, 20) == sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
