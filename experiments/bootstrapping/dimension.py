@@ -106,7 +106,7 @@ class Config:
 
 def smoke() -> Config:
     """The same at a size for tests."""
-    return Config(dimensions=(2, 64), repeats=40, test_paths=60, laws=6, law_paths=64)
+    return Config(dimensions=(2, 64), repeats=32, test_paths=60, laws=6, law_paths=64)
 
 
 def run(config: Config) -> dict[str, Any]:
