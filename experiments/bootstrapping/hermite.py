@@ -83,7 +83,7 @@ class Config:
 def smoke() -> Config:
     """The same at a size for tests."""
     runs = ((PATH, 1, (0.0, 0.9, 1.0)), (NEW, 2, (0.0, 0.9, 1.0)))
-    return Config(runs, step=0.1, num_levels=15, shown=(0.5, 1.5), num_samples=1000, num_seeds=400)
+    return Config(runs, step=0.1, num_levels=15, shown=(0.5, 1.5), num_samples=1000, num_seeds=100)
 
 
 def run(config: Config) -> dict[str, Any]:
