@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxdiff import maps
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.learning.losses import denoising_loss
+from jaxdiff.learning.targets import denoising_target
 from jaxdiff.maps.flow_map import FlowMap
 from jaxdiff.noising import times
 from jaxdiff.typing import Array, Denoised, Key
@@ -100,6 +101,16 @@ def reflow(key: Key, lesson: Lesson, pairs: Denoised) -> Array:
 def progressive(key: Key, lesson: Lesson, data: Array, *, calls: int, before: FlowMap) -> Array:
     """A stage, of so many calls, which halves those of the map before."""
     return maps.progressive_loss(key, lesson.student, before, data, times=grid(lesson.student, calls))
+
+
+def score_distillation(key: Key, student: FlowMap, fake: Denoiser, teacher: Denoiser, data: Array) -> Array:
+    """DMD2: of the map, from the times of four calls to the first, and of the fake denoiser of its ends."""
+    time_key, noise_key, key, fake_key = jax.random.split(key, 4)
+    t = jax.random.choice(time_key, grid(student, 4)[:-1], (len(data),))
+    x, _ = denoising_target(noise_key, student.schedule, data, t)
+    samples = student(x, t, student.schedule.t_min)
+    own = maps.score_distillation_loss(key, samples, teacher, fake)
+    return own + denoising_loss(fake_key, fake, jax.lax.stop_gradient(samples))
 
 
 def grid(flow_map: FlowMap, calls: int) -> Array:

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments.few_step.methods import Lesson, Loss
 from experiments.optimizers import adamw
@@ -50,9 +51,9 @@ def descend(
     draw: Callable[[Key], Any],
     *,
     budget: float,
-    learning_rate: float,
+    learning_rate: float | dict[str, float],
 ) -> tuple[Params, int]:
-    """The same for a loss that knows of no map."""
+    """The same for a loss that knows of no map; of parameters by name each may have its own rate."""
 
     def scalar(params: Params, average: Params, share: Array, key: Key, batch: Any) -> Array:
         del average, share
@@ -67,11 +68,15 @@ def _descend(
     params: Params,
     draw: Callable[[Key], Any],
     budget: float,
-    learning_rate: float,
+    learning_rate: float | dict[str, float],
 ) -> tuple[Params, int]:
     rows, half = draw(key), jnp.asarray(0.5)
     steps = steps_for(budget, lambda own: loss(own, params, half, key, rows), params)
-    optimizer = adamw(learning_rate, steps, 0.0, warm_up=100)
+    if isinstance(learning_rate, dict):
+        rules = {name: adamw(rate, steps, 0.0, warm_up=100) for name, rate in learning_rate.items()}
+        optimizer = optax.multi_transform({**rules}, {name: name for name in rules})
+    else:
+        optimizer = adamw(learning_rate, steps, 0.0, warm_up=100)
 
     def joint(params: Params, average: Params, step: Array, key: Key, batch: Any) -> Array:
         return loss(params, average, step / steps, key, batch)

@@ -49,3 +49,22 @@ def test_methods_are_sampled_as_they_are_trained():
     for name, method in methods.METHODS.items():
         assert (method.renoise == 1.0) == ("sCM" in name or "consistency" in name), name
         assert method.taught == ("distilled" in name), name
+
+
+def test_parameters_by_name_have_rates_of_their_own():
+    params = {"map": jnp.ones(3), "fake": jnp.ones(3)}
+
+    def loss(params, key, batch):
+        return sum((leaf**2).sum() for leaf in params.values()) + 0 * batch.sum()
+
+    ended, steps = training.descend(
+        jax.random.key(0),
+        loss,
+        params,
+        lambda key: jax.random.normal(key, (1,)),
+        budget=200.0,
+        learning_rate={"map": 0.0, "fake": 0.1},
+    )
+    assert steps > 3
+    np.testing.assert_array_equal(ended["map"], 1.0)
+    assert (ended["fake"] < 0.99).all()
