@@ -203,7 +203,7 @@ def test_the_network_learns_what_the_reference_leaves_over(finished):
     run, _, _, _ = finished
     law, shape = run.problem.law, run.problem.shape
     x, t = 3 * law.sample(jax.random.key(0), 6), jnp.geomspace(0.002, 80.0, 6)
-    params = run.learner.init(jax.random.key(0))
+    params = jax.jit(run.learner.init)(jax.random.key(0))
     silent, own = run.learner.model(law, params)(x, t), law.denoiser(trainer.SCHEDULE)(x, t)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), silent, own)
     seen = []
