@@ -12,6 +12,23 @@ them for more likely text. A sampler that repeats itself has less as well, so be
 a character given the one before among the samples, which must not fall below the text's, and the share of
 words that are in the training text. The held-out text and samples one character after another are judged
 beside.
+
+Training is stopped where windows that are kept back are best, of ten times, and the counts' order is chosen
+on them. Settings were not compared.
+
+MEASURED with the topics of Python 3.11, 4,000 steps of 32 windows of 64 characters, 24 minutes of one busy
+core of an AMD EPYC (2026-11-29), one training each, bits a character: one after another 1.898 +- .028 (of
+3,600 steps), counts of 5 characters 1.916 +- .027, lzma 1.712, gzip 2.098, both of which hear all before;
+masking at most 2.973 +- .018 and uniform jumps at most 2.905 +- .016, both of all steps. So at one size and
+as many steps diffusion is a bit a character above one after another, and a table of counts is far better than
+it.
+
+Samples, judged, at 4, 16 and 64 calls: masked ancestral 7.17, 6.34, 6.06, in a random order 7.07, 6.19, 5.89,
+by entropy 8.24, 7.33, 5.67; uniform ancestral 7.22, 5.93, 5.49; first hitting, 64 calls, 5.89; errors .05 to
+.06. One after another 1.85 +- .04, held-out text 1.89 +- .06. First hitting has no error of steps, so four
+bits are the network's; ancestral steps leave .2 to .5 beside them at 16 calls. No sampler has less entropy of
+pairs than the text, 3.26 (3.31 by entropy at 64 calls is the least, 3.28 one after another), and of words .20
+to .34 are known, of the text's .94.
 """
 
 import dataclasses
@@ -227,10 +244,11 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     for name, points in lines.items():
         top.semilogx(*zip(*points, strict=True), marker=".", label=name)
     for row in figures["judged"]:
-        if row["way"] in ("held-out text", "one after another"):
+        place = {"held-out text": 0.7, "one after another": 0.99}.get(row["way"])
+        if place:
             top.axhline(row["bits"]["mean"], color="gray", lw=0.7, ls=":")
             top.annotate(
-                row["way"], (0.99, row["bits"]["mean"]), xycoords=("axes fraction", "data"),
+                row["way"], (place, row["bits"]["mean"]), xycoords=("axes fraction", "data"),
                 ha="right", va="bottom", fontsize=6, color="gray",
             )  # fmt: skip
     top.set_xticks(figures["config"]["calls"], map(str, figures["config"]["calls"]))
