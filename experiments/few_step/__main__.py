@@ -10,7 +10,7 @@
     | rings | a ring within another, which a straight path has to curl for | compare |
 
 The module says what to expect. Written to --out: a JSON file for each part as it is done, figures.json with
-both, and figure.png.
+both, and figure.png; the one beside this file is of the run in `compare`'s docstring.
 """
 
 from experiments import parts
