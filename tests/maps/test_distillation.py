@@ -76,7 +76,9 @@ def test_no_gradient_goes_to_a_denoiser_and_none_to_samples_of_the_teacher():
     samples, schedule = jax.random.normal(KEY, (4, 2)), jd.Karras()
 
     def loss(params, real, samples):
-        return maps.score_distillation_loss(KEY, samples, made(real, schedule), made(params, schedule)).sum()
+        # A fake that holds its parameters out of sight.
+        fake = jd.as_denoiser(made(params, schedule).__call__, schedule, shape=(2,))
+        return maps.score_distillation_loss(KEY, samples, made(real, schedule), fake).sum()
 
     other = {"mean": jnp.ones(2), "std": jnp.ones(2)}
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
