@@ -2,6 +2,11 @@
 
 All are of one network with a second time, which is its own denoiser: bits, Heun's samples and whatever else
 is said of a denoiser is said of it too. Their times and weights are those of `jaxdiff.maps`.
+
+MEASURED (`python -m experiments.train digits --objective mean_flow --steps 2000 --evaluations 32`, 55 seconds
+of training on one busy core of an AMD EPYC, one seed, 2026-11-29): Frechet distance of samples by 1, 2 and 4
+calls of the map 24.2, 23.2 and 18.6, by 32 steps of Heun of its own denoiser 11.5; of the Gaussian's 18.7, of
+training images 4.9. So short a training gives a denoiser, and no map yet.
 """
 
 import functools
