@@ -185,7 +185,8 @@ def working_range(schedule: Schedule, scale: Array | float = 1.0) -> tuple[Time,
 def _scaled_range(schedule: Schedule, scale: Array | float) -> tuple[Array, Array]:
     ends = tuple(jnp.asarray(t, float) for t in schedule.working_range)
     shift = 2 * jnp.log(jnp.asarray(scale, float))
-    least, most = (log_snr(schedule, end) - shift for end in ends[::-1])
+    middle = 0.5 * (ends[0] + ends[1])
+    least, most = (log_snr_at_end(schedule, end, middle) - shift for end in ends[::-1])
     # Brackets for the bisection, where the schedule's own range has an infinite end.
     low, high = (jnp.asarray(t, float) for t in (schedule.t_min, schedule.t_max))
     if math.isinf(schedule.t_max):

@@ -53,7 +53,10 @@ class VariancePreserving:
         return jnp.exp(-0.5 * _linear_rate_integral(self, t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(-jnp.expm1(-_linear_rate_integral(self, t)))
+        # At t = 0 the slope is infinite, and no rate moves it: apart, or its derivative is infinity times 0.
+        t = inside(self, t)
+        later = jnp.sqrt(-jnp.expm1(-_linear_rate_integral(self, jnp.where(t > 0, t, 1.0))))
+        return jnp.where(t > 0, later, jnp.sqrt(t))
 
 
 @pytree
@@ -114,7 +117,10 @@ class VarianceExploding:
     def sigma(self, t: Time) -> Array:
         _scalars(self, "sigma_min", "sigma_max")
         log_ratio = jnp.log(self.sigma_max) - jnp.log(self.sigma_min)
-        return self.sigma_min * jnp.exp(inside(self, t) * log_ratio)
+        # At t = -inf no parameter moves it: apart, or its derivative is infinity times 0.
+        t = inside(self, t)
+        clean = jnp.isinf(t)
+        return jnp.where(clean, 0.0, self.sigma_min * jnp.exp(jnp.where(clean, 0.0, t) * log_ratio))
 
 
 @pytree

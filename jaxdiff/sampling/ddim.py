@@ -11,7 +11,7 @@ from jaxdiff._numerics.constants import number
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.noising.process import log_snr
+from jaxdiff.sampling.exponential import half_log_snr, root
 from jaxdiff.sampling.sampler import State
 from jaxdiff.typing import Array, Key
 
@@ -48,9 +48,9 @@ class DDIM:
         if number(self.eta) == 0:
             return State(schedule.alpha(s) * estimate.data + sigma * estimate.noise)
         # (b / sigma_s)^2 = 1 - e^(lambda_t - lambda_s), so that the two parts of the noise add up to sigma_s.
-        fall = log_snr(schedule, t) - log_snr(schedule, s)
-        kept = jnp.sqrt(1 - self.eta**2 + self.eta**2 * jnp.exp(fall))
-        noise = kept * estimate.noise + self.eta * jnp.sqrt(-jnp.expm1(fall)) * noise_like(key, state.x)
+        fall = 2 * (half_log_snr(schedule, t) - half_log_snr(schedule, s))
+        kept = root(1 - self.eta**2 + self.eta**2 * jnp.exp(fall))
+        noise = kept * estimate.noise + self.eta * root(-jnp.expm1(fall)) * noise_like(key, state.x)
         return State(schedule.alpha(s) * estimate.data + sigma * noise)
 
 

@@ -25,7 +25,6 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.noising.process import log_snr
 from jaxdiff.typing import Array, Denoised, Schedule, Time
 
 Estimate = Literal["data", "noise"]
@@ -37,8 +36,17 @@ _POINTS, _WEIGHTS = (0.5 * a for a in np.polynomial.legendre.leggauss(16))  # ex
 
 
 def half_log_snr(schedule: Schedule, t: Time) -> Array:
-    """l = log(alpha / sigma), a scalar."""
-    return 0.5 * log_snr(schedule, t)
+    """l = log(alpha / sigma), a scalar; where it is infinite no parameter moves it: derivatives are 0."""
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    none, clean = alpha == 0, sigma == 0
+    level = jnp.log(jnp.where(none, 1.0, alpha)) - jnp.log(jnp.where(clean, 1.0, sigma))
+    return jnp.where(none, -jnp.inf, jnp.where(clean, jnp.inf, level))
+
+
+def root(share: Array) -> Array:
+    """The square root of a share of noise; where there is none its derivative is 0 as well, not infinite."""
+    none = share == 0
+    return jnp.where(none, 0.0, jnp.sqrt(jnp.where(none, 1.0, share)))
 
 
 def value(estimate: Estimate, denoised: Denoised) -> Array:
@@ -48,7 +56,7 @@ def value(estimate: Estimate, denoised: Denoised) -> Array:
 
 def is_near(h: Array) -> Array:
     """Whether a step of h has room for a polynomial; one that has none holds the estimate of the data."""
-    return h < _FAR
+    return jnp.abs(h) < _FAR
 
 
 def held_step(
@@ -68,7 +76,7 @@ def held_step(
     by_data = (
         sigma / schedule.sigma(t) * jnp.exp(far - rate * far) * x
         - alpha * jnp.expm1(-rate * far) * denoised.data
-        + sigma * jnp.sqrt(-jnp.expm1(2 * (far - rate * far))) * z
+        + sigma * root(-jnp.expm1(2 * (far - rate * far))) * z
     )
     if estimate == "data":
         return by_data

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
@@ -58,7 +57,7 @@ class PredictorCorrector:
 
         def correct(x: Array, key: Key) -> tuple[Array, None]:
             noise = denoise(x, s).noise
-            stirred = x - move * noise + jnp.sqrt(2 * move * sigma) * noise_like(key, x)
+            stirred = x - move * noise + 2 * self.signal_to_noise * sigma * noise_like(key, x)
             return stirred.astype(x.dtype), None
 
         def langevin(x: Array) -> Array:
