@@ -13,9 +13,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8"
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    # A fifth of the time; later versions do not know it, and abort.
+    # A fifth of the time each; other versions may not know them, and abort.
     + (
-        " --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        " --xla_cpu_enable_concurrency_optimized_scheduler=false"
         if importlib.metadata.version("jaxlib").startswith("0.10.")
         else ""
     )
