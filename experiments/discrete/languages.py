@@ -20,17 +20,18 @@ sequences, of two neighbouring characters (entropy 2.1145 +- .0081) and of the h
     masking                  .0093 +- .0009    .0123 +- .0012       above its exact bound
     uniform jumps            .0348 +- .0022    .0175 +- .0018       above its exact bound
 
-So masked diffusion is within .01 on one language and not on the other. The exact bounds themselves are within
-their noise of the entropy, .0014 +- .0089 and -.0006 +- .0081. What was tried, on pairs of seed 100, one
-training of 2,000 steps each, whose evaluation errs by less than .0002 (the mean divergence of the exact
-conditionals in the place of drawn characters): .0203 with rate 2e-3 and an average over 500 steps (.0175
-without the average), .0153 with heads that learn how sharp they are, .0157 with rate 5e-3 and an average over
-100 steps together, .0100 with all three; from there rate 1e-2 .0114, angles of base 100 .0107, numbers of
-masks drawn evenly in the place of times .0109. Vectors of places under the first settings .0306. At the
-chosen settings the average changes nothing at the end (.0099 without), and less variance of times did not
-help. On the hidden chain of seed 100, by the same divergence: .0209, .0163 and .0139 with 1,500, 3,000 and
-6,000 steps, each with its own decay of the rate, errors .0003. So steps alone do not lead below .01 at this
-size: four times as many take a third off.
+So masked diffusion is at .01 on one language, to within its error, and not yet on the other. The exact bounds
+themselves are within their noise of the entropy, .0014 +- .0089 and -.0006 +- .0081. What was tried, on pairs
+of seed 100, one training of 2,000 steps each, whose evaluation errs by less than .0002 (the mean divergence
+of the exact conditionals in the place of drawn characters): .0203 with rate 2e-3 and an average over 500
+steps (.0175 without the average), .0153 with heads that learn how sharp they are, .0157 with rate 5e-3 and an
+average over 100 steps together, .0100 with all three; from there rate 1e-2 .0114, angles of base 100 .0107,
+numbers of masks drawn evenly in the place of times .0109. Vectors of places under the first settings .0306.
+At the chosen settings the average changes nothing at the end (.0099 without), and less variance of times did
+not help. On the hidden chain of seed 100, by the same divergence: .0209, .0163 and .0139 with 1,500, 3,000
+and 6,000 steps, each with its own decay of the rate, errors .0003; and .0182 with twice the blocks and 1,500
+steps. So neither steps, up to 6,000, nor depth alone lead below .01 there: four times the steps take a third
+off.
 """
 
 import dataclasses
