@@ -15,7 +15,9 @@ precision in float32 as t -> 0, where sigma -> 0, and as t -> 1, where alpha -> 
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -53,10 +55,7 @@ class VariancePreserving:
         return jnp.exp(-0.5 * _linear_rate_integral(self, t))
 
     def sigma(self, t: Time) -> Array:
-        # At t = 0 the slope is infinite, and no rate moves it: apart, or its derivative is infinity times 0.
-        t = inside(self, t)
-        later = jnp.sqrt(-jnp.expm1(-_linear_rate_integral(self, jnp.where(t > 0, t, 1.0))))
-        return jnp.where(t > 0, later, jnp.sqrt(t))
+        return _noise_of_rates(functools.partial(_linear_rate_integral, self), inside(self, t))
 
 
 @pytree
@@ -283,7 +282,7 @@ class DiscreteVariancePreserving:
         return jnp.exp(-0.5 * self._integral(t))
 
     def sigma(self, t: Time) -> Array:
-        return jnp.sqrt(-jnp.expm1(-self._integral(t)))
+        return _noise_of_rates(self._integral, inside(self, jnp.asarray(t, self.betas.dtype)))
 
 
 def from_betas(betas: Array) -> DiscreteVariancePreserving:
@@ -330,6 +329,15 @@ def _scalars(schedule: Schedule, *names: str) -> None:
 def _one_inside(schedule: Schedule, t: Time) -> Array:
     t = inside(schedule, t)
     return jnp.where(jnp.isnan(t), t, jnp.ones_like(t))
+
+
+def _noise_of_rates(integral: Callable[[Array], Array], t: Array) -> Array:
+    """sigma = (1 - e^-B(t))^(1/2), of t >= 0.
+
+    At t = 0 its slope is infinite and no rate moves it: apart, or a rate's derivative is infinity times 0.
+    """
+    later = jnp.sqrt(-jnp.expm1(-integral(jnp.where(t > 0, t, 1.0))))
+    return jnp.where(t > 0, later, jnp.sqrt(t))
 
 
 def _linear_rate_integral(schedule: VariancePreserving | SubVariancePreserving, t: Time) -> Array:

@@ -12,6 +12,7 @@ import jaxdiff as jd
 SCHEDULES = {
     "cosine": (jd.Cosine, 0.5),  # no signal at its first time
     "vp": (functools.partial(jd.VariancePreserving, 0.1), 20.0),  # an infinite slope at its last
+    "table": (lambda scale: jd.from_betas(scale * jd.linear_betas(40)), 0.9),  # as VP's
     "ve": (functools.partial(jd.VarianceExploding, 0.01), 50.0),  # whose last time is -inf
 }
 SAMPLERS = {
@@ -23,7 +24,7 @@ SAMPLERS = {
     "heun": jd.Heun(),
 }
 CASES = [("cosine", "dpm_solver_pp"), ("vp", "ancestral"), ("ve", "heun")]
-SLOW = [("cosine", "unipc"), ("cosine", "runge_kutta"), ("vp", "corrector")]
+SLOW = [("cosine", "unipc"), ("cosine", "runge_kutta"), ("vp", "corrector"), ("table", "ancestral")]
 
 
 @pytest.mark.parametrize(
