@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import optax
 from flax import linen as nn
 from jax.tree_util import Partial
 
@@ -17,6 +18,18 @@ def applied(network: nn.Module, dropout: Key | None = None) -> Callable[..., Any
     if dropout is None:
         return network.apply
     return Partial(functools.partial(network.apply, train=True), rngs={"dropout": dropout})
+
+
+def started(
+    key: Key, network: nn.Module, *inputs: Array, optimizer: optax.GradientTransformation, ema_decay: Any
+) -> training.TrainState:
+    """The state that training begins from, by one program, where an eager network makes a hundred."""
+
+    @jax.jit
+    def start(key: Key) -> training.TrainState:
+        return training.init_state(network.init(key, *inputs), optimizer, ema_decay=ema_decay)
+
+    return start(key)
 
 
 def trained(

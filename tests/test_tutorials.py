@@ -151,7 +151,7 @@ def test_a_late_start(capsys):
 
 @pytest.mark.slow
 def test_first_model(tutorial):
-    names = tutorial("01", ("256", "128"), ("4000", "1000"), ("8000", "2000"), NUM_STEPS=700)
+    names = tutorial("01", BATCH_SIZE=128, NUM_SAMPLES=1000, NUM_STEPS=700)
     assert names["distance"] < 0.1  # the moons are 1.7 by 1; N(0, I) is at .5
     assert names["floor"] < names["distance"] + 0.01
 
@@ -161,7 +161,7 @@ def test_digits_of_a_wanted_class(tutorial):
     """Judged by the nearest training images: the class is the wanted one for nearly all."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    names = tutorial("02", ("data, 128)", "data, 64)"), NUM_STEPS=400)
+    names = tutorial("02", BATCH_SIZE=64, NUM_STEPS=400)
     images, labels = (np.asarray(part) for part in names["data"])
     judge = KNeighborsClassifier(3).fit(images, labels)
     got = judge.predict(np.asarray(names["images"][1.5]))
@@ -172,7 +172,7 @@ def test_digits_of_a_wanted_class(tutorial):
 @pytest.mark.slow
 def test_your_network_and_data(tutorial):
     """Each kind of network learns more of the spiral than its Gaussian knows."""
-    names = tutorial("03", ("data, 256)", "data, 128)"), ("2500", "1000"), NUM_STEPS=300)
+    names = tutorial("03", BATCH_SIZE=128, NUM_SAMPLES=1000, NUM_STEPS=300)
     data = np.asarray(names["data"])
     gaussian = jd.fit_gaussian(data).sample(jax.random.key(0), 2500)
     control = jd.metrics.energy_distance(gaussian, data).value
@@ -183,7 +183,7 @@ def test_your_network_and_data(tutorial):
 @pytest.mark.slow
 def test_likelihoods(tutorial):
     """Near the law's own, which no model surpasses in the mean by more than the draw of points allows."""
-    names = tutorial("04", ("256", "128"), ("48", "16"), NUM_STEPS=600, NUM_POINTS=150)
+    names = tutorial("04", BATCH_SIZE=128, NUM_PIXELS=16, NUM_STEPS=600, NUM_POINTS=150)
     exact, means = names["exact"], names["means"]
     assert 0 < np.mean(exact - names["methods"]["probability flow"].value) < 0.15
     assert 0.89 < names["shares"]["exact denoiser, the law"] <= 1  # of 150, .95 +- .018
@@ -212,7 +212,7 @@ def test_late_starts_and_fewer_steps(tutorial):
 @pytest.mark.slow
 def test_bootstrapping(tutorial):
     """All three know more than the Gaussian of the data's moments does."""
-    names = tutorial("06", ("4096", "512"), ("3000", "500"), NUM_STEPS=400)
+    names = tutorial("06", NUM_DRAWS=512, NUM_SAMPLES=500, NUM_STEPS=400)
     times, truth = names["times"], names["truth"]
     gaussian = jd.Gaussian(np.zeros(2), 0.51 * np.eye(2)).denoiser(jd.Karras())
     nothing = times**2 * jd.score_error(jax.random.key(1), gaussian, truth, times).value
@@ -244,8 +244,8 @@ def test_many_devices(tutorial):
     names = tutorial(
         "09",
         ('jax.config.update("jax_num_cpu_devices", 8)', ""),
-        ("20_000", "2_000"),
-        ("256", "64"),
+        BATCH_SIZE=64,
+        NUM_SAMPLES=2_000,
         NUM_STEPS=100,
     )
     assert names["same"]
@@ -266,14 +266,14 @@ def test_many_devices(tutorial):
 
 @pytest.mark.slow
 def test_exporting(tutorial):
-    names = tutorial("10", ("20_000", "2_000"), ("256", "64"), NUM_STEPS=100)
+    names = tutorial("10", BATCH_SIZE=64, NUM_SAMPLES=2_000, NUM_STEPS=100)
     np.testing.assert_allclose(names["samples"], names["before"], atol=1e-4)
     assert names["sampler"].header["config"] == {"data": "eight Gaussians", "steps": 100}
 
 
 @pytest.mark.slow
 def test_latents(tutorial):
-    names = tutorial("11", ("data, 128)", "data, 64)"), NUM_STEPS=600)
+    names = tutorial("11", BATCH_SIZE=64, NUM_STEPS=600)
     distances = names["distances"]
     assert distances["diffusion"] < distances["one Gaussian"]
     assert names["denoise"].shape == (8,)
@@ -282,7 +282,7 @@ def test_latents(tutorial):
 @pytest.mark.slow
 def test_few_steps(tutorial):
     """A call of the map leaves less than the Gaussian of the data's moments, which needs none."""
-    names = tutorial("12", ("256", "128"), ("4000", "1000"), ("1024", "256"), NUM_STEPS=500)
+    names = tutorial("12", BATCH_SIZE=128, NUM_SAMPLES=1000, NUM_PILOTS=256, NUM_STEPS=500)
     fresh, key = names["fresh"], names["key"]
     gaussian = jd.fit_gaussian(fresh).sample(key, 4000)
     control = jd.metrics.sliced_wasserstein(key, gaussian, fresh, num_projections=100)
@@ -294,7 +294,7 @@ def test_few_steps(tutorial):
 @pytest.mark.slow
 def test_tokens(tutorial):
     """More than independent pixels know, of held-out digits; what was given is left as it was."""
-    names = tutorial("13", ("256", "128"), NUM_STEPS=500)
+    names = tutorial("13", WIDTH=128, NUM_STEPS=500)
     assert names["bound"] > names["independent"] + 2
     assert names["right"] > names["common"] + 0.01  # of 2,048 pixels
     given, completed = np.asarray(names["given"]), np.asarray(names["completed"])

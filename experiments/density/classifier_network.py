@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from experiments.networks import applied
+from experiments.networks import applied, started
 from experiments.optimizers import adamw
 from jaxdiff import data, pytree
 from jaxdiff.denoising import prediction
@@ -82,16 +82,11 @@ def fit(config: "Config", pixels: Array, labels: Array, laws: Labelled) -> Denoi
         return data.batch(key, rows, config.batch_size)
 
     decay = ema.warm_up(config.ema_decay)
-
-    @jax.jit
-    def start(key: Key) -> training.TrainState:
-        params = network.init(key, jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int))
-        return training.init_state(params, optimizer, ema_decay=decay)
-
+    inputs = jnp.zeros((1, pixels.shape[1])), jnp.zeros(1), jnp.zeros(1, int)
     with Progress(config.steps) as progress:
         state = training.train(
             key,
-            start(init_key),
+            started(init_key, network, *inputs, optimizer=optimizer, ema_decay=decay),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(draw_batch, (pixels, labels)),
             num_steps=config.steps,

@@ -35,6 +35,7 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
+from experiments.networks import started
 from experiments.optimizers import adamw
 from jaxdiff import data
 from jaxdiff.denoising import prediction
@@ -163,15 +164,11 @@ def fit(config: Config, problem: Problem, network: Mixer, steps: int, strength: 
         )
         return value + strength * rotations.mean()
 
-    @jax.jit
-    def start(key: Key) -> training.TrainState:
-        features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
-        return training.init_state(network.init(key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
-
+    features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
     with Progress(steps) as progress:
         state = training.train(
             key,
-            start(init_key),
+            started(init_key, network, features, jnp.zeros(1), optimizer=optimizer, ema_decay=decay),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(lambda rows, key: data.batch(key, rows, given.batch_size), problem.train),
             num_steps=steps,

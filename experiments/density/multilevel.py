@@ -38,7 +38,7 @@ import numpy as np
 
 from experiments import quickstart
 from experiments.image_problems import SCHEDULE, Problem
-from experiments.networks import num_parameters
+from experiments.networks import num_parameters, started
 from experiments.optimizers import adamw
 from jaxdiff import data
 from jaxdiff._numerics import low_discrepancy
@@ -215,15 +215,11 @@ def distilled(config: Config, problem: Problem, large: Denoiser) -> Denoiser:
         small = quickstart.model(problem, network, params)
         return regression_loss(small, x, large(x, t), t, weight=prediction.noise.row).mean()
 
-    @jax.jit
-    def start(key: Key) -> training.TrainState:
-        features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
-        return training.init_state(network.init(key, features, jnp.zeros(1)), optimizer, ema_decay=decay)
-
+    features = jnp.zeros((1, problem.train.shape[1], problem.num_features))
     with Progress(config.steps) as progress:
         state = training.train(
             key,
-            start(init_key),
+            started(init_key, network, features, jnp.zeros(1), optimizer=optimizer, ema_decay=decay),
             training.make_train_step(loss, optimizer, ema_decay=decay),
             jax.tree_util.Partial(lambda rows, key: data.batch(key, rows, config.batch_size), problem.train),
             num_steps=config.steps,

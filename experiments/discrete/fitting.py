@@ -169,7 +169,7 @@ def _trained(
     name: str,
 ) -> Params:
     init_key, key = jax.random.split(jax.random.key(seed))
-    params = net.init(init_key, jnp.zeros((1, length), int), jnp.zeros(1))
+    params = jax.jit(net.init)(init_key, jnp.zeros((1, length), int), jnp.zeros(1))
     if table is not None:
         params = {"params": {**params["params"], "table": jnp.asarray(table, jnp.float32)}}
     optimizer = adamw(fit.learning_rate, fit.steps, fit.weight_decay)

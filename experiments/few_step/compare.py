@@ -49,7 +49,8 @@ reflow's .071 and .063); so is a mixture of twelve components, without a network
 of this pays.
 
 What the network is shown matters more than the loss: MeanFlow under Karras' schedule, 1,534 steps on law 3,
-has .38 at one call where it is shown log(sigma), and .018 where it is shown the angle of `prediction.Angle`.
+had .38 at one call where it was shown log(sigma), and .018 where it was shown the angle of
+`prediction.Angle`: one seed each, of a script that is not kept, so that no command repeats these two.
 """
 
 import dataclasses

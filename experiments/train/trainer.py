@@ -66,7 +66,7 @@ class Learner(NamedTuple):
     @property
     def objective(self) -> Objective | None:
         """Of a flow map; None for denoising."""
-        return OBJECTIVES.get(self.config.objective)
+        return None if self.config.objective == "denoising" else OBJECTIVES[self.config.objective]
 
     def model(self, law: Distribution, params: Params, *, dropout: Key | None = None) -> Denoiser:
         """What is trained, with a key for dropout, and sampled and asked for densities, without.

@@ -13,6 +13,8 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 2000
+BATCH_SIZE = 256
+NUM_SAMPLES = 4000
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -46,7 +48,7 @@ def loss(params, key, batch):
 optimizer = optax.adam(2e-3)
 state = jd.init_state(jax.jit(network.init)(key, data[:1], data[:1, 0]), optimizer, ema_decay=0.99)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.99)
-state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 256), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, BATCH_SIZE), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))
 
 # %% [markdown]
@@ -54,8 +56,8 @@ denoise = model(jd.averaged(state))
 # each other either: that is the floor.
 
 # %%
-samples = jd.sample(key, denoise, 4000)
-fresh, other = jd.data.two_moons(jax.random.key(1), 8000).reshape(2, 4000, 2)
+samples = jd.sample(key, denoise, NUM_SAMPLES)
+fresh, other = jd.data.two_moons(jax.random.key(1), 2 * NUM_SAMPLES).reshape(2, -1, 2)
 distance = jd.metrics.sliced_wasserstein(key, samples, fresh, num_projections=100)
 floor = jd.metrics.sliced_wasserstein(key, other, fresh, num_projections=100)
 print(f"distance of samples from data {distance:.3f}, of other data {floor:.3f}")
@@ -65,7 +67,7 @@ print(f"distance of samples from data {distance:.3f}, of other data {floor:.3f}"
 
 # %%
 times = jd.times.to_clean(denoise.schedule, jd.times.noise_grid(denoise.schedule, 31, t_max=20, scale=0.7))
-path = jd.integrate_path(key, denoise, jd.initial_noise(key, denoise, 4000, 20.0), times)
+path = jd.integrate_path(key, denoise, jd.initial_noise(key, denoise, NUM_SAMPLES, 20.0), times)
 figure, axes = plt.subplots(1, 5, figsize=(12, 2.6), layout="constrained")
 for axis, k in zip(axes, (10, 16, 20, 24, 32), strict=True):
     axis.scatter(*path[k].T, s=0.5, c=path[-1][:, 0], cmap="plasma")

@@ -18,6 +18,7 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 1500
+BATCH_SIZE = 128
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -44,7 +45,7 @@ def loss(params, key, batch):
 params, optimizer = jax.jit(network.init)(key, data[0][:1], jnp.zeros(1), data[1][:1]), optax.adam(1e-3)
 state = jd.init_state(params, optimizer, ema_decay=0.995)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
-state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 128), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, BATCH_SIZE), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))
 
 # %% [markdown]

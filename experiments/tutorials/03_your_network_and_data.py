@@ -20,6 +20,8 @@ from flax import nnx
 import jaxdiff as jd
 
 NUM_STEPS = 2000
+BATCH_SIZE = 256
+NUM_SAMPLES = 2500
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -99,7 +101,7 @@ def train(predict, params):
     key, optimizer = jax.random.key(2), optax.adam(3e-3)
     state = jd.init_state(params, optimizer, ema_decay=0.99)
     step = jd.make_train_step(loss, optimizer, ema_decay=0.99)
-    state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 256), num_steps=NUM_STEPS)
+    state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, BATCH_SIZE), num_steps=NUM_STEPS)
     return model(jd.averaged(state))
 
 
@@ -108,9 +110,9 @@ networks = {
     "nnx": (nnx_predict, nnx_params),
     "a function": (function, function_params),
 }
-samples = {name: jd.sample(jax.random.key(3), train(*own), 2500) for name, own in networks.items()}
+samples = {name: jd.sample(jax.random.key(3), train(*own), NUM_SAMPLES) for name, own in networks.items()}
 for name, x in samples.items():
-    print(f"{name:<10}  energy distance {jd.metrics.energy_distance(x, data[:2500]).value:.4f}")
+    print(f"{name:<10}  energy distance {jd.metrics.energy_distance(x, data[:NUM_SAMPLES]).value:.4f}")
 
 # %% [markdown]
 # A network that was trained elsewhere, by DDPM's steps 0, ..., 999 and its table of betas, is a denoiser by
@@ -133,7 +135,7 @@ print(f"DDPM's samples have the standard deviation {images.std():.3f}, the data'
 
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
-for axis, (name, x) in zip(axes, [("your data", data[:2500]), *samples.items()], strict=True):
+for axis, (name, x) in zip(axes, [("your data", data[:NUM_SAMPLES]), *samples.items()], strict=True):
     axis.scatter(*x.T, s=0.7, c=np.hypot(*x.T), cmap="viridis")
     axis.set(title=name, xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), aspect="equal")
     axis.axis("off")

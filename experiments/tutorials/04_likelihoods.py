@@ -17,6 +17,8 @@ import jaxdiff as jd
 
 NUM_STEPS = 3000
 NUM_POINTS = 300
+BATCH_SIZE = 256
+NUM_PIXELS = 48
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -40,7 +42,7 @@ def loss(params, key, batch):
 optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, NUM_STEPS))
 state = jd.init_state(jax.jit(network.init)(key, jnp.zeros((1, 2)), jnp.zeros(1)), optimizer, ema_decay=0.995)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
-state = jd.train(key, state, step, lambda key: truth.sample(key, 256), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: truth.sample(key, BATCH_SIZE), num_steps=NUM_STEPS)
 denoise = model(jd.averaged(state))
 
 # %% [markdown]
@@ -110,12 +112,14 @@ with warnings.catch_warnings(record=True) as caught:
 print(caught[-1].message)
 
 # %%
-axis_points = jnp.linspace(-2.5, 2.5, 48)
+axis_points = jnp.linspace(-2.5, 2.5, NUM_PIXELS)
 plane = jnp.stack(jnp.meshgrid(axis_points, axis_points), axis=-1).reshape(-1, 2)
 maps = {"the law": truth.log_prob(plane), "the model": jd.probability_flow(key, denoise, plane).value}
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.9), layout="constrained")
 for axis, (name, value) in zip(axes, maps.items(), strict=False):
-    shown = axis.imshow(value.reshape(48, 48), origin="lower", extent=(-2.5, 2.5) * 2, vmin=-12, cmap="magma")
+    shown = axis.imshow(
+        value.reshape(NUM_PIXELS, NUM_PIXELS), origin="lower", extent=(-2.5, 2.5) * 2, vmin=-12, cmap="magma"
+    )
     axis.set_title(f"log p by {name}, nats")
     figure.colorbar(shown, ax=axis)
 axes[2].errorbar(exact[:80], of_law.value[:80], of_law.standard_error[:80], fmt=".", linewidth=1)

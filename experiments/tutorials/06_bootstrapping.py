@@ -16,6 +16,8 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 1000
+NUM_DRAWS = 4096
+NUM_SAMPLES = 3000
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -68,7 +70,7 @@ models = {
 # %%
 times = jnp.geomspace(0.02, 5, 25)
 errors = {
-    name: times**2 * jd.score_error(jax.random.key(1), denoise, truth, times, num_samples=4096).value
+    name: times**2 * jd.score_error(jax.random.key(1), denoise, truth, times, num_samples=NUM_DRAWS).value
     for name, denoise in models.items()
 }
 for name, error in errors.items():
@@ -83,7 +85,7 @@ for name, error in errors.items():
 # %%
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.2), layout="constrained")
 for axis, (name, denoise) in zip(axes, models.items(), strict=False):
-    x = jd.sample(key, denoise, 3000)
+    x = jd.sample(key, denoise, NUM_SAMPLES)
     axis.hist2d(*x.T, bins=90, range=[[-1.4, 1.4]] * 2, cmap="magma", vmax=10)
     axis.set_title(name, fontsize=9)
     axis.set_aspect("equal")

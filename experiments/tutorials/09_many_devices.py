@@ -27,12 +27,14 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 1000
+BATCH_SIZE = 256
+NUM_SAMPLES = 20_000
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
 key = jax.random.key(0)
 data, network, optimizer = (
-    jd.data.checkerboard(key, 20_000) / 2.3,
+    jd.data.checkerboard(key, NUM_SAMPLES) / 2.3,
     jd.models.ResidualMLP(width=64),
     optax.adam(2e-3),
 )
@@ -47,7 +49,7 @@ def loss(params, key, batch):
 
 
 def draw(key):
-    return jd.data.batch(key, data, 256)
+    return jd.data.batch(key, data, BATCH_SIZE)
 
 
 # %% [markdown]
@@ -102,7 +104,7 @@ print(f"on {len(resumed.step.sharding.device_set)} devices; the same bits: {same
 # %%
 denoise = model(jd.averaged(resumed))
 times = jd.times.to_clean(denoise.schedule, jd.times.noise_grid(denoise.schedule, 31, t_max=80.0))
-x = layout.place_rows(jd.initial_noise(key, denoise, 20_000, 80.0))
+x = layout.place_rows(jd.initial_noise(key, denoise, NUM_SAMPLES, 80.0))
 samples = jd.integrate(layout.place(key), layout.place(denoise), x, times)
 print("devices of the samples:", len(samples.sharding.device_set))
 

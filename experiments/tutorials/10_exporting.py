@@ -19,12 +19,14 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 2000
+BATCH_SIZE = 256
+NUM_SAMPLES = 20_000
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
 key = jax.random.key(0)
 data, network, optimizer = (
-    jd.data.eight_gaussians(key, 20_000) / 2,
+    jd.data.eight_gaussians(key, NUM_SAMPLES) / 2,
     jd.models.ResidualMLP(width=64),
     optax.adam(2e-3),
 )
@@ -41,7 +43,7 @@ def loss(params, key, batch):
 
 state = jd.init_state(jax.jit(network.init)(key, data[:1], data[:1, 0]), optimizer, ema_decay=0.99)
 step = jd.make_train_step(loss, optimizer, ema_decay=0.99)
-state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 256), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, BATCH_SIZE), num_steps=NUM_STEPS)
 
 
 # %% [markdown]
@@ -70,8 +72,8 @@ print(
 
 # %%
 sampler = jd.load_sampler(path)
-samples = sampler(jax.random.key(1), 20_000)
-before = jax.jit(functools.partial(own), static_argnums=1)(jax.random.key(1), 20_000)
+samples = sampler(jax.random.key(1), NUM_SAMPLES)
+before = jax.jit(functools.partial(own), static_argnums=1)(jax.random.key(1), NUM_SAMPLES)
 print(f"largest difference from the sampler before it was exported: {np.abs(samples - before).max():.1g}")
 
 # %%

@@ -18,6 +18,7 @@ import jaxdiff as jd
 
 NUM_STEPS = 3000
 SIZE = 8
+BATCH_SIZE = 128
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -61,7 +62,7 @@ def reconstruction(params, key, images):
 def fit(params, loss, data):
     state = jd.init_state(params, optimizer, ema_decay=0.995)
     step = jd.make_train_step(loss, optimizer, ema_decay=0.995)
-    state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, 128), num_steps=NUM_STEPS)
+    state = jd.train(key, state, step, lambda key: jd.data.batch(key, data, BATCH_SIZE), num_steps=NUM_STEPS)
     return jd.averaged(state)
 
 

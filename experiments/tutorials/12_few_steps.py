@@ -16,6 +16,9 @@ import optax
 import jaxdiff as jd
 
 NUM_STEPS = 3000
+BATCH_SIZE = 256
+NUM_SAMPLES = 4000
+NUM_PILOTS = 1024
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -44,7 +47,7 @@ def loss(params, average, step, key, batch):
 optimizer = optax.adam(optax.cosine_decay_schedule(2e-3, NUM_STEPS))
 state = jd.init_state(params, optimizer, ema_decay=0.99)
 step = jd.bootstrap.make_joint_step(loss, optimizer, ema_decay=0.99)
-state = jd.train(key, state, step, lambda key: truth.sample(key, 256), num_steps=NUM_STEPS)
+state = jd.train(key, state, step, lambda key: truth.sample(key, BATCH_SIZE), num_steps=NUM_STEPS)
 learned = flow_map(jd.averaged(state))
 
 # %% [markdown]
@@ -53,14 +56,14 @@ learned = flow_map(jd.averaged(state))
 
 # %%
 exact = truth.denoiser(jd.Karras())
-tuned = jd.tune_sampler(key, exact, 4, num_samples=1024)
+tuned = jd.tune_sampler(key, exact, 4, num_samples=NUM_PILOTS)
 
 # %%
-fresh, other = truth.sample(jax.random.key(1), 4000), truth.sample(jax.random.key(2), 4000)
-runs = {f"map, {k}": jd.sample_map(key, learned, 4000, num_calls=k) for k in (1, 2, 4)}
+fresh, other = truth.sample(jax.random.key(1), NUM_SAMPLES), truth.sample(jax.random.key(2), NUM_SAMPLES)
+runs = {f"map, {k}": jd.sample_map(key, learned, NUM_SAMPLES, num_calls=k) for k in (1, 2, 4)}
 runs |= {
-    "exact denoiser, tuned, 4": jd.sample(key, exact, 4000, sampler=tuned.sampler),
-    "exact denoiser, untuned, 4": jd.sample(key, exact, 4000, num_steps=4),
+    "exact denoiser, tuned, 4": jd.sample(key, exact, NUM_SAMPLES, sampler=tuned.sampler),
+    "exact denoiser, untuned, 4": jd.sample(key, exact, NUM_SAMPLES, num_steps=4),
 }
 distances = {
     name: float(jd.metrics.sliced_wasserstein(key, x, fresh, num_projections=100)) for name, x in runs.items()

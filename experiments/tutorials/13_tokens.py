@@ -19,6 +19,7 @@ from matplotlib.colors import ListedColormap
 import jaxdiff as jd
 
 NUM_STEPS = 2000
+WIDTH = 256
 OUT = pathlib.Path("results/tutorials")
 OUT.mkdir(parents=True, exist_ok=True)
 
@@ -38,10 +39,10 @@ class Network(nn.Module):
     @nn.compact
     def __call__(self, x, level, *, train=False):
         h = jax.nn.one_hot(x, 3).reshape(len(x), -1)
-        h = nn.Dense(256)(jnp.concatenate([h, level[:, None]], axis=1))
+        h = nn.Dense(WIDTH)(jnp.concatenate([h, level[:, None]], axis=1))
         for _ in range(3):
-            inner = nn.Dropout(0.2, deterministic=not train)(nn.silu(nn.Dense(256)(nn.LayerNorm()(h))))
-            h = h + nn.Dense(256)(inner)
+            inner = nn.Dropout(0.2, deterministic=not train)(nn.silu(nn.Dense(WIDTH)(nn.LayerNorm()(h))))
+            h = h + nn.Dense(WIDTH)(inner)
         return nn.Dense(128)(h).reshape(-1, 64, 2)
 
 

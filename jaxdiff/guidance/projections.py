@@ -99,8 +99,7 @@ class _DynamicThreshold:
         away = (single(data) - middle) / half
         axes = tuple(range(1, data.ndim))
         most = jnp.maximum(jnp.quantile(jnp.abs(away), self.quantile, axis=axes, keepdims=True), 1.0)
-        inner = middle + half * jnp.clip(away / most, -1.0, 1.0)
-        return jnp.clip(inner, self.low, self.high).astype(data.dtype)
+        return jnp.clip(middle + half * away / most, self.low, self.high).astype(data.dtype)
 
 
 @pytree

@@ -30,11 +30,10 @@ from jaxdiff._numerics.randomness import noise_like, per_row
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_agree, check_denoiser
 from jaxdiff.inverse.denoising_posterior import denoising_posterior
-from jaxdiff.learning.losses import regression_loss
+from jaxdiff.learning.losses import regression_loss, times_about
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.maps.distillation import score_difference_loss
 from jaxdiff.maps.sampling import begun
-from jaxdiff.noising import times as training_times
 from jaxdiff.noising.process import log_snr, perturb
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
@@ -120,15 +119,9 @@ def _losses(
 
 
 def _spread(key: Key, denoise: Denoiser, about: Array) -> Array:
-    """Times of noise about levels of sigma / alpha, (n,), each spread as `denoising_loss` does."""
-    low, high = denoise.working_range
-
-    def one(u: Array, about: Array) -> Array:
-        mean = jnp.log(about) - 0.5
-        return training_times.log_normal(u, denoise.schedule, mean=mean, t_min=low, t_max=high).t
-
+    """A time of noise about each level of sigma / alpha, (n,), spread as those of `denoising_loss`."""
     u = per_row(key, len(about), lambda key: jax.random.uniform(key, (1,)))
-    return jax.vmap(one)(u, about)[:, 0]
+    return jax.vmap(lambda u, about: times_about(u, denoise, about))(u, about)[:, 0]
 
 
 def sample_generator(

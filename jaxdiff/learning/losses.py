@@ -73,8 +73,13 @@ def drawn_times(key: Key, denoise: Denoiser, n: int) -> Array:
     """n times of the law of `denoising_loss`."""
     # Times are given: a law that is fitted does not move them by its scale to where errors are small.
     denoise = dataclasses.replace(denoise, scale=jax.lax.stop_gradient(denoise.scale))
+    return times_about(times.stratified(key, n), denoise, denoise.scale)
+
+
+def times_about(u: Array, denoise: Denoiser, about: Array | float) -> Array:
+    """Times at points u of (0, 1), (n,): of levels of noise about one, as EDM's are about the scale."""
     t_min, t_max = denoise.working_range  # a law knows all times, of which the last may be infinite
-    u, mean = times.stratified(key, n), jnp.log(denoise.scale) - 0.5
+    mean = jnp.log(about) - 0.5
     return times.log_normal(u, denoise.schedule, mean=mean, t_min=t_min, t_max=t_max).t
 
 

@@ -287,6 +287,16 @@ def test_flips_are_keyed_by_row():
         (["patches", "--ema_widths", "0.5"], "width must lie in (0, 12^(-1/2) = 0.2887], got 0.5"),
         (["patches", "--process-id", "1"], "--coordinator, --num-processes and --process-id go together"),
         (["cifar10"], "The data set cifar10 is read from your files; give --data DIR"),
+        (
+            ["digits", "--objective", "mean_flow", "--pool", "8"],
+            "mean_flow has a target of its own; bootstrap and",
+        ),
+        (
+            ["patches-transformer", "--objective", "mean_flow", "--model.attention", "cudnn"],
+            "which attention by cudnn has not; use --model.attention xla",
+        ),
+        (["digits", "--objective", "flow"], "invalid choice of denoising, mean_flow"),
+        (["digits", "--curriculum", "0"], "curriculum must be an integer of at least 1"),
     ],
 )
 def test_bad_flags_end_in_one_line(flags, message, capsys):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from oracles import assert_same_bits, few_of
 
-from experiments.train import __main__ as program
 from experiments.train import configs, evaluation, problems, trainer
 from experiments.train.configs import CONFIGS, smoke
 from experiments.train.objectives import OBJECTIVES
@@ -126,27 +125,3 @@ def test_networks_for_images_have_the_derivatives_of_mean_flow(name):
 
     got, params = jax.eval_shape(gradient, jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
     assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, params)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (
-            ["digits", "--objective", "mean_flow", "--pool", "8"],
-            "mean_flow has a target of its own; bootstrap and",
-        ),
-        (
-            ["patches-transformer", "--objective", "mean_flow", "--model.attention", "cudnn"],
-            "which attention by cudnn has not; use --model.attention xla",
-        ),
-        (["digits", "--objective", "flow"], "invalid choice of denoising, mean_flow"),
-        (["digits", "--curriculum", "0"], "curriculum must be an integer of at least 1"),
-    ],
-)
-def test_objectives_that_do_not_go_end_in_one_line(flags, message, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        program.command_line(flags)
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
