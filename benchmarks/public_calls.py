@@ -51,7 +51,7 @@ LEFT_OUT = {
         *("jumps.birth_death", "jumps.ordinal", "jumps.grid", "jumps.markov_chain"),
     ],
     "files, devices and their layout": [
-        *("restore", "save", "export_sampler", "load_sampler", "data_mesh", "data_parallel", "ema.combine"),
+        *("restore", "save", "load_safetensors", "save_safetensors", "export_sampler", "load_sampler", "data_mesh", "data_parallel", "ema.combine"),
         *("data.digits", "data.photograph_patches"),
     ],
     "arithmetic of a few numbers, for the inside of a program": [
@@ -482,6 +482,8 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "regression_loss": lambda key, i: jd.regression_loss(model(i), i.y, target(i), i.t),
         "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),
         "sliced_loss": lambda key, i: jd.sliced_loss(key, model(i), i.x, i.t),
+        "noisy_data_target": lambda key, i: jd.noisy_data_target(key, SCHEDULE, i.x, i.last, 0.1),
+        "sure_loss": lambda key, i: jd.sure_loss(model(i), i.x, 0.5),
         "conservativity_loss": lambda key, i: jd.conservativity_loss(key, model(i), i.x, i.t),
         "score_regularizer": lambda key, i: jd.score_regularizer(key, model(i), i.x, i.t),
         "regularized_generator": lambda key, i: jd.regularized_generator(i.line, 0.1, i.last),

@@ -61,6 +61,7 @@ from jaxdiff.learning.losses import (
     regression_loss,
     sliced_loss,
 )
+from jaxdiff.learning.noisy_data import noisy_data_target, sure_loss
 from jaxdiff.learning.score_regularizer import regularized_generator, score_regularizer
 from jaxdiff.learning.targets import denoising_target, stable_target
 from jaxdiff.learning.training import (
@@ -91,6 +92,7 @@ from jaxdiff.noising.tables import cosine_betas, linear_betas, logarithmic_betas
 from jaxdiff.running.checkpoints import Checkpoints, restore, save
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.progress import Progress
+from jaxdiff.running.safetensors import load_safetensors, save_safetensors
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.accelerated import AcceleratedDDIM, AcceleratedDDPM
 from jaxdiff.sampling.adaptive import AdaptiveSample, integrate_adaptively
@@ -252,6 +254,7 @@ __all__ = [
     "learn_sampler",
     "linear_betas",
     "linear_multistep",
+    "load_safetensors",
     "load_sampler",
     "log_density",
     "log_density_difference",
@@ -265,6 +268,7 @@ __all__ = [
     "metrics",
     "models",
     "noise_level_curve",
+    "noisy_data_target",
     "optimal_grid",
     "particles",
     "perturb",
@@ -284,6 +288,7 @@ __all__ = [
     "sample",
     "sample_map",
     "save",
+    "save_safetensors",
     "score_curvature",
     "score_error",
     "score_regularizer",
@@ -292,6 +297,7 @@ __all__ = [
     "sliced_loss",
     "stable_target",
     "starts",
+    "sure_loss",
     "switched",
     "telescoped_log_density",
     "theory",
