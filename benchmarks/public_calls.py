@@ -22,6 +22,7 @@ CLASSES, COMPONENTS, LEVELS = 3, 3, 17
 
 LEFT_OUT = {
     "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption"],
+    "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption", "inverse.learn_prior"],
     "NumPy's, on the host": [
         "dip_score",
         "dip_scores",
@@ -51,7 +52,17 @@ LEFT_OUT = {
         *("jumps.birth_death", "jumps.ordinal", "jumps.grid", "jumps.markov_chain"),
     ],
     "files, devices and their layout": [
-        *("restore", "save", "load_safetensors", "save_safetensors", "export_sampler", "load_sampler", "data_mesh", "data_parallel", "ema.combine"),
+        *(
+            "restore",
+            "save",
+            "load_safetensors",
+            "save_safetensors",
+            "export_sampler",
+            "load_sampler",
+            "data_mesh",
+            "data_parallel",
+            "ema.combine",
+        ),
         *("data.digits", "data.photograph_patches"),
     ],
     "arithmetic of a few numbers, for the inside of a program": [
