@@ -21,7 +21,6 @@ SCHEDULE = jd.VariancePreserving()
 CLASSES, COMPONENTS, LEVELS = 3, 3, 17
 
 LEFT_OUT = {
-    "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption"],
     "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption", "inverse.learn_prior"],
     "NumPy's, on the host": [
         "dip_score",
@@ -155,6 +154,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
 
     def first_entry(data: Array) -> Array:
         return data[:, 0]
+
+    def of_first_entry(prior: jd.Denoiser, seen: Array) -> jd.Denoiser:
+        return jd.inverse.mmps(prior, operator, seen, 0.3, num_iterations=1)
 
     plain = ResidualMLP(width=size.width, num_blocks=2)
     with_classes = ResidualMLP(width=size.width, num_blocks=2, num_classes=CLASSES)
@@ -321,6 +323,9 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "inverse.split_gibbs": lambda key, i: jd.inverse.split_gibbs(
             key, exact(i), operator, i.x[0, :1], 0.3, n, noises=i.falling[:3], num_steps=4
+        ),
+        "inverse.draw_each": lambda key, i: jd.inverse.draw_each(
+            key, exact(i), i.x[:, :1], of_first_entry, num_steps=steps
         ),
         "inverse.sample_generator": lambda key, i: jd.inverse.sample_generator(
             key, generator(i), n, num_calls=2

@@ -595,6 +595,10 @@ MISTAKES = [
     ("a chain by a generator of less noise", lambda: jd.inverse.split_gibbs(
         KEY, KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, 2, noises=[5.0], generator=jd.inverse.PosteriorGenerator(dataclasses.replace(KNOWN, t_max=2.0))
     ), ValueError, "is outside of sigma / alpha over"),
+    ("a prior of no observation", lambda: jd.inverse.draw_each(KEY, KNOWN, (), jd.inverse.mmps), ValueError, "with one leading axis of at least one row; got shapes none"),
+    ("a prior by a denoiser", lambda: jd.inverse.draw_each(KEY, KNOWN, X, KNOWN), TypeError, "posterior must be a function of a prior and one observation, got"),
+    ("a prior fitted by nothing", lambda: jd.inverse.learn_prior(KEY, KNOWN, X, jd.inverse.mmps, None, num_rounds=1), TypeError, "fit must be a function of a key and data"),
+    ("a prior of no rounds", lambda: jd.inverse.learn_prior(KEY, KNOWN, X, jd.inverse.mmps, len, num_rounds=0), ValueError, "num_rounds must be an integer of at least 1"),
     ("a generator of a law", lambda: jd.inverse.PosteriorGenerator(SPACE), TypeError, "denoiser must be a Denoiser, got Gaussian"),
     ("samples by a denoiser as a generator", lambda: jd.inverse.sample_generator(KEY, KNOWN, 3), TypeError, "generator must be a PosteriorGenerator"),
     ("calls and times of a generator", lambda: jd.inverse.sample_generator(KEY, GENERATOR, 3, num_calls=2, times=FALLING), ValueError, "num_calls and times were both"),

@@ -1,6 +1,7 @@
 """Data seen through an operator and noise: what a denoiser makes of an observation."""
 
 from jaxdiff.inverse.denoising_posterior import denoising_posterior
+from jaxdiff.inverse.learned_priors import draw_each, learn_prior
 from jaxdiff.inverse.operators import Operator, linear, mask
 from jaxdiff.inverse.posterior_generator import (
     PosteriorGenerator,
@@ -15,6 +16,8 @@ __all__ = [
     "PosteriorGenerator",
     "denoising_posterior",
     "dps",
+    "draw_each",
+    "learn_prior",
     "linear",
     "mask",
     "mmps",
