@@ -498,6 +498,14 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "regression_loss": lambda key, i: jd.regression_loss(model(i), i.y, target(i), i.t),
         "implicit_loss": lambda key, i: jd.implicit_loss(model(i), i.x, i.t),
         "sliced_loss": lambda key, i: jd.sliced_loss(key, model(i), i.x, i.t),
+        "rewards.reward_weights": lambda key, i: jd.rewards.reward_weights(i.line),
+        "rewards.log_mean_loss": lambda key, i: jd.rewards.log_mean_loss(i.line, i.line),
+        "rewards.adjoint_matching_target": lambda key, i: jd.rewards.adjoint_matching_target(
+            key, model(i), exact(i), first_entry, n, times=i.falling
+        ),
+        "rewards.renoised_reward_target": lambda key, i: jd.rewards.renoised_reward_target(
+            key, model(i), exact(i), first_entry, i.x, i.last
+        ),
         "noisy_data_target": lambda key, i: jd.noisy_data_target(key, SCHEDULE, i.x, i.last, 0.1),
         "sure_loss": lambda key, i: jd.sure_loss(model(i), i.x, 0.5),
         "conservativity_loss": lambda key, i: jd.conservativity_loss(key, model(i), i.x, i.t),

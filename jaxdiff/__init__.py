@@ -52,7 +52,7 @@ from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.laws.student import StudentTMixture
 from jaxdiff.laws.witness import witness
-from jaxdiff.learning import bootstrap, ema, random_features, weights
+from jaxdiff.learning import bootstrap, ema, random_features, rewards, weights
 from jaxdiff.learning.bootstrap import bootstrapped_target
 from jaxdiff.learning.conservativity_loss import conservativity_loss
 from jaxdiff.learning.losses import (
@@ -284,6 +284,7 @@ __all__ = [
     "regularized_generator",
     "restore",
     "rewarded",
+    "rewards",
     "rotation_curve",
     "sample",
     "sample_map",
