@@ -10,6 +10,9 @@ t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(s
 params are those of one time and more of new names, made by an init with an s.
 """
 
+from jaxdiff.models.ddpm_unet import DDPMUNet
+from jaxdiff.models.dit import DiT
+from jaxdiff.models.edm_unet import EDMUNet
 from jaxdiff.models.masked_autoregressive import MaskedAutoregressive
 from jaxdiff.models.mixer import Mixer
 from jaxdiff.models.mlp import ResidualMLP
@@ -20,7 +23,10 @@ from jaxdiff.models.transformer import DiffusionTransformer, scanned_blocks, sep
 from jaxdiff.models.unet import UNet
 
 __all__ = [
+    "DDPMUNet",
+    "DiT",
     "DiffusionTransformer",
+    "EDMUNet",
     "MaskedAutoregressive",
     "Mixer",
     "PatchFlow",
