@@ -36,7 +36,8 @@ LEFT_OUT = {
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
         *("projections.dynamic_threshold", "witness"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
-        *("inverse.denoising_posterior",),
+        *("inverse.denoising_posterior", "inverse.diffpir", "inverse.linear_gaussian"),
+        *("inverse.langevin", "inverse.ensemble_kalman"),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.low_rank", "starts.factor_mixture"),
@@ -323,6 +324,14 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "inverse.split_gibbs": lambda key, i: jd.inverse.split_gibbs(
             key, exact(i), operator, i.x[0, :1], 0.3, n, noises=i.falling[:3], num_steps=4
+        ),
+        "inverse.daps": lambda key, i: jd.inverse.daps(
+            key,
+            exact(i),
+            jd.inverse.linear_gaussian(operator, i.x[0, :1], 0.3),
+            n,
+            noises=i.falling[:3],
+            num_steps=4,
         ),
         "inverse.draw_each": lambda key, i: jd.inverse.draw_each(
             key, exact(i), i.x[:, :1], of_first_entry, num_steps=steps

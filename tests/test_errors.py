@@ -595,6 +595,15 @@ MISTAKES = [
     ("a chain by a generator of less noise", lambda: jd.inverse.split_gibbs(
         KEY, KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, 2, noises=[5.0], generator=jd.inverse.PosteriorGenerator(dataclasses.replace(KNOWN, t_max=2.0))
     ), ValueError, "is outside of sigma / alpha over"),
+    ("a variance of nothing", lambda: jd.inverse.diffpir(KNOWN, jd.inverse.mask(np.ones(3, bool)), X[0], 0.1, data_std=0.0), ValueError, "data_std must be positive"),
+    ("levels that rise", lambda: jd.inverse.daps(KEY, KNOWN, jd.inverse.langevin(len), 2, noises=[0.5, 1.0]), ValueError, "noises must fall, got"),
+    ("levels of too much noise", lambda: jd.inverse.daps(KEY, KNOWN, jd.inverse.langevin(len), 2, noises=[1e9, 0.5]), ValueError, "is outside of"),
+    ("levels by a denoiser", lambda: jd.inverse.daps(KEY, KNOWN, KNOWN, 2, noises=[0.5]), TypeError, r"correction must be one such as inverse.linear_gaussian\("),
+    ("a correction by no operator", lambda: jd.inverse.linear_gaussian(X, X[0], 0.1), TypeError, r"operator must be linear\(function, shape\)"),
+    ("a correction by no likelihood", lambda: jd.inverse.langevin(1.0), TypeError, "log_likelihood must be a function of data"),
+    ("a correction of no moves", lambda: jd.inverse.langevin(len, num_moves=0), ValueError, "num_moves must be an integer of at least 1"),
+    ("an ensemble that sees nothing", lambda: jd.inverse.ensemble_kalman(None, X[0], 0.1), TypeError, "seen must be a function of data"),
+    ("an ensemble of many observations", lambda: jd.inverse.ensemble_kalman(len, X, 0.1), ValueError, "y must have shape"),
     ("a prior of no observation", lambda: jd.inverse.draw_each(KEY, KNOWN, (), jd.inverse.mmps), ValueError, "with one leading axis of at least one row; got shapes none"),
     ("a prior by a denoiser", lambda: jd.inverse.draw_each(KEY, KNOWN, X, KNOWN), TypeError, "posterior must be a function of a prior and one observation, got"),
     ("a prior fitted by nothing", lambda: jd.inverse.learn_prior(KEY, KNOWN, X, jd.inverse.mmps, None, num_rounds=1), TypeError, "fit must be a function of a key and data"),

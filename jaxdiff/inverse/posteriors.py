@@ -5,7 +5,8 @@ With r = y - A D and V = Cov[data | x_t] = (sigma^2 / alpha) dD/dx, to the gradi
     h = (dD/dx)' A' (std^2 + A C A')^-1 r,            a score of x_t given y                          (1)
 
 for some guess C of V: V itself (MMPS), its sums over rows on the diagonal (TMPD), rho^2 I (PiGDM), or none at
-all and |r| in the place of the inverse (DPS). The inverse is by conjugate gradients.
+all and |r| in the place of the inverse (DPS). With rho^2 I for V in the data's own move too, nothing is
+differentiated (DiffPIR). The inverse is by conjugate gradients.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
-from jaxdiff.guidance.tilted import bound, scales, shifted, transformed
+from jaxdiff.guidance.tilted import bound, noise_after, scales, shifted, transformed
 from jaxdiff.inverse.operators import Operator
 from jaxdiff.typing import Array, Denoised
 
@@ -86,6 +87,34 @@ def pigdm(
     return _made(denoise, operator, y, std, "pigdm", num_iterations, data_std)
 
 
+def diffpir(
+    denoise: Denoiser,
+    operator: Operator,
+    y: Array,
+    std: Array | float,
+    *,
+    data_std: Array | float | None = None,
+    num_iterations: int = 8,
+) -> Denoiser:
+    """D + rho^2 A' (std^2 + rho^2 A A')^-1 r, between D and the observation: one call, and no derivative.
+
+    Of `pigdm` with rho^2 I for V throughout, and exact where that is; blind to what the unseen owes to the
+    seen but by the prior's next step, so take many steps and a sampler that draws noise, `ancestral()`. A
+    data_std that is large beside the noise is Zhu et al. 2023 (DiffPIR, arXiv 2305.08995, at lambda = 1); a
+    small std besides DDNM (Wang et al. 2022, arXiv 2212.00490), which puts the seen part in its place.
+    Arguments and errors are those of `pigdm`.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = jd.inverse.diffpir(law, seen, jnp.array([2.0]), 1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
+    0.6667
+    """
+    check_denoiser("denoise", denoise)
+    data_std = denoise.scale if data_std is None else data_std
+    checks.positive_number("data_std", data_std)
+    return _made(denoise, operator, y, std, "diffpir", num_iterations, data_std)
+
+
 def dps(denoise: Denoiser, operator: Operator, y: Array, *, step: Array | float = 1.0) -> Denoiser:
     """h = step (dD/dx)' A' r / |r|: exact for no law; `mmps` costs a few products more and has no step.
 
@@ -113,12 +142,17 @@ def _made(
 
 def check_observation(denoise: Denoiser, operator: Operator, y: Array, std: Array | float) -> None:
     """Errors of `mmps` in its operator, y and std."""
+    check_operator(operator, y, std)
+    if operator.shape != denoise.shape:
+        raise ValueError(f"operator must be of data of shape {denoise.shape}, got one of {operator.shape}.")
+
+
+def check_operator(operator: Operator, y: Array, std: Array | float) -> None:
+    """Those that need no denoiser."""
     if not isinstance(operator, Operator):
         raise TypeError(
             f"operator must be linear(function, shape) or a mask, got {checks.described(operator)}."
         )
-    if operator.shape != denoise.shape:
-        raise ValueError(f"operator must be of data of shape {denoise.shape}, got one of {operator.shape}.")
     checks.shape("y", y, operator.observed)
     checks.finite("y", y)
     checks.positive_number("std", std)
@@ -134,7 +168,7 @@ class _Posterior:
     method: str
     num_iterations: int
     number: Array | float
-    """The step of DPS, the data's standard deviation of PiGDM; of the others nothing."""
+    """The step of DPS, the data's standard deviation of PiGDM and DiffPIR; of the others nothing."""
 
     def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
         x, inner = single(x), bound(self.inner, denoiser)
@@ -143,21 +177,26 @@ class _Posterior:
             answer = inner(x, t)
             return answer.data, answer
 
-        data, pull, answer = jax.vjp(mean, x, has_aux=True)
+        if self.method == "diffpir":
+            pull, (data, answer) = lambda v: (v,), mean(x)
+        else:
+            data, pull, answer = jax.vjp(mean, x, has_aux=True)
         residual = jnp.asarray(self.y)[None].astype(data.dtype) - self.operator.apply(data)
         alpha, sigma = scales(denoiser.schedule, t, x)
         if self.method == "dps":
             weighed = self.number * residual / jnp.sqrt(_rows(residual, residual) + _TINY)
-        else:
-            gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)
-            spread = self._covariance(pull, gain, alpha, sigma, data)
+            return shifted(denoiser.schedule, x, t, answer, pull(self.operator.adjoint(weighed))[0])
+        gain = jnp.where(alpha > 0, sigma**2 / jnp.where(alpha > 0, alpha, 1.0), 0.0)
+        spread = self._covariance(pull, gain, alpha, sigma, data)
 
-            def product(v: Array) -> Array:
-                return self.std**2 * v + self.operator.apply(spread(self.operator.adjoint(v)))
+        def product(v: Array) -> Array:
+            return self.std**2 * v + self.operator.apply(spread(self.operator.adjoint(v)))
 
-            weighed = solve(product, residual, self.num_iterations, self.std**2)
-        (h,) = pull(self.operator.adjoint(weighed))
-        return shifted(denoiser.schedule, x, t, answer, h)
+        weighed = self.operator.adjoint(solve(product, residual, self.num_iterations, self.std**2))
+        if self.method == "diffpir":
+            change = spread(weighed)
+            return Denoised(data + change, noise_after(denoiser.schedule, x, t, answer.noise, change))
+        return shifted(denoiser.schedule, x, t, answer, pull(weighed)[0])
 
     def _covariance(
         self, pull: Callable[[Array], tuple[Array]], gain: Array, alpha: Array, sigma: Array, data: Array

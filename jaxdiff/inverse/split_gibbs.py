@@ -69,11 +69,11 @@ def split_gibbs(
     noises = jnp.asarray(noises, float)
     checks.shape("noises", noises, (None,))
     checks.positive("noises", noises)
-    _check_noises(denoise, noises)
+    check_noises(denoise, noises)
     if generator is not None:
         check_generator("generator", generator)
         check_agree("generator", generator.denoiser, "denoise", denoise)
-        _check_noises(generator.denoiser, noises)
+        check_noises(generator.denoiser, noises)
     sampler = check_sampler(sde_dpm_solver_pp() if sampler is None else sampler)
     return _split_gibbs(
         key, denoise, operator, y, std, noises, sampler, generator, n, num_steps, num_iterations
@@ -94,11 +94,6 @@ def _split_gibbs(
     num_steps: int,
     num_iterations: int,
 ) -> Array:
-    schedule = denoise.schedule
-
-    def time_of(ratio: Array, t_max: Time) -> Array:
-        return inverse_log_snr(schedule, -2 * jnp.log(ratio), t_min=denoise.t_min, t_max=t_max)
-
     def sweep(x: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
         number, rho = step
         data_key, noise_key, own_key = jax.random.split(jax.random.fold_in(key, number), 3)
@@ -111,19 +106,31 @@ def _split_gibbs(
 
         weighed = solve(product, seen - operator.apply(near), num_iterations, std**2)
         z = near + rho**2 * operator.adjoint(weighed)
-        t = time_of(rho, denoise.working_range[1])
         if generator is not None:
-            return generator(own_key, schedule.alpha(t) * z, t), None
-        # Even in log-SNR, to a hundredth of rho and then to none.
-        grid = times.log_snr_grid(schedule, num_steps - 1, t_max=t, t_min=time_of(0.01 * rho, t))
-        grid = times.to_clean(schedule, grid)
-        return integrate(own_key, denoise, schedule.alpha(t) * z, grid, sampler=sampler), None
+            t = time_of(denoise, rho)
+            return generator(own_key, denoise.schedule.alpha(t) * z, t), None
+        return prior_given(own_key, denoise, z, rho, num_steps, sampler), None
 
     start = denoise.scale * noise_like(jax.random.fold_in(key, len(noises)), jnp.zeros((n, *denoise.shape)))
     return jax.lax.scan(sweep, start, (jnp.arange(len(noises)), noises))[0]
 
 
-def _check_noises(denoise: Denoiser, noises: Array) -> None:
+def prior_given(key: Key, denoise: Denoiser, z: Array, rho: Array, num_steps: int, sampler: Sampler) -> Array:
+    """Draws of p(data | data + rho noise = z) by the reverse process from where sigma / alpha = rho."""
+    schedule, t = denoise.schedule, time_of(denoise, rho)
+    # Even in log-SNR, to a hundredth of rho and then to none.
+    grid = times.log_snr_grid(schedule, num_steps - 1, t_max=t, t_min=time_of(denoise, 0.01 * rho, t))
+    grid = times.to_clean(schedule, grid)
+    return integrate(key, denoise, schedule.alpha(t) * z, grid, sampler=sampler)
+
+
+def time_of(denoise: Denoiser, ratio: Array, t_max: Time | None = None) -> Array:
+    """Where sigma / alpha is a ratio, of times up to t_max, by default the working range's last."""
+    t_max = denoise.working_range[1] if t_max is None else t_max
+    return inverse_log_snr(denoise.schedule, -2 * jnp.log(ratio), t_min=denoise.t_min, t_max=t_max)
+
+
+def check_noises(denoise: Denoiser, noises: Array) -> None:
     """Raise ValueError where known noises are sigma / alpha of no time of the working range."""
     known = checks.known(noises)
     if known is None:

@@ -44,6 +44,7 @@ METHODS = {
     "mmps": (inverse.mmps, "full"),
     "tmpd": (inverse.tmpd, "diagonal"),
     "pigdm": (inverse.pigdm, "isotropic"),
+    "diffpir": (inverse.diffpir, "isotropic"),
 }
 
 
