@@ -3,20 +3,28 @@
 Inside a `jax.pmap` whose axis is named `DATA_AXIS`, device k of m holds rows k n, ..., k n + n - 1 of a batch
 of m n rows. Random numbers that are counted by those rows, and means that are taken over all of them, do not
 depend on m: this is how a loss that knows nothing of devices is the same on one and on eight. Elsewhere,
-under a sharded `jax.jit` too, a batch is seen whole: there is one shard.
+under a sharded `jax.jit` too, a batch is seen whole: there is one shard, and networks say by `spread` how
+their activations lie, lest the compiler should spread them like the weights that they meet.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+import math
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
 
 from jaxdiff.typing import Array
 
 DATA_AXIS = "data"
-"""The axis of devices over which the rows of a batch are spread."""
+"""The axis of devices over which the rows of a batch are spread, and parameters that are."""
+SLICE_AXIS = "slice"
+"""An axis before it, of slow links: rows are spread over it too, parameters are not."""
+MODEL_AXIS = "model"
+"""An axis after it, of fast links, over which one product of matrices is."""
 
 _Tree = TypeVar("_Tree")
 
@@ -38,3 +46,26 @@ def row_numbers(n: int) -> Array:
 def mean(tree: _Tree) -> _Tree:
     """The mean of each leaf over the shards, which hold equal numbers of rows."""
     return tree if count() == 1 else jax.lax.pmean(tree, DATA_AXIS)
+
+
+def row_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:
+    """The axes of a mesh over which rows are spread."""
+    return tuple(axis for axis in (SLICE_AXIS, DATA_AXIS) if axis in mesh.axis_names)
+
+
+def spread(x: Array, features: int | None = None) -> Array:
+    """x, said to have its leading axis over the devices of a batch, and the axis features over MODEL_AXIS's.
+
+    For activations while `jaxdiff.running.parallel.data_parallel` traces a step. Elsewhere, and where the
+    devices do not divide an axis, x as it is.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA_AXIS not in mesh.auto_axes or not isinstance(x, Tracer):
+        return x
+    rows = row_axes(mesh)
+    if x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
+        return x
+    parts: list[Any] = [rows, *[None] * (x.ndim - 1)]
+    if features is not None and x.shape[features] % mesh.shape.get(MODEL_AXIS, 1) == 0:
+        parts[features] = MODEL_AXIS if MODEL_AXIS in mesh.axis_names else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))

@@ -21,6 +21,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.shards import spread
 from jaxdiff.typing import Array
 
 # Cycles per unit of t. The slowest wave, of length 16, is monotone over t in [-2.5, 2.5], so no two noise
@@ -41,8 +42,8 @@ class Conditioning(nn.Module):
     @nn.compact
     def __call__(self, t: Array, labels: Array | None, s: Array | None = None) -> Array:
         h = fourier_features(t[:, None], _TIME_FREQUENCIES)
-        h = nn.silu(nn.Dense(self.width, name="time_in")(h))
-        embedding = nn.Dense(self.width, name="time_out")(h)
+        h = nn.silu(spread(nn.Dense(self.width, name="time_in")(h)))
+        embedding = spread(nn.Dense(self.width, name="time_out")(h))
         if self.num_classes is not None:
             # As large as the time's own vector at initialization, so that neither drowns the other.
             shape = (self.num_classes + 1, self.width)
@@ -50,9 +51,9 @@ class Conditioning(nn.Module):
             embedding += table.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         if s is not None:
             h = fourier_features((t - s)[:, None], _TIME_FREQUENCIES)
-            h = nn.silu(nn.Dense(self.width, name="step_in")(h))
+            h = nn.silu(spread(nn.Dense(self.width, name="step_in")(h)))
             embedding += nn.Dense(self.width, kernel_init=nn.initializers.zeros_init(), name="step_out")(h)
-        return nn.silu(embedding)
+        return nn.silu(spread(embedding))
 
 
 class Film(nn.Module):
@@ -62,7 +63,7 @@ class Film(nn.Module):
 
     @nn.compact
     def __call__(self, h: Array, condition: Array) -> Array:
-        scale_shift = nn.Dense(2 * h.shape[-1], dtype=self.dtype, name="scale_shift")(condition)
+        scale_shift = spread(nn.Dense(2 * h.shape[-1], dtype=self.dtype, name="scale_shift")(condition))
         scale, shift = jnp.split(jnp.expand_dims(scale_shift, range(1, h.ndim - 1)), 2, axis=-1)
         return (1 + scale) * h + shift
 

@@ -6,11 +6,20 @@
     state = train(layout.place(key), state, step, draw, num_steps=..., feed=layout.feed(rows))
     x = jax.jit(sample, static_argnums=1)(key, sampler, layout.place_rows(x), grid)
 
-The rows of a batch are spread over the one axis of the mesh, which jax.jit carries through whatever is
+The rows of a batch are spread over the devices of the mesh, which jax.jit carries through whatever is
 computed from them: samplers, likelihoods and sweeps need nothing but rows that lie so. Parameters, averages
 and the optimizer's state are replicated or, ``Layout(mesh, fully_sharded=True)``, spread themselves, each
 array along its longest axis; a device then gathers a weight when it needs it (Rajbhandari et al. 2020, arXiv
 1910.02054; Xu et al. 2020, arXiv 2004.13336).
+
+Larger machines and networks have up to two axes more, ``data_mesh(slices=2, model=4)``:
+
+    slice    machines of fast links, joined by slow ones: each has some of the rows and a whole state, spread
+             within it if it is fully sharded; between slices go gradients only
+    data     the devices of a slice
+    model    groups of neighbours, which share the products of one row: `DiffusionTransformer` does its heads
+             and hidden units by parts (Shoeybi et al. 2019, arXiv 1909.08053), and any array lies along its
+             longest axis in such a group, and along the next over the data axis
 
 What is computed does not depend on the layout, but for the order of summation: random numbers are functions
 of (key, row), see `jaxdiff._numerics.shards`.
@@ -19,15 +28,17 @@ of (key, row), see `jaxdiff._numerics.shards`.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.shards import DATA_AXIS
+from jaxdiff._numerics.shards import DATA_AXIS, MODEL_AXIS, SLICE_AXIS, row_axes
 from jaxdiff.learning.training import DeviceFeed, Metrics, StepFn, TrainState
 from jaxdiff.typing import Key
 
@@ -36,8 +47,13 @@ _Tree = TypeVar("_Tree")
 _LEAST_SHARDED = 2**12  # entries; below, a gather costs more time than the copies cost memory
 
 
-def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh of one axis, over which rows are spread, of the devices given or of all, those of all processes.
+def data_mesh(devices: Sequence[Any] | None = None, *, slices: int = 1, model: int = 1) -> Mesh:
+    """A mesh of the devices given or of all, those of all processes, over which rows are spread.
+
+    Of one axis, unless there are several slices, or model devices that share the products of one row: see
+    above. Slices are those that the devices say they are of, or as many equal parts of the list.
+
+    Raises ValueError for numbers that do not divide the devices, or slices that they are not of.
 
     >>> jd.data_mesh(jax.devices()[:1]).size
     1
@@ -45,12 +61,37 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     devices = jax.devices() if devices is None else devices
     if not isinstance(devices, Sequence | np.ndarray):
         raise TypeError(f"devices must be a list such as jax.devices()[:8], got {checks.described(devices)}.")
-    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    checks.integer("slices", slices, 1)
+    checks.integer("model", model, 1)
+    if len(devices) % (slices * model):
+        raise ValueError(
+            f"slices * model = {slices} * {model} must divide the {len(devices)} devices; choose others."
+        )
+    sizes = {SLICE_AXIS: slices, DATA_AXIS: len(devices) // (slices * model), MODEL_AXIS: model}
+    axes = {axis: n for axis, n in sizes.items() if n > 1 or axis == DATA_AXIS}
+    return Mesh(
+        _arranged(devices, sizes).reshape(*axes.values()),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
+
+
+def _arranged(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
+    """The devices along slices, data and model, neighbours in the last where there is a choice."""
+    slices, data, model = sizes.values()
+    found = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and found > 1:
+        if found != slices:
+            raise ValueError(f"The devices are of {found} slices, got slices = {slices}; say {found}.")
+        return mesh_utils.create_hybrid_device_mesh((1, data, model), (slices, 1, 1), devices)
+    if slices == 1 and model > 1 and found == 1:
+        return mesh_utils.create_device_mesh((data, model), devices)
+    return np.array(devices)
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Where arrays lie on the devices of a mesh of one axis, `data_mesh`.
+    """Where arrays lie on the devices of a mesh, `data_mesh`.
 
     In a run of several processes each calls the same methods with the same values, and `feed` with rows of
     its own. Raises ValueError for a mesh with other axes.
@@ -68,10 +109,11 @@ class Layout:
             raise TypeError(
                 f"mesh must be a mesh, got {checks.described(self.mesh)}; make it by data_mesh()."
             )
-        if self.mesh.axis_names != (DATA_AXIS,):
+        known = (SLICE_AXIS, DATA_AXIS, MODEL_AXIS)
+        axes = self.mesh.axis_names
+        if DATA_AXIS not in axes or axes != tuple(axis for axis in known if axis in axes):
             raise ValueError(
-                f"The mesh must have the one axis {DATA_AXIS!r}, got {self.mesh.axis_names}; "
-                "make it by data_mesh."
+                f"The mesh must have the axis {DATA_AXIS!r}, of {known}, got {axes}; make it by data_mesh."
             )
 
     @property
@@ -82,7 +124,7 @@ class Layout:
     @property
     def by_rows(self) -> NamedSharding:
         """The leading axis over the devices."""
-        return NamedSharding(self.mesh, PartitionSpec(DATA_AXIS))
+        return NamedSharding(self.mesh, PartitionSpec(row_axes(self.mesh)))
 
     def shardings(self, tree: Any) -> Any:
         """Where the leaves of a training state lie; a function of their shapes only."""
@@ -112,7 +154,7 @@ class Layout:
 
     def feed(self, rows: Callable[[int], Any]) -> DeviceFeed:
         """What `train` is fed by, from a feed of `data.feeds`: this process's rows of a step, in NumPy."""
-        stacked = NamedSharding(self.mesh, PartitionSpec(None, DATA_AXIS))
+        stacked = NamedSharding(self.mesh, PartitionSpec(None, row_axes(self.mesh)))
 
         def fed(first: int, last: int) -> Any:
             steps = [rows(step) for step in range(first, last)]
@@ -123,14 +165,22 @@ class Layout:
         return fed
 
     def _sharding(self, leaf: Any) -> NamedSharding:
-        divisible = [n if n % self.mesh.size == 0 else 0 for n in leaf.shape]
-        if not self.fully_sharded or leaf.size < _LEAST_SHARDED or not any(divisible):
-            return self.replicated
-        longest = int(np.argmax(divisible))
-        return NamedSharding(self.mesh, PartitionSpec(*[None] * longest, DATA_AXIS))
+        parts: list[str | None] = [None] * len(leaf.shape)
+        for axis in (MODEL_AXIS, DATA_AXIS) if self.fully_sharded else (MODEL_AXIS,):
+            n = self.mesh.shape.get(axis, 0)
+            free = [
+                size if n and size % n == 0 and part is None else 0
+                for size, part in zip(leaf.shape, parts, strict=True)
+            ]
+            if leaf.size >= _LEAST_SHARDED and any(free):
+                parts[int(np.argmax(free))] = axis
+        while parts and parts[-1] is None:
+            parts.pop()
+        return NamedSharding(self.mesh, PartitionSpec(*parts))
 
     def _check_rows(self, tree: Any, *, axis: int) -> None:
-        devices = self.mesh.local_mesh.size if axis else self.mesh.size
+        mesh = self.mesh.local_mesh if axis else self.mesh
+        devices = math.prod(mesh.shape[name] for name in row_axes(mesh))
         for leaf in jax.tree.leaves(tree):
             if np.ndim(leaf) <= axis or np.shape(leaf)[axis] % devices:
                 raise ValueError(
@@ -163,9 +213,10 @@ def data_parallel(step: StepFn, layout: Layout, *, engine: str = "jit") -> StepF
     checks.option("engine", engine, ["jit", "pmap"])
     if not isinstance(layout, Layout):
         raise TypeError(f"layout must be a Layout(data_mesh()), got {checks.described(layout)}.")
-    if engine == "pmap" and layout.fully_sharded:
+    if engine == "pmap" and (layout.fully_sharded or len(layout.mesh.axis_names) > 1):
         raise ValueError(
-            "engine='pmap' keeps a copy of the state on each device; engine='jit' can have it fully sharded."
+            "engine='pmap' keeps a copy of the state on each device; engine='jit' can have it fully sharded, "
+            "and several axes."
         )
     if engine == "pmap" and jax.process_count() > 1:
         raise ValueError("engine='pmap' is for one process, and this run has several; use engine='jit'.")
@@ -177,7 +228,10 @@ def _by_jit(step: StepFn, layout: Layout) -> StepFn:
 
     def spread(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         layout._check_rows(batch, axis=0)
-        state, metrics = step(key, state, constrain(batch, layout.by_rows))
+        with jax.sharding.use_abstract_mesh(
+            layout.mesh.abstract_mesh
+        ):  # networks ask for it by shards.spread
+            state, metrics = step(key, state, constrain(batch, layout.by_rows))
         # Said of what comes out too: left to itself the compiler may choose another layout, and compile anew.
         return constrain(state, layout.shardings(state)), constrain(metrics, layout.replicated)
 
