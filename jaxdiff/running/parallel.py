@@ -228,9 +228,8 @@ def _by_jit(step: StepFn, layout: Layout) -> StepFn:
 
     def spread(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         layout._check_rows(batch, axis=0)
-        with jax.sharding.use_abstract_mesh(
-            layout.mesh.abstract_mesh
-        ):  # networks ask for it by shards.spread
+        # Networks ask for it, by shards.spread.
+        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
             state, metrics = step(key, state, constrain(batch, layout.by_rows))
         # Said of what comes out too: left to itself the compiler may choose another layout, and compile anew.
         return constrain(state, layout.shardings(state)), constrain(metrics, layout.replicated)
