@@ -1,9 +1,10 @@
 """Ways to draw data given y = A data + std noise, each given the same compute for a draw.
 
 Compute is in evaluations of the denoiser for one draw, a product with its transposed Jacobian counting two
-beside the evaluation: a step of DPS or PiGDM takes 3, of TMPD 5, of MMPS 3 + 2 for each conjugate gradient,
-of guided particles 4, and a sweep of split Gibbs as many as its 8 steps. Beside them stand the simplest
-things: draws of the prior, and the same drawn again by their likelihoods, with no guidance at all.
+beside the evaluation: a step of DiffPIR takes 1, of DPS or PiGDM 3, of TMPD 5, of MMPS 3 + 2 for each
+conjugate gradient, of guided particles 4, a sweep of split Gibbs its 8 steps, and a level of DAPS its 4 steps
+and one for the correction, which for the exact one is 11. Beside them stand the simplest things: draws of the
+prior, and the same drawn again by their likelihoods, with no guidance at all.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jaxdiff import inverse, particles, pytree
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.inverse import Operator
+from jaxdiff.sampling.ddim import ancestral
 from jaxdiff.sampling.driver import sample
 from jaxdiff.typing import Array, Key
 
@@ -63,6 +65,11 @@ def _reweighted(key: Key, problem: Problem, n: int, compute: int, setting: Array
     return data[jax.random.categorical(key, LogLikelihood(problem)(data), shape=(n,))]
 
 
+def _diffpir(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+    posterior = inverse.diffpir(problem.denoise, problem.operator, problem.y, problem.std)
+    return sample(key, posterior, n, sampler=ancestral(), num_steps=compute)
+
+
 def _split_gibbs(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
     sweeps = max(compute // 8, 2)
     # Half of the sweeps fall from where the prior's scale is forgotten, the others stay.
@@ -72,6 +79,16 @@ def _split_gibbs(key: Key, problem: Problem, n: int, compute: int, setting: Arra
     return inverse.split_gibbs(
         key, problem.denoise, problem.operator, problem.y, problem.std, n, noises=noises, num_steps=8
     )
+
+
+def _annealed(correction: Callable[[Problem], inverse.Correction], cost: int) -> Draw:
+    def draw(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
+        least, most = setting * problem.std, 20 * problem.denoise.scale
+        levels = jnp.linspace(0, 1, max(compute // cost, 2))
+        noises = jnp.exp((1 - levels) * jnp.log(most) + levels * jnp.log(least))
+        return inverse.daps(key, problem.denoise, correction(problem), n, noises=noises, num_steps=4)
+
+    return draw
 
 
 def _twisted(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
@@ -98,7 +115,17 @@ METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
         _guided(lambda p, _: inverse.mmps(p.denoise, p.operator, p.y, p.std, num_iterations=4), 11),
         (0.0,),
     ),
+    "DiffPIR": (_diffpir, (0.0,)),
+    "DAPS": (
+        _annealed(lambda p: inverse.linear_gaussian(p.operator, p.y, p.std, num_iterations=4), 15),
+        (0.5, 2.0),
+    ),
+    "DAPS, Langevin": (_annealed(lambda p: inverse.langevin(LogLikelihood(p)), 5), (0.5, 2.0)),
+    "DAPS, ensemble": (
+        _annealed(lambda p: inverse.ensemble_kalman(p.operator.apply, p.y, p.std), 5),
+        (0.5, 2.0),
+    ),
     "split Gibbs": (_split_gibbs, (0.5, 1.0, 2.0)),
     "twisted particles": (_twisted, (0.0,)),
 }
-"""And settings to choose from: the step of DPS, the last rho of split Gibbs over std."""
+"""And settings to choose from: the step of DPS, the last rho of split Gibbs and of DAPS over std."""

@@ -44,6 +44,7 @@ from experiments import estimates
 from experiments.conditional.methods import METHODS, Problem
 from experiments.estimates import show
 from jaxdiff import inverse
+from jaxdiff.laws.factors import FactorMixture
 from jaxdiff.laws.metrics import sliced_wasserstein
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras
@@ -54,6 +55,10 @@ if TYPE_CHECKING:
 
 SCHEDULE = Karras()
 FLOOR = "exact draws"
+DENSE = 100
+"""The largest dimension of full covariances."""
+JUDGES = ("half", "most", "ranks")
+"""Of calibration: shares of truths within 50 % and 90 %, and how far their ranks are from uniform."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,44 +93,63 @@ class Exact:
         rng = np.random.default_rng(d)
         self.weights = rng.dirichlet(np.full(8, 4.0))
         self.means = 1.5 * rng.standard_normal((8, d))
-        spectra = np.exp(rng.uniform(np.log(0.05), np.log(1.0), (8, d)))
-        turns = np.stack([np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(8)])
-        self.covariances = np.einsum("kij,kj,klj->kil", turns, spectra, turns)
+        self.std, self.rest = std, 0.0
+        self.law: FactorMixture | GaussianMixture
+        if d <= DENSE:
+            spectra = np.exp(rng.uniform(np.log(0.05), np.log(1.0), (8, d)))
+            turns = np.stack([np.linalg.qr(rng.standard_normal((d, d)))[0] for _ in range(8)])
+            self.roots = turns * np.sqrt(spectra)[:, None]
+            covariances = self.roots @ self.roots.transpose(0, 2, 1)
+            self.law = GaussianMixture(
+                jnp.asarray(self.weights), jnp.asarray(self.means), jnp.asarray(covariances)
+            )
+        else:  # eight directions of variance, and a little in all
+            self.rest = 0.05
+            self.roots = rng.standard_normal((8, d, 8))
+            self.law = FactorMixture(
+                jnp.asarray(self.weights), jnp.asarray(self.means), jnp.asarray(self.roots),
+                jnp.full((8, d), self.rest),
+            )  # fmt: skip
         self.matrix = rng.standard_normal((observed, d)) / d**0.5
-        self.std = std
-        self.law = GaussianMixture(
-            jnp.asarray(self.weights), jnp.asarray(self.means), jnp.asarray(self.covariances)
-        )
         matrix = jnp.asarray(self.matrix, jnp.float32)
         self.operator = inverse.linear(jax.tree_util.Partial(_product, matrix), (d,))
 
     def observation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Data and what is seen of them."""
-        k = rng.choice(8, p=self.weights)
-        data = rng.multivariate_normal(self.means[k], self.covariances[k])
-        return data, self.matrix @ data + self.std * rng.standard_normal(len(self.matrix))
+        data = self._component(rng, rng.choice(8, p=self.weights), 1)
+        return data[0], self._seen(rng, data)[0]
 
     def posterior(self, rng: np.random.Generator, y: np.ndarray, n: int) -> np.ndarray:
-        """Draws of it, (n, d)."""
-        a, parts, logs = self.matrix, [], []
-        for weight, mean, covariance in zip(self.weights, self.means, self.covariances, strict=True):
-            spread = a @ covariance @ a.T + self.std**2 * np.eye(len(a))
-            gain = covariance @ a.T @ np.linalg.inv(spread)
+        """Draws of it, (n, d): of each component as many as its weight given y says, moved by their gain."""
+        a, gains, logs = self.matrix, [], []
+        for weight, mean, root in zip(self.weights, self.means, self.roots, strict=True):
+            cross = root @ (a @ root).T + self.rest * a.T
+            spread = a @ cross + self.std**2 * np.eye(len(a))
             off = y - a @ mean
+            gains.append(np.linalg.solve(spread, cross.T))
             logs.append(
                 np.log(weight) - 0.5 * (off @ np.linalg.solve(spread, off) + np.linalg.slogdet(spread)[1])
             )
-            parts.append((mean + gain @ off, covariance - gain @ a @ covariance))
         weights = np.exp(np.array(logs) - max(logs))
-        counts = rng.multinomial(n, weights / weights.sum())
-        return np.concatenate(
-            [rng.multivariate_normal(*part, size=count) for part, count in zip(parts, counts, strict=True)]
-        )
+        counts, draws = rng.multinomial(n, weights / weights.sum()), []
+        for k, (count, gain) in enumerate(zip(counts, gains, strict=True)):
+            data = self._component(rng, k, count)
+            draws.append(data + (y - self._seen(rng, data)) @ gain)
+        return np.concatenate(draws)
 
     def problem(self, y: np.ndarray) -> Problem:
         """What a method is given."""
         observed = jnp.asarray(y, jnp.float32)
         return Problem(self.law.denoiser(SCHEDULE), self.operator, observed, jnp.asarray(self.std))
+
+    def _component(self, rng: np.random.Generator, k: int, n: int) -> np.ndarray:
+        root = self.roots[k]
+        data = self.means[k] + rng.standard_normal((n, root.shape[1])) @ root.T
+        return data + self.rest**0.5 * rng.standard_normal(data.shape)
+
+    def _seen(self, rng: np.random.Generator, data: np.ndarray) -> np.ndarray:
+        seen = data @ self.matrix.T
+        return seen + self.std * rng.standard_normal(seen.shape)
 
 
 def _product(matrix: Array, x: Array) -> Array:
@@ -150,11 +174,13 @@ def run(config: Config) -> dict[str, Any]:
                 rows.append(row | {"setting": setting, "distance": estimates.mean(found)})
                 print(rows[-1], file=sys.stderr, flush=True)
                 if compute == config.coverage_compute:
-                    share = _coverage(config, exact, method, compute, setting)
-                    coverage.append(row | {"coverage": estimates.mean(share)})
+                    coverage.append(row | _calibration(config, exact, method, compute, setting))
+                    print(coverage[-1], file=sys.stderr, flush=True)
         floor = _distances(config, exact, FLOOR, 0, 0.0, config.observations, seed=1)
         rows.append({"d": d, "observed": observed, "compute": 0, "method": FLOOR, "setting": 0.0}
                     | {"distance": estimates.mean(floor)})  # fmt: skip
+        row = {"d": d, "observed": observed, "compute": config.coverage_compute, "method": FLOOR}
+        coverage.append(row | _calibration(config, exact, FLOOR, 0, 0.0))
     return {"config": dataclasses.asdict(config), "rows": rows, "coverage": coverage}
 
 
@@ -192,18 +218,36 @@ def _distances(
     return found
 
 
-def _coverage(config: Config, exact: Exact, method: str, compute: int, setting: float) -> list[float]:
-    """The share of coordinates whose interval of 90 % holds the truth, for each observation."""
-    rng, shares = np.random.default_rng(4), []
+def _calibration(
+    config: Config, exact: Exact, method: str, compute: int, setting: float
+) -> dict[str, dict[str, float] | None]:
+    """The share of coordinates whose interval of 50 % and 90 % holds the truth, and how far ranks are off.
+
+    The last is the largest distance of the distribution of ranks, of the truth among the draws, from the
+    uniform one, over coordinates of one observation, a mean over observations.
+    """
+    rng, n = np.random.default_rng(4), config.coverage_draws
+    ranks = []
     for i in range(config.coverage_observations):
         data, y = exact.observation(rng)
-        got = _draw(
-            jax.random.key(i), exact.problem(y), jnp.asarray(setting),
-            method=method, n=config.coverage_draws, compute=compute,
-        )  # fmt: skip
-        low, high = np.quantile(np.asarray(got, np.float64), [0.05, 0.95], axis=0)
-        shares.append(float(((data >= low) & (data <= high)).mean()))
-    return shares
+        if method == FLOOR:
+            got = exact.posterior(np.random.default_rng([5, i]), y, n)
+        else:
+            got = _draw(
+                jax.random.key(i), exact.problem(y), jnp.asarray(setting), method=method, n=n, compute=compute
+            )
+        ranks.append((np.asarray(got, np.float64) < data).mean(0))
+
+    def covered(share: float) -> dict[str, float] | None:
+        return estimates.mean([float((np.abs(own - 0.5) <= share / 2).mean()) for own in ranks])
+
+    return {"half": covered(0.5), "most": covered(0.9), "ranks": estimates.mean([_off(r) for r in ranks])}
+
+
+def _off(ranks: np.ndarray) -> float:
+    """Largest distance of their distribution function from the uniform one's."""
+    places, own = np.arange(1, len(ranks) + 1) / len(ranks), np.sort(ranks)
+    return float(np.maximum(places - own, own - places + 1 / len(ranks)).max())
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -213,16 +257,16 @@ def table(figures: dict[str, Any]) -> str:
         own = [row for row in figures["rows"] if row["d"] == d]
         floor = next(row for row in own if row["method"] == FLOOR)
         lines.append(
-            f"d = {d}, {observed} seen; exact draws {show(floor['distance'], 3)}; coverage of 90 % at "
-            f"{figures['config']['coverage_compute']} evaluations"
+            f"d = {d}, {observed} seen; exact draws {show(floor['distance'], 3)}; last, coverage of 50 % and "
+            f"90 % and distance of ranks from uniform, at {figures['config']['coverage_compute']} evaluations"
         )
-        shares = {r["method"]: r["coverage"] for r in figures["coverage"] if r["d"] == d}
-        for method in figures["config"]["methods"]:
-            cells = [row for row in own if row["method"] == method]
+        shares = {r["method"]: r for r in figures["coverage"] if r["d"] == d}
+        for method in (*figures["config"]["methods"], FLOOR):
+            cells = [row for row in own if row["method"] == method and row["compute"]]
             lines.append(
                 f"  {method:34}"
                 + "".join(f"{row['compute']:6d}: {show(row['distance'], 3)}" for row in cells)
-                + f"{show(shares.get(method), 3):>20}"
+                + "".join(f"{show(shares.get(method, {}).get(name), 3):>18}" for name in JUDGES)
             )
     return "\n".join(lines)
 
