@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
+from jaxdiff._numerics.shards import spread
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.metrics import Estimate
 from jaxdiff.noising import times as grids
@@ -105,6 +106,8 @@ def run(
 ) -> Particles:
     """Particles of the law that a process is for: `Composed` or `Twisted`.
 
+    Under a mesh, ``with jax.set_mesh(jd.data_mesh()):``, rows are spread over its devices, and are the same.
+
     n: particles of a group. num_steps: of the default grid, over the denoiser's working range; 100 if nothing
     is said. times: another grid, decreasing, that ends where the denoiser knows its times: data are estimated
     from there. threshold: the effective share of n below which a group is resampled: 0 never, 1 always.
@@ -150,11 +153,12 @@ def _run(key: Key, process: Process, times: Array, threshold: Array, *, n: int, 
         resample_key, move_key = jax.random.split(jax.random.fold_in(key, number))
         state, log_weights, log_evidences = resample(resample_key, carry)
         new, increment = process.step(move_key, state, t, s)
-        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, state)
+        new = jax.tree.map(lambda leaf, old: spread(leaf.astype(old.dtype)), new, state)
         return (new, log_weights + increment.reshape(groups, n), log_evidences), None
 
     start_key, key = jax.random.split(key)
     state, first = process.init(start_key, groups * n, times[0])
+    state = jax.tree.map(spread, state)
     carry = (state, first.reshape(groups, n), jnp.zeros(groups))
     carry, _ = jax.lax.scan(body, carry, (jnp.arange(len(times) - 1), times[:-1], times[1:]))
     state, last = process.finish(carry[0])

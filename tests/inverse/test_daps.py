@@ -70,7 +70,7 @@ def test_a_correction_alone_is_exact_for_its_gaussians(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CORRECTIONS)
+@pytest.mark.parametrize("name", ["linear", "ensemble"])
 def test_annealing_ends_at_the_posterior(name):
     correction, isotropic = CORRECTIONS[name]
     prior = 0.6 * np.eye(3) if isotropic else COVARIANCE
@@ -112,11 +112,11 @@ def test_rings_are_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["linear", "langevin"])
-def test_rows_are_corrected_by_themselves(name):
+def test_rows_are_corrected_by_themselves():
     denoise = Gaussian(jnp.asarray(MEAN), jnp.asarray(COVARIANCE)).denoiser(Karras())
     x = jnp.asarray(RNG.standard_normal((5, 3)), jnp.float32)
     whole, few = (
-        CORRECTIONS[name][0](jax.random.key(4), denoise, x[:n], jnp.asarray(0.5), x[:n]) for n in (5, 2)
+        jax.jit(CORRECTIONS["langevin"][0])(jax.random.key(4), denoise, x[:n], jnp.asarray(0.5), x[:n])
+        for n in (5, 2)
     )
     np.testing.assert_allclose(whole[:2], few, rtol=1e-4, atol=1e-5)
