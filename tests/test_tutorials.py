@@ -268,6 +268,7 @@ def test_many_devices(tutorial):
 def test_exporting(tutorial):
     names = tutorial("10", BATCH_SIZE=64, NUM_SAMPLES=2_000, NUM_STEPS=100)
     np.testing.assert_allclose(names["samples"], names["before"], atol=1e-4)
+    np.testing.assert_allclose(names["samples"], names["again"], atol=1e-4)
     assert names["sampler"].header["config"] == {"data": "eight Gaussians", "steps": 100}
 
 

@@ -8,6 +8,15 @@
 
 t is a feature of the noise level of order one: a time in [0, 1], or EDM's log(sigma / alpha) / 4. With an s,
 params are those of one time and more of new names, made by an init with an s.
+
+Published weights come by the networks that have their layout (`DDPMUNet`, `DiT`, `EDMUNet`), without PyTorch:
+
+    network = DDPMUNet.from_config(json.loads(pathlib.Path("config.json").read_text()))
+    tensors = jd.load_safetensors("diffusion_pytorch_model.safetensors")
+    params = network.from_state_dict(tensors, (32, 32, 3))
+    denoise = jd.ddpm_denoiser(network.apply, params, jd.linear_betas(1000), shape=(32, 32, 3), scale=0.5)
+    samples = jd.sample(key, denoise, 16)
+    jd.save_safetensors("mine.safetensors", params["params"], metadata={"format": "pt"})     # back again
 """
 
 from jaxdiff.models.ddpm_unet import DDPMUNet

@@ -22,7 +22,7 @@ import numpy as np
 
 from jaxdiff.models.embedding import check_inputs
 from jaxdiff.models.patches import put_back
-from jaxdiff.models.torch_layout import TorchNetwork, attention, conv, linear, standardized, table, waves
+from jaxdiff.models.torch_layout import TorchNetwork, attention, linear, patches, standardized, table, waves
 from jaxdiff.typing import Array
 
 _ONLY = {
@@ -98,8 +98,7 @@ class DiT(TorchNetwork):
         size, p, width = x.shape[1:3], self.patch_size, self.num_attention_heads * self.attention_head_dim
         if any(n % p for n in size):
             raise ValueError(f"height and width must be multiples of patch_size = {p}, got {size}.")
-        h = conv(self, "pos_embed.proj", x, width, size=p, stride=p, padding=(0, 0))
-        h = h.reshape(len(x), -1, width) + self.places(size)[None]
+        h = patches(self, "pos_embed.proj", x, width, p) + self.places(size)[None]
         conditions = [self._condition(f"transformer_blocks.{i}", t, labels) for i in range(self.num_layers)]
         for i, c in enumerate(conditions):
             h = self._block(f"transformer_blocks.{i}", h, c)

@@ -170,7 +170,7 @@ class EDMUNet(TorchNetwork):
             )
 
 
-def _norm(module: nn.Module, name: str, x: Array) -> Array:
+def _norm(module: TorchNetwork, name: str, x: Array) -> Array:
     return group_norm(module, name, x, min(32, x.shape[-1] // 4), 1e-6)
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from transcription import silu, softmax, standardized
 
 import jaxdiff as jd
 from jaxdiff.models import DDPMUNet, DiT, EDMUNet
-from jaxdiff.models.torch_layout import waves
+from jaxdiff.models.torch_layout import TorchNetwork, conv, waves
 
 SHAPE = (8, 8, 3)
 
@@ -254,6 +255,28 @@ def test_files_of_dits_authors():
         ValueError, match=r"The file's places, of shape \(1, 16, 16\), are not those of sample_size"
     ):
         network.from_state_dict(file | {"pos_embed": places[None, ::-1]}, SHAPE)
+
+
+class Convolved(TorchNetwork):
+    """Convolutions of all kinds, one after another."""
+
+    @nn.compact
+    def __call__(self, x):
+        for i, (stride, padding) in enumerate([(1, None), (2, (0, 1)), (2, (1, 1)), (1, (2, 2))]):
+            x = jnp.sin(conv(self, f"{i}", x, 3, stride=stride, padding=padding))
+        return x
+
+
+def test_reverse_mode_has_the_same_derivatives():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 2))
+    params = Convolved().init(jax.random.key(1), x)
+
+    def both(reverse_mode):
+        network = Convolved(reverse_mode=reverse_mode)
+        return jax.jit(jax.value_and_grad(lambda p, x: (network.apply(p, x) ** 2).sum(), (0, 1)))(params, x)
+
+    assert "custom_vjp" in str(jax.make_jaxpr(Convolved(reverse_mode=True).apply)(params, x))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), both(True), both(False))
 
 
 def test_waves_at_late_steps():
