@@ -58,257 +58,135 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from experiments.estimates import mean, show
-from experiments.few_step import methods, training
-from experiments.initialization import laws, shapes
-from experiments.networks import applied
-from jaxdiff import maps
-from jaxdiff.denoising import prediction
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.laws import metrics
-from jaxdiff.laws.fitting import fit_mixture
-from jaxdiff.maps.flow_map import FlowMap, make_flow_map
-from jaxdiff.models import ResidualMLP
-from jaxdiff.noising.schedules import RectifiedFlow
-from jaxdiff.sampling.driver import sample
-from jaxdiff.sampling.exponential_adams import unipc
+from experiments.few_step import generators, methods, study, training
+from experiments.few_step.study import CALLS, SETTINGS, SMALL, Setting, Study
+from jaxdiff import inverse, maps
 from jaxdiff.typing import Array, Key, Params
 
-LAWS = {"modes": laws.grid_mixture, "rings": shapes.two_rings}
-SCHEDULE = RectifiedFlow()
-CALLS = (1, 2, 4)
-JUDGES = ("energy", "sliced", "classifier")
+table, draw = study.table, study.draw
+OWN = ("progressive distillation", "reflow", "score distillation", "posterior generator")
+"""Rows that are more than a loss."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What the part depends on."""
 
-    law: str = "modes"
-    seeds: tuple[int, ...] = (0,)
-    methods: tuple[str, ...] = tuple(methods.METHODS)
-    budget: float = 1.2e11  # operations; of the denoiser's loss some 2,700 steps
-    learning_rate: float = 2e-3  # chosen on law 3 and key 7
-    map_rate: float = 0.25  # of that, the map's beside a fake denoiser; by reason, not tuned
-    width: int = 64
-    blocks: int = 3
-    batch: int = 128
-    num_samples: int = 3_000
-    teacher_calls: tuple[int, ...] = (1, 2, 4, 8, 40)
+    setting: Setting = SETTINGS["modes"]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    methods: tuple[str, ...] = (*methods.METHODS, *OWN)
+    teacher_calls: tuple[int, ...] = (1, 2, 4, 8, 16, 40)
     reflow_pairs: int = 8_192
-    components: int = 12  # of the mixture without calls: of 25 modes, and of two rings
-    classifier_steps: int = 300
 
 
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
+        setting=dataclasses.replace(SETTINGS["modes"], **SMALL),
         seeds=(0,),
-        methods=("MeanFlow", "sCM, distilled"),
-        budget=4e6,
-        width=8,
-        blocks=1,
-        batch=16,
-        num_samples=64,
+        methods=("sCM, distilled", *OWN),
         teacher_calls=(1, 4),
         reflow_pairs=64,
-        components=2,
-        classifier_steps=2,
     )
 
 
 def run(config: Config) -> dict[str, Any]:
     """Of every row and number of calls, each judge's mean over seeds."""
-    found = [_one(config, seed) for seed in config.seeds]
-    rows = [
-        {
-            "name": name,
-            "calls": calls,
-            "steps": found[0][name, calls][1],
-            **{judge: _over([one[name, calls][0][i] for one in found]) for i, judge in enumerate(JUDGES)},
-        }
-        for name, calls in found[0]
-    ]
+    rows = study.over_seeds([_one(config, seed) for seed in config.seeds])
     return {"config": dataclasses.asdict(config), "rows": rows}
 
 
-def _over(values: list[float]) -> dict[str, float]:
-    return mean(values) if len(values) > 1 else {"mean": values[0], "standard_error": 0.0}
-
-
-def _one(config: Config, seed: int) -> dict[tuple[str, int], tuple[tuple[float, ...], int]]:
-    """Judgements, and steps of training, by row and calls."""
-    law = LAWS[config.law](seed)
-    network = ResidualMLP(width=config.width, num_blocks=config.blocks)
-    init_key, fit_key, sample_key, judge_key, data_key = jax.random.split(jax.random.key(seed), 5)
-    x, t = jnp.zeros((1, 2)), jnp.zeros(1)
-    params = jax.jit(lambda key: network.init(key, x, t, s=t))(init_key)
-
-    def make(params: Params) -> FlowMap:
-        return make_flow_map(applied(network), params, SCHEDULE, shape=(2,), prediction=prediction.flow)
-
-    def draw(key: Key) -> Array:
-        return law.sample(key, config.batch)
-
-    fresh, reference = (law.sample(key, config.num_samples) for key in jax.random.split(data_key))
-    judged: dict[tuple[str, int], tuple[tuple[float, ...], int]] = {}
-
-    def judge(name: str, calls: int, samples: Array, steps: int = 0) -> None:
-        judged[name, calls] = _judge(config, judge_key, samples, reference), steps
-
-    def fit(loss: methods.Loss, params: Params, share: float, teacher: Denoiser, data: Any = draw) -> Any:
-        return training.fit(
-            fit_key,
-            loss,
-            make,
-            params,
-            teacher,
-            data,
-            budget=share * config.budget,
-            learning_rate=config.learning_rate,
-        )
-
-    judge("new draws of the law", 0, fresh)
-    judge("a mixture fitted to draws", 0, _mixture(config, law, fit_key))
-    nobody = make(params).denoiser
-    taught, steps = fit(methods.denoising, params, 0.5, nobody)
-    teacher, n = make(taught).denoiser, config.num_samples
-    whole, all_steps = fit(methods.denoising, params, 1.0, nobody)
-    for calls in config.teacher_calls:
-        judge("denoiser, by a solver", calls, _solved(sample_key, make(whole).denoiser, n, calls), all_steps)
+def _one(config: Config, seed: int) -> Study:
+    of = Study(config.setting, seed)
+    n, options = of.setting.num_samples, {"learning_rate": of.setting.learning_rate}
+    of.judge(
+        "a law fitted to the data", 0, of.task.fit(of.fit_key).sample(of.fit_key, n).reshape(n, *of.shape)
+    )
+    taught, _ = of.fit(methods.denoising, share=0.5)
+    whole, steps = of.fit(methods.denoising)
+    of.judge_solved("denoiser, by a solver", of.make(whole).denoiser, steps, config.teacher_calls)
+    own = dict(zip(OWN, (_progressive, _reflowed, _distilled_by_scores, _of_posteriors), strict=True))
     for name in config.methods:
+        if name in own:
+            own[name](config, of, taught)
+            continue
         method = methods.METHODS[name]
-        begun, share = (taught, 0.5) if method.taught else (params, 1.0)
-        ended, steps = fit(method.loss, begun, share, teacher)
-        for calls in CALLS:
-            samples = maps.sample_map(sample_key, make(ended), n, num_calls=calls, renoise=method.renoise)
-            judge(name, calls, samples, steps)
-    _progressive(config, fit, make, taught, judge, sample_key)
-    _reflowed(config, fit, make, taught, judge, sample_key)
-    _distilled_by_scores(config, make, taught, draw, judge, sample_key)
-    _generated(config, network, params, draw, judge, sample_key)
-    return judged
-
-
-def _judge(config: Config, key: Key, samples: Array, reference: Array) -> tuple[float, ...]:
-    classifier = metrics.classifier_two_sample_test(
-        key, samples, reference, width=64, num_steps=config.classifier_steps
+        begun, share = (taught, 0.5) if method.taught else (of.params, 1.0)
+        ended, steps = of.fit(method.loss, begun, share, teacher=of.make(taught).denoiser)
+        of.judge_map(name, of.make(ended), steps, renoise=method.renoise)
+    generate, steps = generators.by_energy(
+        of.sample_key, of.network, of.params, of.draw, budget=of.setting.budget, **options
     )
-    return (
-        float(metrics.energy_distance(samples, reference).value),
-        float(metrics.sliced_wasserstein(key, samples, reference, num_projections=64)),
-        float(classifier.value),
-    )
+    of.judge("a generator by energy distance", 1, generate(of.sample_key, n), steps)
+    return of
 
 
-def _mixture(config: Config, law: Distribution, key: Key) -> Array:
-    data = law.sample(key, 10_000 if config.num_samples > 1000 else 100)
-    fitted = fit_mixture(key, data, config.components, num_restarts=1)
-    return fitted.sample(key, config.num_samples)
-
-
-def _solved(key: Key, denoise: Denoiser, n: int, calls: int) -> Array:
-    """By one DDIM step, or UniPC of the order that few calls bear, on the grid of the maps."""
-    grid = methods.grid(maps.one_step_map(denoise), calls).at[-1].set(0.0)
-    return sample(key, denoise, n, times=grid, sampler=unipc(1 if calls == 1 else 2 if calls < 8 else 3))
-
-
-def _progressive(config: Config, fit: Any, make: Any, taught: Params, judge: Any, key: Key) -> None:
+def _progressive(config: Config, of: Study, taught: Params) -> None:
     """Stages of 8, 4, 2 and 1 calls of equal shares, each taught by the one before."""
-    params, before = taught, maps.one_step_map(make(taught).denoiser)
+    del config
+    params, before = taught, maps.one_step_map(of.make(taught).denoiser)
     for calls in (8, *CALLS[::-1]):
         loss = functools.partial(methods.progressive, calls=calls, before=before)
-        params, steps = fit(loss, params, 0.125, make(taught).denoiser)
-        before = make(params)
+        params, steps = of.fit(loss, params, 0.125)
+        before = of.make(params)
         if calls in CALLS:
-            times = methods.grid(before, calls)
-            judge("progressive distillation", calls, _composed(key, before, config, times), steps)
+            n = of.setting.num_samples
+            samples = maps.sample_map(of.sample_key, before, n, num_calls=calls, renoise=0.0)
+            of.judge("progressive distillation", calls, samples, steps)
 
 
-def _reflowed(config: Config, fit: Any, make: Any, taught: Params, judge: Any, key: Key) -> None:
+def _reflowed(config: Config, of: Study, taught: Params) -> None:
     """The pairs' 32 calls each are left out of the budget."""
-    pairs = jax.jit(maps.reflow_pairs, static_argnums=2)(key, make(taught).denoiser, config.reflow_pairs)
+    pairs = jax.jit(maps.reflow_pairs, static_argnums=2)(
+        of.sample_key, of.make(taught).denoiser, config.reflow_pairs
+    )
 
     def draw(key: Key) -> Any:
-        rows = jax.random.randint(key, (config.batch,), 0, config.reflow_pairs)
+        rows = jax.random.randint(key, (of.setting.batch,), 0, config.reflow_pairs)
         return jax.tree.map(lambda leaf: leaf[rows], pairs)
 
-    params, steps = fit(methods.reflow, taught, 0.5, make(taught).denoiser, draw)
-    flow_map = maps.one_step_map(make(params).denoiser)
-    for calls in CALLS:
-        times = methods.grid(flow_map, calls)
-        judge("reflow", calls, _composed(key, flow_map, config, times), steps)
+    params, steps = of.fit(methods.reflow, taught, 0.5, data=draw)
+    of.judge_map("reflow", maps.one_step_map(of.make(params).denoiser), steps)
 
 
-def _composed(key: Key, flow_map: FlowMap, config: Config, times: Array) -> Array:
-    return maps.sample_map(key, flow_map, config.num_samples, times=times, renoise=0.0)
-
-
-def _distilled_by_scores(config: Config, make: Any, taught: Params, draw: Any, judge: Any, key: Key) -> None:
+def _distilled_by_scores(config: Config, of: Study, taught: Params) -> None:
     """The map and the fake denoiser both begin as the teacher; the map is the slower of the two."""
-    teacher = make(taught).denoiser
+    del config
+    teacher, setting = of.make(taught).denoiser, of.setting
 
     def loss(params: Params, key: Key, data: Array) -> Array:
-        student, fake = make(params["map"]), make(params["fake"]).denoiser
+        student, fake = of.make(params["map"]), of.make(params["fake"]).denoiser
         return methods.score_distillation(key, student, fake, teacher, data).mean()
 
-    rates = {"map": config.map_rate * config.learning_rate, "fake": config.learning_rate}
+    rates = {"map": setting.map_rate * setting.learning_rate, "fake": setting.learning_rate}
     fitted, steps = training.descend(
-        key, loss, {"map": taught, "fake": taught}, draw, budget=0.5 * config.budget, learning_rate=rates
+        of.sample_key,
+        loss,
+        {"map": taught, "fake": taught},
+        of.draw,
+        budget=0.5 * setting.budget,
+        learning_rate=rates,
+    )
+    of.judge_map("score distillation", of.make(fitted["map"]), steps, renoise=1.0)
+
+
+def _of_posteriors(config: Config, of: Study, taught: Params) -> None:
+    """Of vectors: how a network of images could begin as the teacher is another question."""
+    del config
+    setting = of.setting
+    generator, steps = generators.of_posteriors(
+        of.sample_key,
+        of.network,
+        of.task,
+        of.make(taught).denoiser,
+        taught,
+        of.draw,
+        map_rate=setting.map_rate,
+        learning_rate=setting.learning_rate,
+        budget=0.5 * setting.budget,
     )
     for calls in CALLS:
-        samples = maps.sample_map(key, make(fitted["map"]), config.num_samples, num_calls=calls)
-        judge("score distillation", calls, samples, steps)
-
-
-def _generated(config: Config, network: ResidualMLP, params: Params, draw: Any, judge: Any, key: Key) -> None:
-    """The network as a generator, of noise alone."""
-
-    def generate(params: Params, key: Key, n: int) -> Array:
-        noise = jax.random.normal(key, (n, 2))
-        return noise + applied(network)(params, noise, jnp.zeros(n), s=jnp.zeros(n))
-
-    def loss(params: Params, key: Key, batch: Array) -> Array:
-        return methods.energy(generate(params, key, len(batch)), batch)
-
-    fitted, steps = training.descend(
-        key, loss, params, draw, budget=config.budget, learning_rate=config.learning_rate
-    )
-    samples = jax.jit(generate, static_argnums=2)(fitted, key, config.num_samples)
-    judge("a generator by energy distance", 1, samples, steps)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """A row for each method and number of calls."""
-    lines = [f"{'':32} calls   steps {'energy distance':>20} {'sliced W_2':>18} {'classifier':>18}"]
-    one = len(figures["config"]["seeds"]) == 1  # whose standard error is unknown
-    for row in figures["rows"]:
-        parts = [
-            f"{row[judge]['mean']:.{digits}f}" if one else show(row[judge], digits)
-            for judge, digits in zip(JUDGES, (4, 3, 3), strict=True)
-        ]
-        name, calls, steps = row["name"], row["calls"], row["steps"] or "-"
-        lines.append(f"{name:32} {calls:5d} {steps:>7} {parts[0]:>20} {parts[1]:>18} {parts[2]:>18}")
-    return "\n".join(lines)
-
-
-def draw(figures: dict[str, Any], axes: Any) -> None:
-    """Sliced W_2 by calls, a line for each method, and what has none or one as a level."""
-    rows = figures["rows"]
-    lines = 0
-    for name in dict.fromkeys(row["name"] for row in rows):
-        own = sorted((row["calls"], row["sliced"]["mean"]) for row in rows if row["name"] == name)
-        if len(own) == 1:
-            axes.axhline(own[0][1], linestyle=":", color="gray")
-            axes.text(40, own[0][1], name, ha="right", va="bottom", fontsize=6, color="gray")
-            continue
-        style = "--" if name.startswith("denoiser") else ("-", "-.")[lines // 10]
-        axes.plot(*zip(*own, strict=True), style, color=f"C{lines % 10}", marker=".", label=name)
-        lines += 1
-    axes.set(xscale="log", yscale="log", xlabel="calls", ylabel="sliced W_2", title=figures["config"]["law"])
-    axes.set_xticks([1, 2, 4, 8, 40], labels=["1", "2", "4", "8", "40"])
-    axes.minorticks_off()
-    axes.set_yticks([0.05, 0.1, 0.2, 0.5], labels=["0.05", "0.1", "0.2", "0.5"])
-    axes.legend(fontsize=5)
+        n = setting.num_samples
+        samples = inverse.sample_generator(of.sample_key, generator, n, num_calls=calls)
+        of.judge("posterior generator", calls, samples, steps)

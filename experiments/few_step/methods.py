@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.learning.losses import denoising_loss
 from jaxdiff.learning.targets import denoising_target
 from jaxdiff.maps.flow_map import FlowMap
-from jaxdiff.noising import times
+from jaxdiff.noising import times as grids
 from jaxdiff.typing import Array, Denoised, Key
 
 
@@ -29,7 +29,7 @@ class Lesson(NamedTuple):
     """Of the training that is done, in [0, 1]."""
 
 
-Loss: TypeAlias = Callable[[Key, Lesson, Array], Array]
+Loss: TypeAlias = Callable[[Key, Lesson, Any], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,24 +100,25 @@ def reflow(key: Key, lesson: Lesson, pairs: Denoised) -> Array:
 
 def progressive(key: Key, lesson: Lesson, data: Array, *, calls: int, before: FlowMap) -> Array:
     """A stage, of so many calls, which halves those of the map before."""
-    return maps.progressive_loss(key, lesson.student, before, data, times=grid(lesson.student, calls))
+    return maps.progressive_loss(
+        key, lesson.student, before, data, times=grid(lesson.student.denoiser, calls)
+    )
 
 
 def score_distillation(key: Key, student: FlowMap, fake: Denoiser, teacher: Denoiser, data: Array) -> Array:
     """DMD2: of the map, from the times of four calls to the first, and of the fake denoiser of its ends."""
     time_key, noise_key, key, fake_key = jax.random.split(key, 4)
-    t = jax.random.choice(time_key, grid(student, 4)[:-1], (len(data),))
+    t = jax.random.choice(time_key, grid(student.denoiser, 4)[:-1], (len(data),))
     x, _ = denoising_target(noise_key, student.schedule, data, t)
     samples = student(x, t, student.schedule.t_min)
     own = maps.score_distillation_loss(key, samples, teacher, fake)
     return own + denoising_loss(fake_key, fake, jax.lax.stop_gradient(samples))
 
 
-def grid(flow_map: FlowMap, calls: int) -> Array:
+def grid(denoise: Denoiser, calls: int) -> Array:
     """Times of so many calls, as `sample_map` has them, and every second one of twice as many."""
-    denoise = flow_map.denoiser
     low, high = denoise.working_range
-    return times.noise_grid(denoise.schedule, calls, t_min=low, t_max=high, scale=denoise.scale)
+    return grids.noise_grid(denoise.schedule, calls, t_min=low, t_max=high, scale=denoise.scale)
 
 
 def energy(samples: Array, data: Array) -> Array:
