@@ -31,10 +31,10 @@ LEFT_OUT = {
     ],
     "what a call makes is a function or a value for later calls": [
         *("as_denoiser", "guided", "switched", "pytree", "init_state", "averaged", "make_train_step"),
-        *("tilted", "rewarded", "composed", "inverse.linear", "inverse.mask"),
+        *("tilted", "rewarded", "composed", "joint", "inverse.linear", "inverse.mask"),
         *("jumps.guided", "jumps.rewarded"),
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
-        *("projections.dynamic_threshold", "witness"),
+        *("projections.dynamic_threshold", "projections.equality", "witness"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("inverse.denoising_posterior", "inverse.diffpir", "inverse.linear_gaussian"),
         *("inverse.langevin", "inverse.ensemble_kalman"),

@@ -38,6 +38,7 @@ from jaxdiff.densities.log_density import log_density
 from jaxdiff.guidance import projections
 from jaxdiff.guidance.classifier_free import guided
 from jaxdiff.guidance.composed import composed
+from jaxdiff.guidance.joint import joint
 from jaxdiff.guidance.projected import projected
 from jaxdiff.guidance.tilted import rewarded, tilted
 from jaxdiff.laws import metrics
@@ -249,6 +250,7 @@ __all__ = [
     "interruption",
     "inverse",
     "inverse_log_snr",
+    "joint",
     "jumps",
     "kl_budget",
     "learn_sampler",

@@ -40,6 +40,22 @@ def half_space(normal: ArrayLike, offset: ArrayLike) -> Projection:
     return _HalfSpace(normal, jnp.asarray(offset, float))
 
 
+def equality(matrix: ArrayLike, value: ArrayLike) -> Projection:
+    """matrix x = value, of x in one row of d numbers: matrix (m, d), value (m,); to rounding.
+
+    Rows that say the same are one. Raises ValueError for other shapes and numbers that are not finite.
+
+    >>> jd.projections.equality([[1.0, 1.0]], [1.0])(jnp.array([[1.0, 2.0]])).tolist()  # sum to one
+    [[0.0, 1.0]]
+    """
+    matrix, value = jnp.asarray(matrix, float), jnp.asarray(value, float)
+    checks.shape("matrix", matrix, (None, None))
+    checks.shape("value", value, matrix.shape[:1])
+    checks.finite("matrix", matrix)
+    checks.finite("value", value)
+    return _Equality(matrix, jnp.linalg.pinv(matrix), value)
+
+
 def dynamic_threshold(low: ArrayLike, high: ArrayLike, quantile: Array | float = 0.995) -> Projection:
     """Entries between low and high, scalars, by bringing all of a row nearer to the middle: for guidance.
 
@@ -85,6 +101,18 @@ class _Box:
             jnp.broadcast_to(edge.astype(data.dtype), data.shape[1:])[None] for edge in (self.low, self.high)
         )
         return jnp.clip(data, low, high)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Equality:
+    matrix: Array
+    inverse: Array
+    value: Array
+
+    def __call__(self, data: Array) -> Array:
+        flat = data.reshape(len(data), -1)
+        return data - ((flat @ self.matrix.T - self.value[None]) @ self.inverse.T).reshape(data.shape)
 
 
 @pytree

@@ -16,6 +16,7 @@ RNG = np.random.default_rng(5)
 LAW = Gaussian(jnp.asarray([0.4, -0.3, 0.1]), jnp.asarray([1.0, 0.5, 0.2]))
 X = jnp.asarray(RNG.standard_normal((6, 3)))
 NORMAL, OFFSET = np.array([1.0, -2.0, 0.5]), 0.3
+MATRIX = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, -1.0]])
 SETS = {
     "box": (
         projections.box(-0.2, jnp.asarray([0.1, 0.3, 0.2])),
@@ -24,6 +25,10 @@ SETS = {
     "half-space": (
         projections.half_space(NORMAL, OFFSET),
         [{"type": "ineq", "fun": lambda y: OFFSET - NORMAL @ y}],
+    ),
+    "equality": (
+        projections.equality(MATRIX, [0.2, -0.1]),
+        [{"type": "eq", "fun": lambda y: MATRIX @ y - [0.2, -0.1]}],
     ),
     "simplex": (
         projections.simplex,
