@@ -27,7 +27,7 @@ SETS = {
         [{"type": "ineq", "fun": lambda y: OFFSET - NORMAL @ y}],
     ),
     "equality": (
-        projections.equality(MATRIX, [0.2, -0.1]),
+        projections.equality(MATRIX, np.array([0.2, -0.1])),
         [{"type": "eq", "fun": lambda y: MATRIX @ y - [0.2, -0.1]}],
     ),
     "simplex": (
