@@ -11,13 +11,14 @@
     | digits  | digits of 8 x 8, of which each seed holds its own third back         | compare |
     | patches | photograph patches of 32 x 32 in colour                              | compare |
     | starts  | learned starts, bootstrapped teachers, a reference law: do they pay? | starts  |
+    | shown   | MeanFlow by the noise level's logarithm, or by its angle             | shown   |
 
 The module says what to expect. Written to --out: a JSON file for each part as it is done, figures.json with
 all, and figure.png; the one beside this file is of the runs in the modules' docstrings.
 """
 
 from experiments import parts
-from experiments.few_step import compare, starts
+from experiments.few_step import compare, shown, starts
 from experiments.few_step.study import SETTINGS
 
 PARTS: parts.Parts = {
@@ -33,6 +34,7 @@ PARTS: parts.Parts = {
         ),
     ),
     "starts": (starts, starts.Config()),
+    "shown": (shown, shown.Config()),
 }
 
 if __name__ == "__main__":

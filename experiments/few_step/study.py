@@ -12,14 +12,14 @@ from experiments.estimates import mean, show
 from experiments.few_step import methods, tasks, training
 from experiments.networks import applied
 from jaxdiff import maps
-from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.denoising.prediction import PredictionType, flow
 from jaxdiff.laws import metrics
 from jaxdiff.maps.flow_map import FlowMap, make_flow_map
 from jaxdiff.noising.schedules import RectifiedFlow
 from jaxdiff.sampling.driver import sample
 from jaxdiff.sampling.exponential_adams import unipc
-from jaxdiff.typing import Array, Key, Params, StartLaw
+from jaxdiff.typing import Array, Key, Params, Schedule, StartLaw
 
 SCHEDULE = RectifiedFlow()
 CALLS = (1, 2, 4)
@@ -64,8 +64,16 @@ SMALL: dict[str, Any] = {
 class Study:
     """Trains and judges by keys of one seed; `judged` holds, by row and calls, judgements and steps."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        seed: int,
+        *,
+        schedule: Schedule = SCHEDULE,
+        prediction: PredictionType = flow,
+    ) -> None:
         self.setting, self.task = setting, tasks.task(setting.task, seed)
+        self.schedule, self.prediction = schedule, prediction
         self.network = tasks.network(setting.task, setting.width, setting.blocks)
         self.shape = self.task.shape
         init_key, self.fit_key, self.sample_key, self.judge_key, data_key = jax.random.split(
@@ -86,7 +94,7 @@ class Study:
         if base is not None:
             predict = jax.tree_util.Partial(functools.partial(_added, predict), base)
         return make_flow_map(
-            predict, params, SCHEDULE, shape=self.shape, prediction=prediction.flow, t_max=horizon
+            predict, params, self.schedule, shape=self.shape, prediction=self.prediction, t_max=horizon
         )
 
     def draw(self, key: Key) -> Array:
