@@ -271,19 +271,25 @@ def _bytes(dtype: str, shape: str) -> int:
     return math.prod(int(n) for n in shape.split(",") if n) * bits // 8
 
 
-def largest(fits: Callable[[int], bool], *, unit: int = 1, limit: int = 2**20) -> int:
-    """The largest multiple of unit, up to limit, that fits: by doubling, then by bisection; 0 if none does.
+def largest(needed: Callable[[int], float], room: float, *, unit: int = 1, limit: int = 2**20) -> int:
+    """The largest multiple of unit, up to limit, that needs no more than room, to within a sixteenth of it.
 
-    Each call of fits may compile; they are about 2 log2(largest / unit). Raises ValueError unless
-    1 <= unit <= limit.
+    0 if none does. needed of n, which may be infinite, grows with n, and costs a compilation perhaps: where
+    it is a line from some n on about five are asked for. Raises ValueError unless 1 <= unit <= limit.
     """
     checks.integer("unit", unit, 1)
     checks.integer("limit", limit, unit)
-    low, high = 0, 1
-    while high * unit <= limit and fits(high * unit):
-        low, high = high, 2 * high
-    high = min(high, limit // unit + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle * unit) else (low, middle)
+    low, high, n = 0, limit // unit + 1, 1
+    asked: list[tuple[int, float]] = []
+    while high - low > max(1, low // 16):
+        found = needed(n * unit)
+        low, high = (n, high) if found <= room else (low, n)
+        asked = sorted([*asked, (n, found)], key=lambda point: abs(point[1] - room))
+        # The line through the two that came nearest to room, if it says anything.
+        (a, at_a), (b, at_b) = asked[0], asked[min(1, len(asked) - 1)]
+        slope = (at_b - at_a) / (b - a) if a != b else math.nan
+        guess = a + (room - at_a) / slope if 0 < slope < math.inf else math.inf
+        if guess >= high and high <= limit // unit:
+            guess = (low + high) // 2
+        n = max(low + max(1, low // 16), int(min(guess, high - 1, 16 * max(low, 1))))
     return low * unit

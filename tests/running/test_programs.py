@@ -58,12 +58,25 @@ def test_collectives_are_read_from_a_programs_text():
     )
 
 
-@pytest.mark.parametrize(("unit", "most"), [(1, 1), (1, 13), (8, 1000), (8, 7), (3, 2**20)])
-def test_the_largest_that_fits_is_found_in_few_calls(unit, most):
-    calls = []
-    found = largest(lambda n: calls.append(n) or n <= most, unit=unit)
-    assert found == most // unit * unit
-    assert len(calls) == len(set(calls)) <= 2 * max(1, most // unit).bit_length() + 1
+@pytest.mark.parametrize("unit", [1, 8])
+@pytest.mark.parametrize("needed", [
+    lambda n: n, lambda n: 400 + max(5, n / 2), lambda n: n**1.5, lambda n: n if n <= 300 else float("inf"),
+    lambda n: n // 64 * 64, lambda n: 0.0,
+])  # fmt: skip
+@pytest.mark.parametrize("room", [7, 13, 1000])
+def test_the_largest_that_fits_is_found_in_few_calls(needed, room, unit):
+    asked = []
+    found = largest(lambda n: asked.append(n) or needed(n), room, unit=unit, limit=5000)
+    fitting = [n for n in range(unit, 5001, unit) if needed(n) <= room]
+    assert found in [0, *fitting]
+    assert max(fitting, default=0) - found < max(unit, found // 16 + unit)
+    assert len(asked) == len(set(asked)) <= 12
+
+
+def test_where_memory_is_a_line_in_the_rows_five_calls_find_the_last():
+    asked = []
+    assert largest(lambda n: asked.append(n) or 3e8 + 1e6 * n, 16e9, unit=8) == 15_696
+    assert len(asked) <= 5
 
 
 def test_a_topology_that_is_none_is_refused(monkeypatch):
