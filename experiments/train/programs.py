@@ -48,8 +48,8 @@ def compiled_for(config: Config, problem: Problem, name: str) -> Program:
 def fitted_to(config: Config, problem: Problem, name: str) -> tuple[int, Program]:
     """The largest batch, of equal parts on all devices, that fits, and its program; a line for each tried.
 
-    To within a sixteenth, and at most 4,096 rows a device (of a microbatch). Raises MemoryError where not even
-    one row a device does.
+    To within a sixteenth, and at most 4,096 rows a device (of a microbatch). Raises MemoryError where not
+    even one row a device does.
     """
     found: dict[int, Program] = {}
 
