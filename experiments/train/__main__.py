@@ -6,6 +6,7 @@
     python -m experiments.train cifar10 --data DIR             # from the files in DIR
     python -m experiments.train patches --options FILE         # from JSON, or another run's figures.json
     python -m experiments.train patches --resume               # go on after an interruption, or begin
+    python -m experiments.train patches --tensorboard          # then tensorboard --logdir results
 
     python -m experiments.train patches --objective mean_flow  # a flow map, for samples in one to four calls
 
@@ -22,13 +23,13 @@ EDM's parameterization sees nothing. Under the likelihood weight the loss is the
 noise in a pixel's channel, over levels even in log sigma.
 
 Written to --out by process 0: metrics.jsonl, a grid of samples with each checkpoint (samples-<step>.png), the
-checkpoints; at the end figures.json and figure.png, with the held-out bits per dimension, the same of the
-Gaussian, and the Frechet distance of samples to held-out images beside that of as many training images (see
-`experiments.train.evaluation`); of a flow map also the distance of its samples by 1, 2 and 4 calls, while the
-bits are those of its own denoiser. A run stopped by SIGTERM or Ctrl-C, in any of its processes, saves and
-exits with status 75; the same command with --resume goes on, on as many devices as there are then. A signal
-is heard from the start of the command to its end (by several processes together, between the parts of the
-evaluation); Ctrl-C twice leaves at once, without a save.
+same for TensorBoard where asked for, the checkpoints; at the end figures.json and figure.png, with the
+held-out bits per dimension, the same of the Gaussian, and the Frechet distance of samples to held-out images
+beside that of as many training images (see `experiments.train.evaluation`); of a flow map also the distance
+of its samples by 1, 2 and 4 calls, while the bits are those of its own denoiser. A run stopped by SIGTERM or
+Ctrl-C, in any of its processes, saves and exits with status 75; the same command with --resume goes on, on as
+many devices as there are then. A signal is heard from the start of the command to its end (by several
+processes together, between the parts of the evaluation); Ctrl-C twice leaves at once, without a save.
 
 Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
 
@@ -50,6 +51,7 @@ if __name__ == "__main__":
 
 import argparse
 import difflib
+import functools
 import json
 import pathlib
 import sys
@@ -71,12 +73,13 @@ def main(
     resume: bool = False,
     profile: pathlib.Path | None = None,
     keep_dtype: bool = False,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train, sample and evaluate; returns the figures, which figures.json holds too.
 
     On CPUs a model of bfloat16 is trained in float32 unless keep_dtype says that its precision was asked for.
     """
-    from experiments.train import evaluation, problems, trainer  # after jax.distributed.initialize
+    from experiments.train import evaluation, problems, sinks, trainer  # after jax.distributed.initialize
 
     began = time.monotonic()
     problem = problems.load(config, data)
@@ -89,7 +92,8 @@ def main(
                 file=sys.stderr,
             )
     run = trainer.prepare(config, problem)
-    state = trainer.fit(run, out, resume=resume, profile=profile)
+    board = functools.partial(sinks.tensorboard, out / "tensorboard") if tensorboard else None
+    state = trainer.fit(run, out, resume=resume, profile=profile, open_sink=board)
     if jax.process_index() == 0:
         print("evaluating", file=sys.stderr)
     figures = evaluation.evaluate(run, state, out)
@@ -122,10 +126,12 @@ def _parser() -> _Parser:
     )
     names = parser.add_subparsers(dest="config", required=True, metavar=f"{{{','.join(CONFIGS)}}}")
     for name, config in CONFIGS.items():
-        own = names.add_parser(name, prog=f"{parser.prog} {name}", allow_abbrev=False)
+        prog = f"{parser.prog} {name}"
+        own = names.add_parser(name, prog=prog, usage=f"{prog} [--OPTION VALUE ...]", allow_abbrev=False)
         own.add_argument("--out", type=pathlib.Path, help=f"directory (default results/train-{name})")
         own.add_argument("--data", type=pathlib.Path, help="where your files of the data set are")
         own.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
+        own.add_argument("--tensorboard", action="store_true", help="curves and samples in --out/tensorboard")
         own.add_argument("--profile", type=pathlib.Path, metavar="DIR", help="write a trace of a dispatch")
         own.add_argument("--compile-for", metavar="TOPOLOGY", help="report of v5e-8, v5p-128, h100-8, ...")
         own.add_argument("--fit", metavar="TOPOLOGY", help="the same at the largest batch that fits")
@@ -192,6 +198,7 @@ def command_line(arguments: list[str] | None = None) -> None:
             data=flags.data,
             resume=flags.resume,
             profile=flags.profile,
+            tensorboard=flags.tensorboard,
             keep_dtype="model.dtype" in values,
         )
     except ConnectionError as error:  # another process is gone: all of them are to be started again

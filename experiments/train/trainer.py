@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -17,11 +17,12 @@ from jax.typing import ArrayLike
 from experiments import runs
 from experiments.networks import applied
 from experiments.optimizers import clipped_adamw
-from experiments.pictures import finite
+from experiments.pictures import finite, tiles
 from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.objectives import OBJECTIVES, Objective
 from experiments.train.problems import Problem, flipped
+from experiments.train.sinks import Sink
 from jaxdiff import data, pytree
 from jaxdiff.data import feeds
 from jaxdiff.denoising import prediction
@@ -274,12 +275,18 @@ def functions(
 
 
 def fit(
-    run: Run, out: pathlib.Path, *, resume: bool = False, profile: pathlib.Path | None = None
+    run: Run,
+    out: pathlib.Path,
+    *,
+    resume: bool = False,
+    profile: pathlib.Path | None = None,
+    open_sink: Callable[[int], AbstractContextManager[Sink]] | None = None,
 ) -> TrainState:
     """The state after config.steps steps, from the newest checkpoint in out if resume says so.
 
-    Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch. A signal ends the
-    run here, saved but without a grid, and the exit status is 75.
+    Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch; curves and grids
+    go to open_sink(first_step) as well. A signal ends the run here, saved but without a grid, and the exit
+    status is 75.
     """
     config, layout = run.config, run.layout
     main = jax.process_index() == 0
@@ -311,9 +318,15 @@ def fit(
             of = average_of(state)
             x = run.sample(first_average(state), jax.random.key(2), 64, config.grid_steps, of=of)
             if main:
-                figures.draw_grid(run.problem.images(x), out / f"samples-{int(state.step):08d}.png")
+                images = run.problem.images(x)
+                figures.draw_grid(images, out / f"samples-{int(state.step):08d}.png")
+                if sink:
+                    sink(int(state.step), {"samples": np.atleast_3d(tiles(images, 8))})
 
-        with _reports(config, out, int(state.step), main, profile) as report:
+        with (
+            open_sink(int(state.step)) if open_sink and main else nullcontext() as sink,
+            _reports(config, out, int(state.step), main, profile, [sink] if sink else []) as report,
+        ):
             state = training.train(
                 layout.place(key),
                 state,
@@ -341,7 +354,12 @@ def leave_together(state: TrainState, point: int) -> None:
 
 @contextmanager
 def _reports(
-    config: Config, out: pathlib.Path, first_step: int, main: bool, profile: pathlib.Path | None
+    config: Config,
+    out: pathlib.Path,
+    first_step: int,
+    main: bool,
+    profile: pathlib.Path | None,
+    sinks: Sequence[Sink],
 ) -> Iterator[training.Report | None]:
     """What process 0 says and writes of each dispatch; the others say nothing."""
     if not main:
@@ -358,7 +376,7 @@ def _reports(
         if profile and seen == 2:
             jax.profiler.stop_trace()
 
-    with Progress(config.steps, first_step=first_step, log=out / "metrics.jsonl") as progress:
+    with Progress(config.steps, first_step=first_step, log=out / "metrics.jsonl", sinks=sinks) as progress:
 
         def report(step: int, metrics: Metrics, rate: float) -> None:
             progress(step, metrics, rate)

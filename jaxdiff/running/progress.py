@@ -9,13 +9,17 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TextIO
 
+import jax
 import numpy as np
 
 from jaxdiff.learning.training import Metrics
+
+Sink = Callable[[int, dict[str, float]], None]
+"""sink(step, values) of a dispatch, by name."""
 
 
 class Progress:
@@ -24,8 +28,17 @@ class Progress:
     On a terminal the line is redrawn in place; elsewhere a plain line is printed every ten seconds.
 
     Each dispatch appends one object to log: step (steps done), loss and gradient_norm (means over the
-    dispatch), steps_per_second, elapsed_seconds (of all the runs that wrote the file). Give a resumed run's
-    restored step as first_step: later lines, left by what was lost, are dropped, and one cut off in writing.
+    dispatch), steps_per_second (without compilation), elapsed_seconds (of all the runs that wrote the file)
+    and, where devices say so, device_memory, the bytes in use at most on one of this process. Give a resumed
+    run's restored step as first_step: later lines, left by what was lost, are dropped, and one cut off in
+    writing.
+
+    Each of sinks is called with the step and the same values by name. With TensorBoard:
+
+        writer = tensorboardX.SummaryWriter("runs/first")
+        def sink(step, values):
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
 
     Use it as a context manager, which closes the file.
     """
@@ -36,10 +49,12 @@ class Progress:
         *,
         first_step: int = 0,
         log: str | os.PathLike[str] | None = None,
+        sinks: Sequence[Sink] = (),
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._num_steps = num_steps
+        self._sinks = sinks
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._clock = clock
@@ -61,24 +76,29 @@ class Progress:
     def __call__(self, step: int, metrics: Metrics, steps_per_second: float) -> None:
         now = self._clock()
         loss, gradient_norm = float(np.mean(metrics.loss)), float(np.mean(metrics.gradient_norm))
+        memory = _device_memory()
+        values = {
+            "loss": loss,
+            "gradient_norm": gradient_norm,
+            "steps_per_second": steps_per_second,
+            "elapsed_seconds": now - self._started_at,
+            **({"device_memory": memory[0]} if memory else {}),
+        }
         if self._log is not None:
-            line = {
-                "step": step,
-                "loss": loss,
-                "gradient_norm": gradient_norm,
-                "steps_per_second": steps_per_second,
-                "elapsed_seconds": now - self._started_at,
-            }
-            self._log.write(json.dumps(line, allow_nan=False) + "\n")
+            self._log.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
             self._log.flush()
+        for sink in self._sinks:
+            sink(step, values)
         if step == self._num_steps or now - self._shown_at >= (0.1 if self._terminal else 10):
             self._shown_at = now
-            self._show(step, loss, steps_per_second)
+            self._show(step, loss, steps_per_second, memory)
 
-    def _show(self, step: int, loss: float, steps_per_second: float) -> None:
+    def _show(self, step: int, loss: float, steps_per_second: float, memory: tuple[int, int] | None) -> None:
         minutes, seconds = divmod(round((self._num_steps - step) / steps_per_second), 60)
         left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
         text = f"{step}/{self._num_steps}  loss {loss:.4g}  {steps_per_second:.3g} steps/s  {left} left"
+        if memory:
+            text += f"  {memory[0] / 1e9:.1f} of {memory[1] / 1e9:.0f} GB"
         if self._terminal:
             bar = "#" * (20 * step // self._num_steps)
             text = f"\r{f'[{bar:<20}] {text}'[: shutil.get_terminal_size().columns - 1]}\x1b[K"
@@ -86,6 +106,14 @@ class Progress:
             text += "\n"
         self._stream.write(text)
         self._stream.flush()
+
+
+def _device_memory() -> tuple[int, int] | None:
+    """Bytes in use at most on one device of this process, and those that it has; None where none says."""
+    said = [device.memory_stats() or {} for device in jax.local_devices()]
+    names = ("peak_bytes_in_use", "bytes_limit")
+    rows = [(stats[names[0]], stats[names[1]]) for stats in said if set(names) <= stats.keys()]
+    return max(rows, default=None)
 
 
 def _reopen_log(path: pathlib.Path, first_step: int) -> tuple[float, TextIO]:

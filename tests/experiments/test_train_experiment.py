@@ -5,6 +5,8 @@ import json
 import math
 import os
 import signal
+import sys
+import time
 import types
 
 import jax
@@ -14,7 +16,7 @@ import pytest
 from oracles import assert_same_bits
 
 from experiments.train import __main__ as program
-from experiments.train import configs, evaluation, problems, trainer
+from experiments.train import configs, evaluation, problems, sinks, trainer
 from experiments.train.configs import CONFIGS, smoke
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
@@ -32,13 +34,34 @@ CONFIG = dataclasses.replace(
 )
 
 
+class Writer:
+    """What a sink asks of TensorBoard, kept."""
+
+    def __init__(self, directory, **options):
+        self.opened, self.curves, self.images = (directory, options), [], []
+        Writer.last = self
+
+    def add_scalar(self, name, value, step):
+        self.curves.append((step, name, value))
+
+    def add_image(self, name, image, step, *, dataformats):
+        self.images.append((step, name, image, dataformats))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.closed = True
+
+
 @pytest.fixture(scope="module", params=[pytest.param("run", marks=pytest.mark.slow)])
 def finished(tmp_path_factory):
     """A whole run on one device: what it is made of, its directory, its figures and the state at its end."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "data_mesh", lambda _: data_mesh(jax.devices()[:1]))
-        figures = program.main(CONFIG, out, profile=out / "trace")
+        patch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+        figures = program.main(CONFIG, out, profile=out / "trace", tensorboard=True)
         run = trainer.prepare(CONFIG, problems.load(CONFIG, None))
     return run, out, figures, jax.device_get(trainer.fit(run, out, resume=True))
 
@@ -55,6 +78,39 @@ def test_it_writes_what_it_says(finished):
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [3, 6]
     assert list((out / "trace").rglob("*.xplane.pb"))
+    assert Writer.last.opened[0] == str(out / "tensorboard")
+    assert Writer.last.curves == [
+        (line["step"], name, value) for line in log for name, value in line.items() if name != "step"
+    ]
+    assert Writer.last.closed
+    ((step, name, image, order),) = Writer.last.images
+    assert (step, name, order) == (6, "samples", "HWC")
+    assert image.shape == (80, 80, 1)  # eight by eight digits with a frame
+
+
+def test_tensorboard_reads_what_is_written(tmp_path):
+    """Steps after the one that a run is gone on with from are the new run's."""
+    pytest.importorskip("tensorboardX")
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    with sinks.tensorboard(tmp_path, 0) as sink:
+        for step in (10, 20, 30):
+            sink(step, {"loss": step / 10})
+        sink(20, {"samples": np.full((4, 6, 1), 0.5)})
+    time.sleep(1.1)  # files are read in the order of their seconds
+    with sinks.tensorboard(tmp_path, 20) as sink:
+        sink(30, {"loss": 7.0})
+    read = events.EventAccumulator(str(tmp_path)).Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(10, 1), (20, 2), (30, 7)]
+    assert [(event.step, event.height, event.width) for event in read.Images("samples")] == [(20, 4, 6)]
+
+
+def test_tensorboard_that_is_not_there(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    monkeypatch.setattr(program, "main", lambda config, out, **_: sinks.tensorboard(out, 0).__enter__())
+    with pytest.raises(SystemExit) as ended:
+        program.command_line(["digits", "--tensorboard", "--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "--tensorboard needs tensorboardX; pip install '.[tensorboard]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -324,7 +380,13 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
     model = UNet(channels=8, channel_multipliers=(1, 2), blocks_per_level=1, dtype="bfloat16")
     wanted = dataclasses.replace(CONFIGS["patches"], steps=7, model=model, flip=False, decay_after=None)
     assert (config, out) == (wanted, tmp_path)
-    assert options == {"data": None, "resume": True, "profile": None, "keep_dtype": True}
+    assert options == {
+        "data": None,
+        "resume": True,
+        "profile": None,
+        "keep_dtype": True,
+        "tensorboard": False,
+    }
     program.command_line(["cifar10", "--model.channels", "32"])
     assert not seen[1][2]["keep_dtype"]
 

@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import numpy as np
 import training_worker as worker
 
@@ -65,6 +66,26 @@ def test_plain_lines_when_not_a_terminal():
         "30/40  loss 1  10 steps/s  0:00:01 left",
         "40/40  loss 1  10 steps/s  0:00:00 left",
     ]
+
+
+def test_memory_of_the_fullest_device_is_shown(tmp_path, monkeypatch):
+    class Device:
+        def __init__(self, stats):
+            self.memory_stats = lambda: stats
+
+    said = [None, {"peak_bytes_in_use": 7_240_000_000, "bytes_limit": 80_000_000_000}]
+    said += [{"peak_bytes_in_use": 10, "bytes_limit": 90_000_000_000}, {"bytes_in_use": 3}]
+    monkeypatch.setattr(jax, "local_devices", lambda: list(map(Device, said)))
+    stream, seen = io.StringIO(), []
+    with Progress(
+        40, log=tmp_path / "log", stream=stream, sinks=[lambda *call: seen.append(call)]
+    ) as progress:
+        progress(40, metrics_of(1.0), 10.0)
+    assert stream.getvalue() == "40/40  loss 1  10 steps/s  0:00:00 left  7.2 of 80 GB\n"
+    assert read(tmp_path / "log")[0]["device_memory"] == 7_240_000_000
+    ((step, values),) = seen
+    assert step == 40
+    assert {"step": step, **values} == read(tmp_path / "log")[0]
 
 
 def read(path):
