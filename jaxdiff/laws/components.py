@@ -73,11 +73,13 @@ class Components(NamedTuple):
             return u
         return jnp.einsum("kde,kd->ke", self.basis, u, precision=PRECISION)
 
-    def combine(self, v: Array) -> Array:
-        """sum_k B_k v_k for v of shape (K, d)."""
-        if self.basis is None:
-            return v.sum(0)
-        return jnp.einsum("kde,ke->d", self.basis, v, precision=PRECISION)
+    def combine(self, gains: Array, u: Array) -> Array:
+        """sum_k B_k (gains_k u_k) for gains of shape (K, d) or (K, 1) and u of shape (K, d)."""
+        if self.basis is not None:
+            return jnp.einsum("kde,ke->d", self.basis, gains * u, precision=PRECISION)
+        if gains.shape[-1] < u.shape[-1]:  # a product of matrices: a third of the time of sums on CPU
+            return jnp.einsum("k,kd->d", gains[:, 0], u, precision=PRECISION)
+        return (gains * u).sum(0)
 
     def log_joint(self, u: Array, variances: Array) -> Array:
         """log P(k, n) N(u_k; 0, Q_kn), shape (K, N), with variances the diagonals of Q of (2).
@@ -85,7 +87,7 @@ class Components(NamedTuple):
         Under vmap over points the quadratic forms of all N spectra are one matrix product per mean.
         """
         d, distinct = u.shape[-1], variances.shape[-1]
-        squares = u**2 if distinct == d else jnp.sum(u**2, axis=-1, keepdims=True)
+        squares = u**2 if distinct == d else jnp.einsum("kd,kd->k", u, u, precision=PRECISION)[:, None]
         quadratic = jnp.einsum("kd,knd->kn", squares, 1 / variances, precision=PRECISION)
         log_det = (d // distinct) * jnp.sum(jnp.log(variances), axis=-1)
         return self.log_weights - 0.5 * (quadratic + log_det + d * math.log(2 * math.pi))
@@ -129,7 +131,7 @@ def _posterior_means(components: Components, schedule: Schedule, x: Array, t: Ar
             jnp.einsum("kn,knd->kd", posterior, gain, precision=PRECISION)
             for gain in (alpha * components.values / variances, sigma / variances)
         )
-        return Denoised(mean + components.combine(to_data * u), components.combine(to_noise * u))
+        return Denoised(mean + components.combine(to_data, u), components.combine(to_noise, u))
 
     entries = max(components.means.size, components.log_weights.size)
     if jnp.ndim(t):  # variances of its own for each row
