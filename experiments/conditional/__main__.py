@@ -7,6 +7,7 @@
     | part      | question                                                                  | module   |
     |-----------|---------------------------------------------------------------------------|----------|
     | mixtures  | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | plane     | a nonlinear observation in the plane: draws on rings, judged by a grid     | plane    |
     | digits    | holes in digits by the main job's model, against a Gaussian's conditional  | digits   |
 
 Each part's module says what to expect and what was measured. Written to --out: a JSON file for each part as
@@ -14,9 +15,13 @@ it is done, figures.json with all of them, and figure.png.
 """
 
 from experiments import parts
-from experiments.conditional import digits, mixtures
+from experiments.conditional import digits, mixtures, plane
 
-PARTS: parts.Parts = {"mixtures": (mixtures, mixtures.Config()), "digits": (digits, digits.Config())}
+PARTS: parts.Parts = {
+    "mixtures": (mixtures, mixtures.Config()),
+    "plane": (plane, plane.CONFIG),
+    "digits": (digits, digits.Config()),
+}
 
 if __name__ == "__main__":
     parts.command_line("conditional", __doc__, PARTS)

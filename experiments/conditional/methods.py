@@ -3,8 +3,9 @@
 Compute is in evaluations of the denoiser for one draw, a product with its transposed Jacobian counting two
 beside the evaluation: a step of DiffPIR takes 1, of DPS or PiGDM 3, of TMPD 5, of MMPS 3 + 2 for each
 conjugate gradient, of guided particles 4, a sweep of split Gibbs its 8 steps, and a level of DAPS its 4 steps
-and one for the correction, which for the exact one is 11. Beside them stand the simplest things: draws of the
-prior, and the same drawn again by their likelihoods, with no guidance at all.
+and one for the correction, which for the exact one is 11. Guided denoisers are sampled by the ancestral
+chain, whose noise mends what a guess of a score gets wrong (`jaxdiff.inverse.posteriors`). Beside them stand
+the simplest things: draws of the prior, and the same drawn again by their likelihoods, without guidance.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxdiff import inverse, particles, pytree
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.guidance.tilted import rewarded
 from jaxdiff.inverse import Operator
 from jaxdiff.sampling.ddim import ancestral
 from jaxdiff.sampling.driver import sample
@@ -50,7 +52,8 @@ class LogLikelihood:
 
 def _guided(make: Callable[..., Denoiser], cost: int) -> Draw:
     def draw(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
-        return sample(key, make(problem, setting), n, num_steps=max(compute // cost, 3))
+        steps = max(compute // cost, 3)
+        return sample(key, make(problem, setting), n, sampler=ancestral(), num_steps=steps)
 
     return draw
 
@@ -63,11 +66,6 @@ def _reweighted(key: Key, problem: Problem, n: int, compute: int, setting: Array
     draw_key, key = jax.random.split(key)
     data = _prior(draw_key, problem, n, compute, setting)
     return data[jax.random.categorical(key, LogLikelihood(problem)(data), shape=(n,))]
-
-
-def _diffpir(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
-    posterior = inverse.diffpir(problem.denoise, problem.operator, problem.y, problem.std)
-    return sample(key, posterior, n, sampler=ancestral(), num_steps=compute)
 
 
 def _split_gibbs(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
@@ -98,11 +96,27 @@ def _twisted(key: Key, problem: Problem, n: int, compute: int, setting: Array) -
     return got.x[0][jax.random.categorical(key, got.log_weights[0], shape=(n,))]
 
 
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Off:
+    """How far data are from the observation, with the other sign."""
+
+    problem: Problem
+
+    def __call__(self, data: Array) -> Array:
+        residual = (self.problem.operator.apply(data) - self.problem.y[None]).reshape(len(data), -1)
+        return -jnp.sqrt(jnp.sum(residual**2, axis=1) + 1e-12)
+
+
 METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
     "prior": (_prior, (0.0,)),
     "prior, drawn again by likelihood": (_reweighted, (0.0,)),
     "DPS": (
         _guided(lambda p, step: inverse.dps(p.denoise, p.operator, p.y, step=step), 3),
+        (0.3, 1.0, 3.0, 10.0),
+    ),
+    "DPS, any function": (
+        _guided(lambda p, step: rewarded(p.denoise, _Off(p), step), 3),
         (0.3, 1.0, 3.0, 10.0),
     ),
     "PiGDM": (_guided(lambda p, _: inverse.pigdm(p.denoise, p.operator, p.y, p.std), 3), (0.0,)),
@@ -115,7 +129,7 @@ METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
         _guided(lambda p, _: inverse.mmps(p.denoise, p.operator, p.y, p.std, num_iterations=4), 11),
         (0.0,),
     ),
-    "DiffPIR": (_diffpir, (0.0,)),
+    "DiffPIR": (_guided(lambda p, _: inverse.diffpir(p.denoise, p.operator, p.y, p.std), 1), (0.0,)),
     "DAPS": (
         _annealed(lambda p: inverse.linear_gaussian(p.operator, p.y, p.std, num_iterations=4), 15),
         (0.5, 2.0),
@@ -129,3 +143,10 @@ METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
     "twisted particles": (_twisted, (0.0,)),
 }
 """And settings to choose from: the step of DPS, the last rho of split Gibbs and of DAPS over std."""
+LINEAR = tuple(name for name in METHODS if name != "DPS, any function")
+"""Those for linear observations."""
+NONLINEAR = (
+    *("prior", "prior, drawn again by likelihood", "DPS, any function"),
+    *("DAPS, Langevin", "DAPS, ensemble", "twisted particles"),
+)
+"""Those for any."""

@@ -34,14 +34,14 @@ others TMPD and particles come nearest, and none is at the floor, about .16.
 import dataclasses
 import functools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments import estimates
-from experiments.conditional.methods import METHODS, Problem
+from experiments.conditional.methods import LINEAR, METHODS, Problem
 from experiments.estimates import show
 from jaxdiff import inverse
 from jaxdiff.laws.factors import FactorMixture
@@ -75,15 +75,31 @@ class Config:
     coverage_compute: int = 100
     coverage_observations: int = 60
     coverage_draws: int = 200
-    methods: tuple[str, ...] = tuple(METHODS)
+    methods: tuple[str, ...] = LINEAR
 
 
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
-        cases=((8, 2),), computes=(44,), draws=200, observations=2, chosen_on=1, coverage_compute=44,
-        coverage_observations=3, coverage_draws=50, methods=("prior", "MMPS, 4", "split Gibbs"),
+        cases=((8, 2),), computes=(88,), draws=200, observations=2, chosen_on=1, coverage_compute=88,
+        coverage_observations=3, coverage_draws=200, methods=("prior", "MMPS, 4", "split Gibbs"),
     )  # fmt: skip
+
+
+class Posed(Protocol):
+    """A problem whose posterior is known: what judges need."""
+
+    def observation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Data and what is seen of them."""
+        ...
+
+    def posterior(self, rng: np.random.Generator, y: np.ndarray, n: int) -> np.ndarray:
+        """Draws of it, (n, d)."""
+        ...
+
+    def problem(self, y: np.ndarray) -> Problem:
+        """What a method is given."""
+        ...
 
 
 class Exact:
@@ -165,39 +181,42 @@ def run(config: Config) -> dict[str, Any]:
     """Distances at every compute, and coverage at one."""
     rows, coverage = [], []
     for d, observed in config.cases:
-        exact = Exact(d, observed, config.std)
-        for compute in config.computes:
-            for method in config.methods:
-                setting = _chosen(config, exact, method, compute)
-                found = _distances(config, exact, method, compute, setting, config.observations, seed=1)
-                row = {"d": d, "observed": observed, "compute": compute, "method": method}
-                rows.append(row | {"setting": setting, "distance": estimates.mean(found)})
-                print(rows[-1], file=sys.stderr, flush=True)
-                if compute == config.coverage_compute:
-                    coverage.append(row | _calibration(config, exact, method, compute, setting))
-                    print(coverage[-1], file=sys.stderr, flush=True)
-        floor = _distances(config, exact, FLOOR, 0, 0.0, config.observations, seed=1)
-        rows.append({"d": d, "observed": observed, "compute": 0, "method": FLOOR, "setting": 0.0}
-                    | {"distance": estimates.mean(floor)})  # fmt: skip
-        row = {"d": d, "observed": observed, "compute": config.coverage_compute, "method": FLOOR}
-        coverage.append(row | _calibration(config, exact, FLOOR, 0, 0.0))
+        of_case = {"d": d, "observed": observed}
+        for into, own in zip((rows, coverage), judged(config, Exact(d, observed, config.std)), strict=True):
+            into += [of_case | row for row in own]
     return {"config": dataclasses.asdict(config), "rows": rows, "coverage": coverage}
 
 
-def _chosen(config: Config, exact: Exact, method: str, compute: int) -> float:
+def judged(config: Config, exact: Posed) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of distances, and of calibration."""
+    rows, coverage = [], []
+    for method in (*config.methods, FLOOR):
+        for compute in config.computes if method != FLOOR else (0,):
+            setting = chosen(config, exact, method, compute)
+            found = distances(config, exact, method, compute, setting, config.observations, seed=1)
+            row = {"compute": compute, "method": method}
+            rows.append(row | {"setting": setting, "distance": estimates.mean(found)})
+            print(rows[-1], file=sys.stderr, flush=True)
+            if compute in (config.coverage_compute, 0):
+                coverage.append(row | calibration(config, exact, method, compute, setting))
+                print(coverage[-1], file=sys.stderr, flush=True)
+    return rows, coverage
+
+
+def chosen(config: Config, exact: Posed, method: str, compute: int) -> float:
     """The setting of the least distance on observations of its own."""
-    settings = METHODS[method][1]
+    settings = METHODS[method][1] if method != FLOOR else (0.0,)
     if len(settings) == 1:
         return settings[0]
     found = [
-        np.mean(_distances(config, exact, method, compute, setting, config.chosen_on, seed=2))
+        np.mean(distances(config, exact, method, compute, setting, config.chosen_on, seed=2))
         for setting in settings
     ]
     return settings[int(np.nanargmin(found))]
 
 
-def _distances(
-    config: Config, exact: Exact, method: str, compute: int, setting: float, number: int, *, seed: int
+def distances(
+    config: Config, exact: Posed, method: str, compute: int, setting: float, number: int, *, seed: int
 ) -> list[float]:
     """Sliced W_2 of draws to exact ones, for each observation."""
     rng, found = np.random.default_rng([seed, config.draws]), []
@@ -207,9 +226,8 @@ def _distances(
         if method == FLOOR:
             got = jnp.asarray(exact.posterior(np.random.default_rng([3, i]), y, config.draws), jnp.float32)
         else:
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            got = _draw(
-                key, exact.problem(y), jnp.asarray(setting), method=method, n=config.draws, compute=compute
+            got = draws(
+                config, exact, method, compute, setting, y, jax.random.fold_in(jax.random.key(seed), i)
             )
         distance = sliced_wasserstein(
             jax.random.key(0), got, jnp.asarray(wanted, jnp.float32), num_projections=100
@@ -218,8 +236,16 @@ def _distances(
     return found
 
 
-def _calibration(
-    config: Config, exact: Exact, method: str, compute: int, setting: float
+def draws(
+    config: Config, exact: Posed, method: str, compute: int, setting: float, y: np.ndarray, key: Key
+) -> Array:
+    """As many as the config says, by a method."""
+    problem, own = exact.problem(y), jnp.asarray(setting)
+    return _draw(key, problem, own, method=method, n=config.draws, compute=compute)
+
+
+def calibration(
+    config: Config, exact: Posed, method: str, compute: int, setting: float
 ) -> dict[str, dict[str, float] | None]:
     """The share of coordinates whose interval of 50 % and 90 % holds the truth, and how far ranks are off.
 
@@ -254,20 +280,26 @@ def table(figures: dict[str, Any]) -> str:
     """Distances, a line for each method and a column for each compute; then coverage."""
     lines = []
     for d, observed in figures["config"]["cases"]:
-        own = [row for row in figures["rows"] if row["d"] == d]
-        floor = next(row for row in own if row["method"] == FLOOR)
+        rows, coverage = ([r for r in figures[name] if r["d"] == d] for name in ("rows", "coverage"))
+        lines.append(f"d = {d}, {observed} seen; " + lines_of(figures["config"], rows, coverage))
+    return "\n".join(lines)
+
+
+def lines_of(config: dict[str, Any], rows: list[dict[str, Any]], coverage: list[dict[str, Any]]) -> str:
+    """Of one problem."""
+    floor = next(row["distance"] for row in rows if row["method"] == FLOOR)
+    lines = [
+        f"exact draws {show(floor, 3)}; last, coverage of 50 % and 90 % and distance of ranks from uniform, "
+        f"at {config['coverage_compute']} evaluations"
+    ]
+    shares = {row["method"]: row for row in coverage}
+    for method in (*config["methods"], FLOOR):
+        cells = [row for row in rows if row["method"] == method and row["compute"]]
         lines.append(
-            f"d = {d}, {observed} seen; exact draws {show(floor['distance'], 3)}; last, coverage of 50 % and "
-            f"90 % and distance of ranks from uniform, at {figures['config']['coverage_compute']} evaluations"
+            f"  {method:34}"
+            + "".join(f"{row['compute']:6d}: {show(row['distance'], 3)}" for row in cells)
+            + "".join(f"{show(shares.get(method, {}).get(name), 3):>18}" for name in JUDGES)
         )
-        shares = {r["method"]: r for r in figures["coverage"] if r["d"] == d}
-        for method in (*figures["config"]["methods"], FLOOR):
-            cells = [row for row in own if row["method"] == method and row["compute"]]
-            lines.append(
-                f"  {method:34}"
-                + "".join(f"{row['compute']:6d}: {show(row['distance'], 3)}" for row in cells)
-                + "".join(f"{show(shares.get(method, {}).get(name), 3):>18}" for name in JUDGES)
-            )
     return "\n".join(lines)
 
 

@@ -27,6 +27,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.randomness import per_row
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.sampling.driver import NUM_STEPS, sample
+from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.typing import Array, Key
 
 Posterior: TypeAlias = Callable[[Denoiser, Any], Denoiser]
@@ -36,7 +37,13 @@ Fit: TypeAlias = Callable[[Key, Array], Denoiser]
 
 
 def draw_each(
-    key: Key, prior: Denoiser, observations: Any, posterior: Posterior, *, num_steps: int = NUM_STEPS
+    key: Key,
+    prior: Denoiser,
+    observations: Any,
+    posterior: Posterior,
+    *,
+    num_steps: int = NUM_STEPS,
+    sampler: Sampler | None = None,
 ) -> Array:
     """One draw of the data given each observation, (n, *shape), by `sample`; row i by (key, i).
 
@@ -50,15 +57,21 @@ def draw_each(
             f"posterior must be a function of a prior and one observation, got {checks.described(posterior)}."
         )
     checks.num_rows(observations)
-    return _draw_each(key, prior, observations, posterior=posterior, num_steps=num_steps)
+    return _draw_each(key, prior, observations, sampler, posterior=posterior, num_steps=num_steps)
 
 
 @functools.partial(jax.jit, static_argnames=("posterior", "num_steps"))
 def _draw_each(
-    key: Key, prior: Denoiser, observations: Any, *, posterior: Posterior, num_steps: int
+    key: Key,
+    prior: Denoiser,
+    observations: Any,
+    sampler: Sampler | None,
+    *,
+    posterior: Posterior,
+    num_steps: int,
 ) -> Array:
     def draw(key: Key, observation: Any) -> Array:
-        return sample(key, posterior(prior, observation), 1, num_steps=num_steps)[0]
+        return sample(key, posterior(prior, observation), 1, sampler=sampler, num_steps=num_steps)[0]
 
     keys = per_row(key, checks.num_rows(observations), lambda key: key)
     return jax.vmap(draw)(keys, observations)
@@ -73,6 +86,7 @@ def learn_prior(
     *,
     num_rounds: int,
     num_steps: int = NUM_STEPS,
+    sampler: Sampler | None = None,
 ) -> Denoiser:
     """The prior after num_rounds of `draw_each` and fit; prior is the first guess.
 
@@ -86,6 +100,7 @@ def learn_prior(
     checks.key(key)
     for own in jax.random.split(key, num_rounds):
         draw_key, fit_key = jax.random.split(own)
-        prior = fit(fit_key, draw_each(draw_key, prior, observations, posterior, num_steps=num_steps))
+        data = draw_each(draw_key, prior, observations, posterior, num_steps=num_steps, sampler=sampler)
+        prior = fit(fit_key, data)
         check_denoiser("fit(key, data)", prior)
     return prior

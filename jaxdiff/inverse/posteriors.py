@@ -7,6 +7,10 @@ With r = y - A D and V = Cov[data | x_t] = (sigma^2 / alpha) dD/dx, to the gradi
 for some guess C of V: V itself (MMPS), its sums over rows on the diagonal (TMPD), rho^2 I (PiGDM), or none at
 all and |r| in the place of the inverse (DPS). With rho^2 I for V in the data's own move too, nothing is
 differentiated (DiffPIR). The inverse is by conjugate gradients.
+
+Where they are not exact, draw by `ancestral()`: its noise mends what a guess gets wrong. MEASURED, MMPS with
+four iterations, eight Gaussians in d = 8, two numbers seen, sliced W_2 over four observations at 9 and 45
+steps (2026-11-29): the default 1.01 and .79, order 1 .73 and .77, `ancestral()` .68 and .66.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.conditional import digits, methods, mixtures
+from experiments.conditional import digits, methods, mixtures, plane
 
 
 def test_exact_draws_are_of_the_posterior():
@@ -36,6 +36,35 @@ def test_the_likelihood_is_that_of_the_observation():
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
+def test_a_ring_is_the_posterior_of_a_distance():
+    """Moments of grid draws against those of 200,000 draws of the prior, weighed by their likelihoods."""
+    ring, rng = plane.Ring(0.3), np.random.default_rng(0)
+    _, y = ring.observation(rng)
+    prior = np.asarray(ring.law.sample(jax.random.key(0), 200_000), np.float64)
+    weights = np.exp(-((np.linalg.norm(prior, axis=1) - y) ** 2) / (2 * 0.3**2))
+    weights /= weights.sum()
+    got = ring.posterior(rng, y, 50_000)
+    for power in (1, 2):
+        wanted = weights @ prior**power
+        error = np.sqrt((weights**2) @ (prior**power - wanted) ** 2 + (got**power).var(0) / len(got))
+        assert (np.abs((got**power).mean(0) - wanted) < 4.5 * error).all()
+
+
+def test_ranks_of_the_truth_are_uniform_for_the_right_law():
+    assert np.isclose(mixtures._off(np.array([0.25, 0.75])), 0.25)
+    assert np.isclose(mixtures._off(np.array([0.9, 0.9])), 0.9)
+
+
+@pytest.mark.slow
+def test_a_ring_is_found(axes):
+    figures = plane.run(plane.smoke())
+    distance = {row["method"]: row["distance"]["mean"] for row in figures["rows"]}
+    assert distance[mixtures.FLOOR] < distance["DPS, any function"] < 0.85 * distance["prior"]
+    assert json.loads(json.dumps(figures, allow_nan=False))
+    assert "coverage of 50 %" in plane.table(figures)
+    plane.draw(figures, axes)
+
+
 def test_judges_of_holes():
     """The energy score is least for the true law, and intervals of normal draws hold nine in ten."""
     rng = np.random.default_rng(2)
@@ -55,9 +84,9 @@ def test_a_posterior_is_nearer_than_its_prior(axes):
     figures = mixtures.run(mixtures.smoke())
     distance = {row["method"]: row["distance"]["mean"] for row in figures["rows"]}
     assert distance[mixtures.FLOOR] < distance["MMPS, 4"] < 0.7 * distance["prior"]
-    assert distance["split Gibbs"] < 0.7 * distance["prior"]
+    assert distance["split Gibbs"] < 0.8 * distance["prior"]
     assert json.loads(json.dumps(figures, allow_nan=False))
-    assert "coverage of 90 %" in mixtures.table(figures)
+    assert "coverage of 50 %" in mixtures.table(figures)
     mixtures.draw(figures, axes)
 
 

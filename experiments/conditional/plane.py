@@ -1,0 +1,118 @@
+"""A point in the plane of which only its distance from the origin is seen: an observation that is not linear.
+
+Prior: five Gaussians about the origin, with the exact denoiser; y = |data| + .1 noise. The posterior is what
+lies of the prior on a ring, in one arc or several, and is summed over a fine grid. Judged as `mixtures`, with
+the methods that take any function: by the gradient of the distance (DPS), by Langevin moves or an ensemble at
+each level (DAPS), by particles that are steered; beside them the prior drawn again by its likelihoods, which
+in the plane is no mean method.
+
+Expect Langevin moves and particles near the floor, and DPS with its one step too narrow or off the ring.
+"""
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.conditional import mixtures
+from experiments.conditional.methods import NONLINEAR, Problem
+from experiments.conditional.mixtures import Config
+from jaxdiff import inverse
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.typing import Array
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CONFIG = Config(cases=(), std=0.1, coverage_observations=100, methods=NONLINEAR)
+EDGE, CELLS, SHOWN = 5.0, 501, 300
+
+
+def smoke() -> Config:
+    """The same at a size for tests."""
+    return dataclasses.replace(
+        CONFIG, computes=(60,), draws=200, observations=2, chosen_on=1, coverage_compute=60,
+        coverage_observations=3, coverage_draws=200, methods=("prior", "DPS, any function"),
+    )  # fmt: skip
+
+
+class Ring:
+    """The prior, and by a grid what a distance leaves of it."""
+
+    def __init__(self, std: float) -> None:
+        rng = np.random.default_rng(5)
+        angles = np.arange(5) * 2 * np.pi / 5 + 0.3
+        means = (1.0 + rng.random((5, 1))) * np.stack([np.cos(angles), np.sin(angles)], 1)
+        roots = 0.6 * rng.standard_normal((5, 2, 2))
+        covariances = roots @ roots.transpose(0, 2, 1) + 0.03 * np.eye(2)
+        self.std = std
+        self.law = GaussianMixture(
+            jnp.asarray(rng.dirichlet(np.full(5, 4.0))), jnp.asarray(means), jnp.asarray(covariances)
+        )
+        line = np.linspace(-EDGE, EDGE, CELLS)
+        self.grid = np.stack(np.meshgrid(line, line, indexing="ij"), -1).reshape(-1, 2)
+        self.log_prior = np.asarray(self.law.log_prob(jnp.asarray(self.grid, jnp.float32)), np.float64)
+
+    def observation(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Data and what is seen of them."""
+        data = np.asarray(self.law.sample(jax.random.key(rng.integers(2**31)), 1)[0], np.float64)
+        return data, np.sqrt((data**2).sum()) + self.std * rng.standard_normal(1)
+
+    def density(self, y: np.ndarray) -> np.ndarray:
+        """Of the posterior, of each cell of the grid, of sum one."""
+        logs = self.log_prior - (np.linalg.norm(self.grid, axis=1) - y) ** 2 / (2 * self.std**2)
+        density = np.exp(logs - logs.max())
+        return density / density.sum()
+
+    def posterior(self, rng: np.random.Generator, y: np.ndarray, n: int) -> np.ndarray:
+        """Draws of it, (n, 2): a cell, and anywhere in it."""
+        cells = rng.choice(len(self.grid), size=n, p=self.density(y))
+        return self.grid[cells] + (rng.random((n, 2)) - 0.5) * 2 * EDGE / (CELLS - 1)
+
+    def problem(self, y: np.ndarray) -> Problem:
+        """What a method is given; the function is not linear, and has no adjoint."""
+        operator = inverse.Operator(_distance, (2,))
+        observed = jnp.asarray(y, jnp.float32)
+        return Problem(self.law.denoiser(mixtures.SCHEDULE), operator, observed, jnp.asarray(self.std))
+
+
+def _distance(x: Array) -> Array:
+    return jnp.sqrt(jnp.sum(x**2) + 1e-12)[None]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Distances at every compute, coverage at one, and draws of one posterior to look at."""
+    ring = Ring(config.std)
+    rows, coverage = mixtures.judged(config, ring)
+    rng = np.random.default_rng(8)
+    _, y = ring.observation(rng)
+    shown, compute = {mixtures.FLOOR: ring.posterior(rng, y, SHOWN)}, config.computes[-1]
+    for row in rows:
+        if row["compute"] == compute:
+            got = mixtures.draws(config, ring, row["method"], compute, row["setting"], y, jax.random.key(9))
+            shown[row["method"]] = np.asarray(got)[:SHOWN]
+    return {
+        "config": dataclasses.asdict(config),
+        "rows": rows,
+        "coverage": coverage,
+        "shown": {name: np.round(x, 3).tolist() for name, x in shown.items()},
+    }
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Distances, a line for each method and a column for each compute; then coverage."""
+    return mixtures.lines_of(figures["config"], figures["rows"], figures["coverage"])
+
+
+def draw(figures: dict[str, Any], axes: "Axes") -> None:
+    """Draws of one posterior by each method, side by side."""
+    for i, (name, points) in enumerate(figures["shown"].items()):
+        x = np.clip(np.asarray(points), -2.6, 2.6)
+        right, down = i % 4, i // 4
+        axes.scatter(x[:, 0] + 6 * right, x[:, 1] - 6.5 * down, s=1.5, linewidths=0)
+        axes.text(6 * right, 3 - 6.5 * down, name, fontsize=5, ha="center")
+    axes.set_aspect("equal")
+    axes.axis("off")
+    axes.set_title("seen: the distance from the middle")
