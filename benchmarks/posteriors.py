@@ -4,11 +4,12 @@
 
 The problems are those of `experiments.conditional.mixtures`: sliced W_2 of draws to exact posterior draws.
 The denoiser is exact in both, in PyTorch written from the definition, and their largest difference is
-printed. jaxdiff by its default sampler and grid; azula by its variance exploding schedule with equal steps in
-log sigma, over the best of three ranges of noise, DDIM for what it makes as denoisers and its own samplers
-for DPS and PiGDM. A step counts as in `experiments.conditional.methods`. The step of DPS and azula's range
-are chosen on other observations (azula's norm is over the whole batch: its steps are in units of n^(1/2)).
-Times are of whole runs of n draws, jaxdiff's compiled before, interleaved, on one thread.
+printed. jaxdiff by its ancestral chain on its default grid; azula by its variance exploding schedule with
+equal steps in log sigma, over the best of three ranges of noise and with or without noise in the steps of
+DDIM, which samples what it makes as denoisers and PiGDM; DPS by its own. A step counts as in
+`experiments.conditional.methods`. The step of DPS and azula's settings are chosen on other observations
+(azula's norm is over the whole batch: its steps are in units of n^(1/2)). Times are of whole runs of n draws,
+jaxdiff's compiled before, interleaved, on one thread.
 
 Without azula (`pip install azula torch`) it says so and measures nothing.
 
@@ -46,6 +47,7 @@ class Setting(NamedTuple):
 
     step: float = 1.0
     noises: tuple[float, float] = RANGES[0]
+    eta: float = 0.0
 
 
 Draw = Callable[[int, np.ndarray, Setting], np.ndarray]
@@ -88,13 +90,13 @@ def of_azula(exact: Exact, method: str, n: int, compute: int) -> Draw:
         if method == "DPS":
             sampler = dps.DPSSampler(denoise, seen, apply, zeta=setting.step * n**0.5, **options)
         elif method == "PiGDM":
-            sampler = pgdm.PGDMSampler(denoise, seen, apply, lambda y: y @ back.T, **options)
+            sampler = pgdm.PGDMSampler(denoise, seen, apply, lambda y: y @ back.T, eta=setting.eta, **options)
         elif method == "TMPD":
-            sampler = ddim(tmpd.TMPDenoiser(denoise, seen, apply, STD**2), **options)
+            sampler = ddim(tmpd.TMPDenoiser(denoise, seen, apply, STD**2), eta=setting.eta, **options)
         else:
             solver = ("cg", 4) if method == "MMPS, 4" else ("gmres", 1)
             posterior = mmps.MMPSDenoiser(denoise, seen, apply, noise, *solver)
-            sampler = ddim(posterior, **options)
+            sampler = ddim(posterior, eta=setting.eta, **options)
         return sampler(sampler.init((n, exact.matrix.shape[1]))).numpy()
 
     return draw
@@ -170,8 +172,9 @@ def measure(d: int, observed: int, compute: int, n: int, observations: int) -> N
         }
         found, chosen = {}, {}
         for name, draw in draws.items():
-            steps, ranges = STEPS if method == "DPS" else (1.0,), RANGES if name == "azula" else RANGES[:1]
-            tried = [Setting(*pair) for pair in itertools.product(steps, ranges)]
+            steps, etas = (STEPS, (0.0,)) if method == "DPS" else ((1.0,), (0.0, 1.0))
+            free = (RANGES, etas) if name == "azula" else (RANGES[:1], (0.0,))
+            tried = [Setting(*one) for one in itertools.product(steps, *free)]
             off = [np.mean(distances(exact, draw, n, one, 2, 2)) for one in tried]
             chosen[name] = tried[int(np.nanargmin(off))]
             found[name] = distances(exact, draw, n, chosen[name], observations, 1)
