@@ -128,7 +128,7 @@ def sampled(key: Key, denoise: jd.Denoiser, x: Array) -> Array:
 PROGRAMS: dict[str, Callable[[Topology], Any]] = {
     "transformer, replicated": train_step,
     "transformer, fully sharded": lambda where: train_step(where, fully_sharded=True),
-    "transformer, rematerialized": lambda where: train_step(where, TRANSFORMER.clone(remat=True)),
+    "transformer, rematerialized": lambda where: train_step(where, TRANSFORMER.clone(remat="blocks")),
     "transformer, microbatches": lambda where: train_step(where, num_microbatches=4),
     "transformer, bootstrapped": lambda where: train_step(where, bootstrapped=True),
     "U-Net": lambda where: train_step(

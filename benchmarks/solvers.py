@@ -57,23 +57,24 @@ import argparse
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from benchmarks import solver_peers
+from benchmarks import solvers_noisy as noisy
 from benchmarks.machine import machine
+from benchmarks.solver_peers import Peer
+from benchmarks.solver_tasks import LAWS, POSED, SCHEDULE, run, task
 
 CALLS = (4, 5, 6, 8, 10, 12, 16, 24, 40)
 RHOS = (2.0, 3.0, 5.0, 7.0, 10.0, 14.0)
 PEERS_UP_TO = 16  # calls; each of theirs is a dispatch from Python
 LEARNED_CALLS, LEARNING_STEPS = (5, 8, 12), 1000
-PARTS = ("classical", "learned")
-SIGMA_MAX, SIGMA_MIN = 20.0, 0.02
-SCHEDULE = jd.Karras()
+PARTS = ("classical", "learned", "noisy")
 
 # Sampler and calls a step.
 SOLVERS: dict[str, tuple[jd.Sampler, int]] = {
@@ -93,53 +94,7 @@ SOLVERS: dict[str, tuple[jd.Sampler, int]] = {
 }
 
 
-def three(draw: np.random.Generator) -> jd.GaussianMixture:
-    """Three modes in the plane."""
-    weights = draw.dirichlet(np.full(3, 4.0))
-    return jd.GaussianMixture(weights, draw.standard_normal((3, 2)), draw.uniform(0.01, 0.1, 3))
-
-
-def twenty_five(draw: np.random.Generator) -> jd.GaussianMixture:
-    """Narrow modes near a square grid in the plane."""
-    grid = np.stack(np.meshgrid(*[np.linspace(-1.5, 1.5, 5)] * 2), -1).reshape(-1, 2)
-    weights = draw.dirichlet(np.full(25, 4.0))
-    means = grid + 0.05 * draw.standard_normal(grid.shape)
-    return jd.GaussianMixture(weights, means, np.full(25, 0.05**2))
-
-
-def many(d: int, draw: np.random.Generator) -> jd.GaussianMixture:
-    """Five modes in d dimensions, with a variance of their own for each coordinate."""
-    weights = draw.dirichlet(np.full(5, 4.0))
-    return jd.GaussianMixture(weights, draw.standard_normal((5, d)), draw.uniform(0.01, 0.5, (5, d)))
-
-
-LAWS: dict[str, Callable[[np.random.Generator], jd.GaussianMixture]] = {
-    "3 modes, d = 2": three,
-    "25 modes, d = 2": twenty_five,
-    "5 modes, d = 16": functools.partial(many, 16),
-    "5 modes, d = 128": functools.partial(many, 128),
-}
-
-
-@functools.partial(jax.jit, static_argnames=("sampler", "n"))
-def run(law: jd.GaussianMixture, x: jax.Array, rho: jax.Array, sampler: jd.Sampler, n: int) -> jax.Array:
-    """x at SIGMA_MIN, by n steps of the grid of rho."""
-    times = jd.times.power_grid(n, t_max=SIGMA_MAX, t_min=SIGMA_MIN, rho=rho)
-    return jd.integrate(jax.random.key(0), law.denoiser(SCHEDULE), x, times, sampler=sampler)
-
-
-def task(name: str, seed: int, rows: int) -> tuple[jd.GaussianMixture, jax.Array, jax.Array, float]:
-    """A law, starts drawn from it at SIGMA_MAX, where the flow takes them, and how well that is known."""
-    draw = np.random.default_rng([seed, *name.encode()])
-    law = LAWS[name](draw)
-    x = law.sample(jax.random.key(seed), rows)
-    x = x + SIGMA_MAX * draw.standard_normal(x.shape)
-    best, less = (run(law, x, jnp.asarray(7.0), jd.ExponentialRungeKutta(4), n) for n in (600, 400))
-    return law, x, best, float(jnp.sqrt(jnp.mean((best - less) ** 2)))
-
-
 Errors = dict[str, dict[int, np.ndarray]]
-Peer = Callable[[jd.Denoiser, np.ndarray, int, float], np.ndarray]
 
 
 def measure(name: str, seeds: range, rows: int, peers: dict[str, Peer]) -> tuple[Errors, float]:
@@ -147,17 +102,18 @@ def measure(name: str, seeds: range, rows: int, peers: dict[str, Peer]) -> tuple
     errors: Errors = {solver: {} for solver in (*SOLVERS, *peers)}
     doubt = 0.0
     for row, seed in enumerate(seeds):
-        law, x, best, unsure = task(name, seed, rows)
-        doubt = max(doubt, unsure)
+        of = task(name, seed, rows)
+        x, best, ends = np.asarray(of.x), np.asarray(of.best), (of.t_max, of.t_min)
+        doubt = max(doubt, of.doubt)
         for calls in CALLS:
             for column, rho in enumerate(RHOS):
                 for solver, (sampler, per_step) in SOLVERS.items():
                     if calls % per_step == 0:
-                        got = run(law, x, jnp.asarray(rho), sampler, calls // per_step)
+                        got = run(of.denoise, of.x, ends, jnp.asarray(rho), sampler, calls // per_step)
                         _put(errors[solver], calls, len(seeds), row, column, got - best)
                 for solver, sample in peers.items() if calls <= PEERS_UP_TO else ():
-                    got = sample(law.denoiser(SCHEDULE), np.asarray(x), calls, rho)
-                    _put(errors[solver], calls, len(seeds), row, column, got - np.asarray(best))
+                    got = sample(of.denoise, x, calls, rho, ends)
+                    _put(errors[solver], calls, len(seeds), row, column, got - best)
     return errors, doubt
 
 
@@ -171,22 +127,20 @@ def learn(name: str, seeds: range, rows: int, of_calls: Sequence[int]) -> dict[s
     """Mean errors over the seeds of the sampler chosen by a pilot run, and of that learned from there."""
     errors = {solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned")}
     for seed in seeds:
-        law, x, best, _ = task(name, seed, rows)
+        of = task(name, seed, rows)
         tune = functools.partial(
             jd.tune_sampler,
             jax.random.key(1000 + seed),
-            law.denoiser(SCHEDULE),
-            t_max=SIGMA_MAX,
-            t_min=SIGMA_MIN,
-            start=law.perturbed(SCHEDULE, SIGMA_MAX),
+            of.denoise,
+            t_max=of.t_max,
+            t_min=of.t_min,
+            start=of.law.perturbed(SCHEDULE, of.t_max),
             num_steps=LEARNING_STEPS,
         )
         for calls in of_calls:
             for solver, choice in (("chosen", tune(calls)), ("learned", tune(calls, learned=True))):
-                got = jd.integrate(
-                    jax.random.key(0), law.denoiser(SCHEDULE), x, choice.times, sampler=choice.sampler
-                )
-                errors[solver][calls].append(float(jnp.sqrt(jnp.mean((got - best) ** 2))))
+                got = jd.integrate(jax.random.key(0), of.denoise, of.x, choice.times, sampler=choice.sampler)
+                errors[solver][calls].append(float(jnp.sqrt(jnp.mean((got - of.best) ** 2))))
                 print(
                     f"{name}, seed {seed}, {calls} calls, {solver}: {errors[solver][calls][-1]:.2g}",
                     flush=True,
@@ -194,65 +148,14 @@ def learn(name: str, seeds: range, rows: int, of_calls: Sequence[int]) -> dict[s
     return {solver: {calls: float(np.mean(e)) for calls, e in of.items()} for solver, of in errors.items()}
 
 
-@jax.jit
-def noise(denoise: jd.Denoiser, x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """What diffusers asks a network for."""
-    return denoise(x, sigma).noise
-
-
-def diffusers_solvers() -> tuple[dict[str, Peer], dict[str, tuple[Peer, jd.Sampler]]]:
-    """Multistep solvers of diffusers, and those that are ours too; none where it is not installed."""
-    try:
-        import diffusers  # pyright: ignore[reportMissingImports]
-        import torch  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        print("diffusers is not installed: its solvers are left out.")
-        return {}, {}
-    print(f"diffusers {diffusers.__version__}")
-
-    def solver(kind: Any, order: int, **options: Any) -> Peer:
-        def sample(denoise: jd.Denoiser, x: np.ndarray, calls: int, rho: float) -> np.ndarray:
-            scheduler = kind(solver_order=order, lower_order_final=False, **options)
-            grid = np.array(jd.times.power_grid(calls, t_max=SIGMA_MAX, t_min=SIGMA_MIN, rho=rho))
-            scheduler.set_timesteps(calls)  # and the grid that is ours in its place
-            scheduler.sigmas, scheduler.timesteps = torch.from_numpy(grid), torch.arange(calls)
-            # These classes hold x with alpha = 1 / sqrt(1 + sigma^2).
-            y = torch.from_numpy(x / np.sqrt(1 + grid[0] ** 2))
-            for i, sigma in enumerate(grid[:-1]):
-                answer = noise(denoise, jnp.asarray(y.numpy() * np.sqrt(1 + sigma**2)), sigma)
-                y = scheduler.step(torch.from_numpy(np.array(answer)), i, y).prev_sample
-            return y.numpy() * np.sqrt(1 + grid[-1] ** 2)
-
-        return sample
-
-    ends = {"final_sigmas_type": "sigma_min"}  # or the last step, to our last sigma, would be of order 1
-    multistep = functools.partial(diffusers.DPMSolverMultistepScheduler, **ends)
-    unipc = functools.partial(diffusers.UniPCMultistepScheduler, **ends)
-    deis = diffusers.DEISMultistepScheduler
-    peers = {
-        "diffusers DPM-Solver++ 2": solver(multistep, 2),
-        "diffusers DPM-Solver++ 3": solver(multistep, 3),
-        "diffusers DEIS 3": solver(deis, 3),
-        "diffusers UniPC 2, data": solver(unipc, 2),
-        "diffusers UniPC 3, data": solver(unipc, 3),
-        "diffusers UniPC 2, noise": solver(unipc, 2, predict_x0=False),
-        "diffusers UniPC 3, noise": solver(unipc, 3, predict_x0=False),
-    }
-    same: dict[str, tuple[Peer, jd.Sampler]] = {
-        "DPM-Solver++ 1": (solver(multistep, 1), jd.dpm_solver_pp(1)),
-        "DPM-Solver++ 2 without halving": (solver(multistep, 2, solver_type="heun"), jd.dpm_solver_pp(2)),
-        "DEIS 2": (solver(deis, 2), jd.deis(2)),
-    }
-    return peers, same
-
-
 def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, float]:
     """The largest difference of solvers whose definitions coincide: that the peer is used rightly."""
-    law, x, _, _ = task(next(iter(LAWS)), 0, rows)
-    rests = {}
+    of = task(next(iter(LAWS)), 0, rows)
+    rests, ends = {}, (of.t_max, of.t_min)
     for name, (peer, sampler) in same.items():
-        theirs = peer(law.denoiser(SCHEDULE), np.asarray(x), 12, 7.0)
-        rests[name] = float(np.abs(theirs - run(law, x, jnp.asarray(7.0), sampler, 12)).max())
+        theirs = peer(of.denoise, np.asarray(of.x), 12, 7.0, ends)
+        ours = run(of.denoise, of.x, ends, jnp.asarray(7.0), sampler, 12)
+        rests[name] = float(np.abs(theirs - ours).max())
         print(f"{name}: diffusers and jaxdiff differ by at most {rests[name]:.0e}")
     return rests
 
@@ -268,10 +171,11 @@ def main(
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
     print(machine())
-    others, same = diffusers_solvers() if peers else ({}, {})
+    others, same = solver_peers.deterministic() if peers else ({}, {})
+    noisy_others = solver_peers.noisy() if peers and "noisy" in parts else {}
     rests = agree(same, rows)
     results = {}
-    for name in laws or LAWS:
+    for name in laws or POSED:
         rows_of = results[name] = {}
         if "classical" in parts:
             tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
@@ -284,6 +188,8 @@ def main(
                 }
         if "learned" in parts:
             rows_of |= learn(name, range(seeds), rows, learned_calls or LEARNED_CALLS)
+        if "noisy" in parts and name in LAWS:
+            rows_of |= noisy.league(name, seeds, rows, noisy_others)
         print(f"{name:<26}" + "".join(f"{c:>9}" for c in CALLS))
         for solver, by_calls in rows_of.items():
             shown = (f"{by_calls[c]:9.2g}" if c in by_calls else f"{'':9}" for c in CALLS)
@@ -305,9 +211,9 @@ if __name__ == "__main__":
         "--seeds", type=int, default=5, help="laws that are judged, and as many to choose rho on"
     )
     parser.add_argument(
-        "--peers", action="store_true", help="diffusers' solvers too, where they are installed"
+        "--peers", action="store_true", help="other libraries' solvers, where they are installed"
     )
-    parser.add_argument("--laws", nargs="+", choices=tuple(LAWS), default=tuple(LAWS))
+    parser.add_argument("--laws", nargs="+", choices=tuple(POSED), default=tuple(POSED))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--learned-calls", nargs="+", type=int, default=LEARNED_CALLS)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")

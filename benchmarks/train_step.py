@@ -85,7 +85,7 @@ def measure(network: Network, images: np.ndarray, steps: int, rounds: int) -> tu
     optimizer, key, data = optax.adam(1e-4), jax.random.key(0), jnp.asarray(images)
     params = jax.jit(network.init)(key, data[:1], jnp.zeros(1))
     state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
-    plain = network.clone(remat=False)
+    plain = network.clone(remat="none")
     plain = plain.clone(attention=None) if isinstance(plain, DiffusionTransformer) else plain
     counted = jax.jit(train_step(plain, optimizer)).lower(key, state, data).cost_analysis()
     step = jax.jit(train_step(network, optimizer), donate_argnums=1).lower(key, state, data).compile()
@@ -193,18 +193,18 @@ if __name__ == "__main__":
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--blocks", type=int, default=12)
     parser.add_argument("--heads", type=int, default=12)
-    parser.add_argument("--attention", choices=["xla", "cudnn"], help="cudnn on a GPU, if not given")
+    kernels = ["xla", "cudnn", "flash", "chunked", "best"]
+    parser.add_argument("--attention", choices=kernels, default="best")
     parser.add_argument("--channels", type=int, default=128, help="of the U-Net")
     parser.add_argument("--multipliers", type=int, nargs="+", default=[1, 2, 2])
     parser.add_argument("--attention-levels", type=int, nargs="*", default=[1])
-    parser.add_argument("--remat", action="store_true")
+    parser.add_argument("--remat", choices=["none", "blocks", "dots", "offloaded"], default="none")
     parser.add_argument("--matmul", type=int, default=8192, help="size of the product that is the measure")
     parser.add_argument("--steps", type=int, default=20, help="timed together")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-torch", action="store_true")
     flags = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # of a GPU; the rest is for PyTorch
-    on_gpu = jax.default_backend() == "gpu"
     shared: dict[str, Any] = {"dtype": jnp.bfloat16, "remat": flags.remat}
     built: dict[str, Network] = {
         "transformer": DiffusionTransformer(
@@ -212,7 +212,7 @@ if __name__ == "__main__":
             flags.width,
             flags.blocks,
             flags.heads,
-            attention=flags.attention or ("cudnn" if on_gpu else None),
+            attention=flags.attention,
             **shared,
         ),
         "unet": UNet(

@@ -4,6 +4,7 @@ from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxdiff as jd
@@ -16,8 +17,10 @@ from benchmarks import (
     programs,
     public_calls,
     sampler_overhead,
+    solver_tasks,
     solvers,
     solvers_drawn,
+    solvers_noisy,
     train_step,
     training_loop,
 )
@@ -182,21 +185,45 @@ def test_reports_of_programs_run_small(monkeypatch, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64):
     """Where who wins is known, that is who wins."""
-    monkeypatch.setattr(solvers, "LAWS", {"three": solvers.three})
+    law = "3 modes, d = 2"
     few = "DDIM", "DPM-Solver++ 2", "UniPC 3, noise", "Runge-Kutta 3"
     monkeypatch.setattr(solvers, "SOLVERS", {name: solvers.SOLVERS[name] for name in few})
     monkeypatch.setattr(solvers, "CALLS", (12,))
     monkeypatch.setattr(solvers, "LEARNED_CALLS", (5,))
     monkeypatch.setattr(solvers, "LEARNING_STEPS", 200)
-    errors = solvers.main(rows=40, seeds=1, peers=False, out=tmp_path)["three"]
+    errors = solvers.main(40, 1, False, tmp_path, [law], ("classical", "learned"))[law]
     assert errors["learned"][5] < errors["chosen"][5]
     assert errors["UniPC 3, noise"][12] < errors["DPM-Solver++ 2"][12] < errors["DDIM"][12]
     assert errors["Runge-Kutta 3"][12] < errors["DDIM"][12]
     assert (
-        json.loads((tmp_path / "solvers.json").read_text())["errors"]["three"]["DDIM"]["12"]
-        == errors["DDIM"][12]
+        json.loads((tmp_path / "solvers.json").read_text())["errors"][law]["DDIM"]["12"] == errors["DDIM"][12]
     )
     assert "UniPC 3, noise" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_judge_of_noisy_solvers_sees_what_they_do(monkeypatch, float64):
+    """Eight ancestral steps are told from the law, forty less; draws of it are not."""
+    monkeypatch.setattr(solvers_noisy, "CALLS", (8, 40))
+    monkeypatch.setattr(solvers_noisy, "RHOS", (7.0,))
+    monkeypatch.setattr(solvers_noisy, "SOLVERS", {"ancestral": solvers_noisy.SOLVERS["ancestral"]})
+    found = solvers_noisy.league("3 modes, d = 2", seeds=2, rows=2000, peers={})
+    assert found["ancestral"][8] > 3 * found["ancestral"][40]
+    assert abs(found[solvers_noisy.NOTHING][8]) < 0.1 * found["ancestral"][8]
+
+
+def test_tasks_of_solvers_are_solved_from_their_own_laws_noised(float64):
+    """With guidance between two denoisers of one law nothing is moved; points have the largest noise."""
+    of = solver_tasks.POSED["guided by 3, d = 2"](np.random.default_rng(0), 0)
+    x = of.law.sample(jax.random.key(0), 5)
+    away = of.denoise(x, 0.5).data - of.law.denoiser(Karras())(x, 0.5).data
+    assert float(jnp.abs(away).max()) > 0.01  # pushed from the other classes
+    near = of.denoise(x, 1e-3).data - x
+    assert float(jnp.abs(near).max()) < 0.01  # but no point is, where there is no noise
+    tails = solver_tasks.LAWS["heavy tails, d = 16"](np.random.default_rng(0))
+    wide = np.asarray(tails.sample(jax.random.key(1), 20_000))
+    wide = (wide - np.median(wide, 0)) / np.median(np.abs(wide - np.median(wide, 0)), 0)
+    assert (np.abs(wide) > 8).mean() > 1e-4  # of a Gaussian's rows 7e-8 are
 
 
 def test_the_leagues_answer_is_read_off_its_errors(tmp_path, capsys):

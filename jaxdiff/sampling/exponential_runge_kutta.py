@@ -83,4 +83,4 @@ def _stepped(estimate: Estimate, order: int, denoise: Denoiser, x: Array, t: Tim
         three = call(reach(s, [(middle, two)]), s)
         return reach(s, [(middle, 0.5 * (one + two)), (end, three)])
 
-    return jax.lax.cond(exponential.is_near(end - start), stages, lambda: held)
+    return jax.lax.cond(exponential.is_near(end - start), lambda: stages().astype(held.dtype), lambda: held)

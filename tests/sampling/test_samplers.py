@@ -644,6 +644,17 @@ def test_low_precision_is_kept(method, dtype):
     assert abs(std - np.sqrt(VARIANCE)) < 0.15
 
 
+@pytest.mark.parametrize("method", few_of(EVERY, ("runge_kutta_3",)))
+def test_single_precision_is_kept_where_doubles_are_on(method, float64):
+    """A network of float32 in a program of float64: its samples are those of float32."""
+    denoise = gaussian_denoiser(Karras(), MEAN, VARIANCE, (2,))
+    times = to_clean(Karras(), noise_grid(Karras(), 6, t_max=20.0))
+    start = 20 * jax.random.normal(jax.random.key(1), (4, 2), jnp.float32)
+    got = integrate(jax.random.key(0), denoise, start, times, sampler=EVERY[method])
+    assert got.dtype == jnp.float32
+    assert np.isfinite(got).all()
+
+
 @pytest.mark.slow
 def test_mismatches_are_refused_or_not_a_number():
     """What used to sample something plausible: each is an error where it is known, and NaN where it is not."""
