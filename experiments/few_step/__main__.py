@@ -21,10 +21,21 @@ from experiments import parts
 from experiments.few_step import compare, shown, starts
 from experiments.few_step.study import SETTINGS
 
+LEADING = (
+    "MeanFlow",
+    "shortcut",
+    "moment matching",
+    "sCM, training",
+    "consistency, training",
+    "sCM, distilled",
+    "reflow",
+    "score distillation",
+    "posterior generator",
+)
 PARTS: parts.Parts = {
     "modes": (compare, compare.Config()),
     "rings": (compare, compare.Config(SETTINGS["rings"])),
-    "digits": (compare, compare.Config(SETTINGS["digits"])),
+    "digits": (compare, compare.Config(SETTINGS["digits"], methods=LEADING)),
     "patches": (
         compare,
         compare.Config(
