@@ -142,10 +142,11 @@ class Config:
             raise ValueError(
                 f"objective {self.objective} has a target of its own; bootstrap and pool are of denoising."
             )
-        if self.by_tangent and getattr(self.model, "attention", None) == "cudnn":
+        kernel = getattr(self.model, "attention", None)
+        if self.by_tangent and kernel in ("cudnn", "flash"):
             raise ValueError(
                 f"objective {self.objective} needs the network's derivative in forward mode, which attention "
-                "by cudnn has not; use --model.attention xla, or the objective shortcut, consistency or "
+                f"by {kernel} has not; use --model.attention xla, or the objective shortcut, consistency or "
                 "moment_matching."
             )
 
@@ -252,8 +253,11 @@ def as_dict(config: Config) -> dict[str, Any]:
 
 def identity(config: Config) -> dict[str, Any]:
     """The part of `as_dict` that a checkpoint must agree with."""
-    values = as_dict(config).items()
-    return runs.identity({name: value for name, value in values if name not in MAY_CHANGE})
+    values = as_dict(config)
+    # As it was called in the checkpoints of before it had names.
+    if (remat := values["model"].get("remat")) in ("none", "blocks"):
+        values["model"]["remat"] = remat == "blocks"
+    return runs.identity({name: value for name, value in values.items() if name not in MAY_CHANGE})
 
 
 def flags(config: Config) -> dict[str, tuple[Callable[[str], Any], Any]]:

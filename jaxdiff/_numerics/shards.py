@@ -57,15 +57,26 @@ def spread(x: Array, features: int | None = None) -> Array:
     """x, said to have its leading axis over the devices of a batch, and the axis features over MODEL_AXIS's.
 
     For activations while `jaxdiff.running.parallel.data_parallel` traces a step. Elsewhere, and where the
-    devices do not divide an axis, x as it is.
+    devices do not divide its rows, x as it is.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if DATA_AXIS not in mesh.auto_axes or not isinstance(x, Tracer):
         return x
-    rows = row_axes(mesh)
-    if x.shape[0] % math.prod(mesh.shape[axis] for axis in rows):
+    if x.shape[0] % math.prod(mesh.shape[axis] for axis in row_axes(mesh)):
         return x
-    parts: list[Any] = [rows, *[None] * (x.ndim - 1)]
-    if features is not None and x.shape[features] % mesh.shape.get(MODEL_AXIS, 1) == 0:
-        parts[features] = MODEL_AXIS if MODEL_AXIS in mesh.axis_names else None
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*parts))
+    return jax.lax.with_sharding_constraint(x, placed(mesh, x.shape, features))
+
+
+def placed(mesh: AbstractMesh, shape: tuple[int, ...], features: int | None) -> PartitionSpec:
+    """Where `spread` says that an array of this shape lies."""
+    parts: list[Any] = [None] * len(shape)
+    rows = row_axes(mesh)
+    if shape[0] % math.prod(mesh.shape[axis] for axis in rows) == 0:
+        parts[0] = rows
+    if (
+        features is not None
+        and MODEL_AXIS in mesh.axis_names
+        and shape[features] % mesh.shape[MODEL_AXIS] == 0
+    ):
+        parts[features] = MODEL_AXIS
+    return PartitionSpec(*parts)

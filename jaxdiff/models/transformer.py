@@ -21,7 +21,7 @@ that are not masked. (shift, scale, gate) of (5) are of their own V_c c + d_c, z
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,9 +31,11 @@ from jax.typing import DTypeLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.shards import spread
+from jaxdiff.models.attention import Kernel, attended
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, check_inputs
 from jaxdiff.models.patches import cut, put_back
+from jaxdiff.models.rematerialization import Rematerialization, rematerialized
 from jaxdiff.typing import Array
 
 
@@ -50,15 +52,15 @@ class DiffusionTransformer(nn.Module):
     condition of classifier-free guidance, whatever its context holds. The parameters are those of the same
     model without a context, and more of new names: joined with trained ones, they begin with its answers.
 
-    With remat, the backward pass computes each block a second time instead of keeping what it computed: of a
-    block, only its input stays in memory, for a third more operations.
+    remat is what of a block stays in memory for the backward pass, which computes the rest a second time: see
+    `jaxdiff.models.rematerialization`. "blocks" keeps its input only, for a third more operations.
 
     With scan, the blocks are one block with stacked parameters, run by a loop: compilation takes as long for
     28 as for a few, and a step on a CPU half as long again. `scanned_blocks` and `separate_blocks` turn
     parameters of either form, averages and optimizer states into the other's.
 
-    attention is the ``implementation`` of `jax.nn.dot_product_attention` among patches: "cudnn", in bfloat16
-    on NVIDIA GPUs only, never holds the scores of all pairs of them.
+    attention is the kernel among patches, see `jaxdiff.models.attention`: "best" mostly never holds the
+    scores of all pairs of them, and has a derivative in forward mode on CPUs only.
 
     Raises ValueError if a shape is wrong, if an image is not cut by patch_size, if width is not a multiple of
     num_heads and of 4, if labels or a context are missing or not expected, or if known labels are out of
@@ -73,9 +75,9 @@ class DiffusionTransformer(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     dtype: DTypeLike | None = None
-    remat: bool = False
+    remat: Rematerialization = "none"
     scan: bool = False
-    attention: Literal["xla", "cudnn"] | None = None
+    attention: Kernel | None = None
     context_width: int | None = None
 
     @nn.compact
@@ -101,7 +103,7 @@ class DiffusionTransformer(nn.Module):
         h += jnp.asarray(places, h.dtype)[None]
         heard = () if context is None else self._with_null(context, context_mask)
         # Arguments are counted from self; the fourth, train, is no array.
-        block = nn.remat(_Block, static_argnums=(3,), prevent_cse=not self.scan) if self.remat else _Block
+        block = rematerialized(_Block, self.remat, static_argnums=(3,), prevent_cse=not self.scan)
         make = functools.partial(
             block, self.num_heads, self.expansion, self.dropout, self.dtype, self.attention
         )
@@ -153,7 +155,7 @@ class _Block(nn.Module):
     expansion: int
     dropout: float
     dtype: DTypeLike | None
-    attention: Literal["xla", "cudnn"] | None
+    attention: Kernel | None
 
     @nn.compact
     def __call__(
@@ -173,7 +175,7 @@ class _Block(nn.Module):
             ((1 + scale1) * _norm(h, self.dtype) + shift1).reshape(batch * n, width)
         )
         q, k, v = jnp.moveaxis(spread(qkv.reshape(batch, n, *qkv.shape[1:]), 3), 2, 0)
-        heard = jax.nn.dot_product_attention(q, k, v, implementation=self.attention)
+        heard = attended(q, k, v, self.attention)
         h += gate1 * dense(width, name="attend")(heard.reshape(h.shape))
         if context is not None and counts is not None:
             h = _Hearing(self.num_heads, self.dtype, name="hearing")(h, condition, context, counts)

@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film, check_inputs
+from jaxdiff.models.rematerialization import Rematerialization, rematerialized
 from jaxdiff.typing import Array, Key
 
 
@@ -33,8 +34,8 @@ class UNet(nn.Module):
     Parameters, statistics of normalizations, softmax and the last layer stay in float32 (in float64 if x is),
     and so does the answer: it is float32 for x in bfloat16 too.
 
-    With remat, the backward pass computes each block a second time instead of keeping what it computed: of a
-    block, only its input stays in memory, for a third more operations.
+    remat is what of a block stays in memory for the backward pass, which computes the rest a second time: see
+    `jaxdiff.models.rematerialization`. "blocks" keeps its input only, for a third more operations.
 
     Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), if labels
     are missing or not expected, or if known ones are out of range; TypeError if they are not integers.
@@ -47,7 +48,7 @@ class UNet(nn.Module):
     dropout: float = 0.0
     num_classes: int | None = None
     dtype: DTypeLike | None = None
-    remat: bool = False
+    remat: Rematerialization = "none"
 
     @nn.compact
     def __call__(
@@ -66,7 +67,7 @@ class UNet(nn.Module):
 
         own = train and s is None  # our convolution's derivative, see `_conv`
         # Arguments are counted from self; the fourth and fifth, train and own, are no arrays.
-        make = nn.remat(_Block, static_argnums=(3, 4)) if self.remat else _Block
+        make = rematerialized(_Block, self.remat, static_argnums=(3, 4))
 
         def block(name: str, level: int, h: Array) -> Array:
             channels = self.channels * self.channel_multipliers[level]

@@ -125,3 +125,12 @@ def test_networks_for_images_have_the_derivatives_of_mean_flow(name):
 
     got, params = jax.eval_shape(gradient, jax.random.key(0), jnp.zeros((4, 8, 8, 1)))
     assert jax.tree.map(jnp.shape, got) == jax.tree.map(jnp.shape, params)
+
+
+def test_checkpoints_of_before_rematerialization_had_names_agree():
+    plain = CONFIGS["patches"]
+    assert configs.identity(plain)["model"]["remat"] is False
+    named = {kind: configs.overridden(plain, {"model.remat": kind}) for kind in ("blocks", "dots")}
+    assert configs.identity(named["blocks"])["model"]["remat"] is True
+    assert configs.identity(named["dots"])["model"]["remat"] == "dots"
+    assert configs.as_dict(named["blocks"])["model"]["remat"] == "blocks"

@@ -286,7 +286,18 @@ def test_remat_gives_the_same_gradients_in_less_memory(model):
         )
         return program(params, jax.random.key(0)), sizes
 
-    (expected, (kept, more)), (got, (kept_less, less)) = gradient(False), gradient(True)
+    def kept_by(remat):
+        """Without compiling."""
+        apply = model.clone(remat=remat).apply
+        kept = jax.eval_shape(lambda params: jax.vjp(lambda p: apply(p, x, t), params)[1], params)
+        return sum(a.size for a in jax.tree.leaves(kept))
+
+    assert kept_by("blocks") < kept_by("dots") < kept_by("none")
+    with pytest.raises(
+        ValueError, match="remat must be one of 'none', 'blocks', 'dots', 'offloaded'; got True"
+    ):
+        kept_by(True)
+    (expected, (kept, more)), (got, (kept_less, less)) = gradient("none"), gradient("blocks")
     assert kept_less < 0.5 * kept, f"{kept_less} bytes kept with remat, {kept} without"
     if jax.__version_info__ >= (0, 11):  # before, the CPU's compiler joined again what is computed twice
         assert less < 0.75 * more, f"{less} bytes with remat, {more} without"

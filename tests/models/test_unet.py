@@ -125,7 +125,7 @@ def orders(text):
     return set(re.findall(r"stablehlo\.convolution\(.*?dim_numbers = (\[.*?\]x\[.*?\]->\[.*?\])", text))
 
 
-def step(*, train, remat=False):
+def step(*, train, remat="none"):
     """Steps of gradient descent in a loop, and their argument."""
     model = UNet(4, (1, 2), 1, remat=remat)
 
@@ -140,7 +140,7 @@ def step(*, train, remat=False):
 
 
 @pytest.mark.parametrize(
-    ("host", "remat"), [("cpu", False), pytest.param("tpu", True, marks=pytest.mark.slow)]
+    ("host", "remat"), [("cpu", "none"), pytest.param("tpu", "blocks", marks=pytest.mark.slow)]
 )
 def test_a_program_has_the_convolutions_of_its_platform_and_not_of_the_host(monkeypatch, host, remat):
     monkeypatch.setattr(jax, "default_backend", lambda: host)
