@@ -6,6 +6,7 @@ shows t itself.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from experiments.few_step import methods, study
@@ -38,7 +39,7 @@ def smoke() -> Config:
 
 def run(config: Config) -> dict[str, Any]:
     """Of every row and number of calls, each judge's mean over seeds."""
-    rows = study.over_seeds([_one(config, seed) for seed in config.seeds])
+    rows = study.over_seeds(functools.partial(_one, config), config.seeds)
     return {"config": dataclasses.asdict(config), "rows": rows}
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -178,20 +178,20 @@ def _added(predict: Any, base: FlowMap, params: Params, x: Array, t: Array, s: A
     return estimates.noise - estimates.data + predict(params, x, t, s=s)
 
 
-def over_seeds(studies: list[Study]) -> list[dict[str, Any]]:
-    """Of every row and number of calls, each judge's mean."""
-    first = studies[0].judged
+def over_seeds(one: Callable[[int], Study], seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Of every row and number of calls, each judge's mean over the studies of so many seeds."""
+    found = []
+    for seed in seeds:
+        found.append(one(seed).judged)
+        jax.clear_caches()  # of some hundred programs; a process may map so much memory and no more
     return [
         {
             "name": name,
             "calls": calls,
             "steps": steps,
-            **{
-                judge: _over([study.judged[name, calls][0][i] for study in studies])
-                for i, judge in enumerate(JUDGES)
-            },
+            **{judge: _over([of[name, calls][0][i] for of in found]) for i, judge in enumerate(JUDGES)},
         }
-        for (name, calls), (_, steps) in first.items()
+        for (name, calls), (_, steps) in found[0].items()
     ]
 
 
