@@ -251,18 +251,30 @@ def _as_given(lowered: Any) -> float:
 
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_OPERATION = re.compile(rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\(")
+_OPERATION = re.compile(
+    rf"= (?P<type>\(.*?\)|\S+) (?P<kind>{'|'.join(_KINDS)})(?P<start>-start)?\((?P<rest>.*)"
+)
 _ARRAY = re.compile(r"\b([a-z]+\d*)[a-z0-9]*\[([\d,]*)\]")
+_CHANNEL = re.compile(r"channel_id=\d+")
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
-    """The collectives in a compiled program's text, by kind."""
+    """The collectives in a compiled program's text, by kind.
+
+    One that is spread over several computations stands there as often, under the number of its channel.
+    """
     found: dict[str, list[int]] = {}
+    seen = set()
     for match in _OPERATION.finditer(text):
-        sizes = [_bytes(*array) for array in _ARRAY.findall(match["type"])]
-        if match["start"] and match["kind"] in ("all-gather", "collective-permute"):
-            sizes = sizes[len(sizes) // 2 :]  # what goes in stands before what comes out
-        found.setdefault(match["kind"], []).append(sum(sizes))
+        kind, arrays, channel = match["kind"], _ARRAY.findall(match["type"]), _CHANNEL.search(match["rest"])
+        once = (kind, channel[0] if channel else match.start(), *arrays)
+        if once in seen:
+            continue
+        seen.add(once)
+        if match["start"] and kind in ("all-gather", "collective-permute"):
+            arrays = [array for array in arrays if array != ("u32", "")]  # flags of the permutation
+            arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
+        found.setdefault(kind, []).append(sum(_bytes(*array) for array in arrays))
     return tuple(Collective(kind, len(b), sum(b), max(b)) for kind, b in sorted(found.items()))
 
 
