@@ -1,7 +1,10 @@
 """The site is built whole, and its own judge of links sees what is broken."""
 
+import re
+
 import pytest
 
+import jaxdiff
 from experiments.site import __main__ as site
 
 
@@ -22,6 +25,23 @@ def test_a_script_of_cells_is_prose_and_code():
     assert site.tutorial(script) == "# A title\n\nWords.\n\n```python\nx = 1\n```\n\nMore."
 
 
+def test_every_public_name_is_of_a_concept():
+    """But for a number, an alias, and what only writers of laws ask for."""
+    page = site.concepts()
+    named = re.findall(r"^\| \[(\w+)\]\((.+)\) \| \S", page, re.MULTILINE)
+    assert len(dict(named)) == len(named)
+    assert set(jaxdiff.__all__) - dict(named).keys() == {
+        "EXIT_INTERRUPTED",
+        "Predictor",
+        "__version__",
+        "pytree",
+    }
+    assert dict(named)["times"] == "jaxdiff/noising/times.html"
+    assert re.findall(r"^## (\w+)$", page, re.MULTILINE) == list(site.CONCEPTS)
+    assert "`" not in page
+    assert "sigma_min" not in page  # letters that are Markdown's are written out
+
+
 @pytest.mark.slow
 def test_the_site_is_built_without_a_broken_link(tmp_path):
     out = tmp_path / "site"
@@ -32,3 +52,9 @@ def test_the_site_is_built_without_a_broken_link(tmp_path):
     for name in site.PAGES:
         assert "<nav>" in (out / f"{name}.html").read_text()
     assert "prefers-color-scheme:dark" in (out / "jaxdiff.html").read_text()
+    times, models = ((out / "jaxdiff" / page).read_text() for page in ("noising/times.html", "models.html"))
+    assert '<a href="../../tutorials.html">Tutorials</a>' in times
+    assert "power_grid" in times
+    assert 'id="UNet.channels"' in models
+    assert 'id="UNet.parent"' not in models  # every module's
+    assert "_jax" not in (out / "search.js").read_text()  # its own name is Array
