@@ -87,7 +87,7 @@ def train_step(
     bootstrapped: bool = False,
     num_microbatches: int = 1,
 ) -> Any:
-    """A training step, lowered."""
+    """A training step, traced."""
     layout, optimizer = Layout(data_mesh(where.devices), fully_sharded=fully_sharded), optax.adam(1e-4)
 
     def init() -> TrainState:
@@ -105,18 +105,18 @@ def train_step(
         step = jd.bootstrap.make_joint_step(joint, optimizer, **options)
     else:
         step = jd.make_train_step(plain, optimizer, **options)
-    return jax.jit(data_parallel(step, layout), donate_argnums=1).lower(*arguments(layout, layout.like(init)))
+    return jax.jit(data_parallel(step, layout), donate_argnums=1).trace(*arguments(layout, layout.like(init)))
 
 
 def of_rows(where: Topology, call: Callable[[Key, jd.Denoiser, Array], Any]) -> Any:
-    """A call of the transformer as a denoiser on rows, lowered."""
+    """A call of the transformer as a denoiser on rows, traced."""
     layout = Layout(data_mesh(where.devices))
     params = layout.like(lambda: initial(TRANSFORMER))
 
     def run(key: Key, params: Params, rows: Array) -> Any:
         return call(key, model(TRANSFORMER, params), rows)
 
-    return jax.jit(run).lower(*arguments(layout, params))
+    return jax.jit(run).trace(*arguments(layout, params))
 
 
 def sampled(key: Key, denoise: jd.Denoiser, x: Array) -> Array:
@@ -148,7 +148,7 @@ def row(name: str, found: Program) -> str:
     sent = ", ".join(f"{c.number} {c.kind} {c.bytes / 1e6:.1f} MB" for c in found.collectives) or "none"
     return (
         f"{name:28} {found.where.name:9} {found.seconds:5.0f} {found.bytes / 1e9:6.2f} "
-        f"{found.flops / 1e9:9.1f} {' '.join(bounds)} {found.utilization:5.0%}  {sent}"
+        f"{found.asked / 1e9:9.1f} {' '.join(bounds)} {found.utilization:5.0%}  {sent}"
     )
 
 

@@ -31,17 +31,30 @@ Ctrl-C, in any of its processes, saves and exits with status 75; the same comman
 many devices as there are then. A signal is heard from the start of the command to its end (by several
 processes together, between the parts of the evaluation); Ctrl-C twice leaves at once, without a save.
 
+A line of metrics.jsonl has beside the loss what the devices do: model_flops a second, mfu, their part of the
+peak where it is known, and goodput, the part of the time in which the run made steps, with the seconds in
+which it did not: restore, compile, feed (it waited for rows) and save. Programs are kept in --out/compiled
+for a run that goes on, or where JAX_COMPILATION_CACHE_DIR says.
+
 Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
 
     a GPU machine     pip install 'jax[cuda13]', then python -m experiments.train patches
     TPU pod slice     on every host (gcloud ... tpu-vm ssh --worker=all --command=...):
                       python -m experiments.train cifar10 --data DIR --out DIR --distributed --resume
-    queued TPUs       the same as the startup script of the queued resource: a preempted slice begins it again
+    queued TPUs       gcloud compute tpus queued-resources create NAME --node-id NAME --spot
+                      --accelerator-type v5p-128 --runtime-version v2-alpha-tpuv5
+                      --metadata-from-file startup-script=FILE, with the same line in FILE: a slice that was
+                      preempted and is there again goes on
+    several slices    --node-count 2 in place of --node-id, and the same line on the hosts of both with
+                      --slices 2 --fully_sharded true: parameters are spread within a slice, gradients go
+                      between them
+    large networks    --tensor_parallel 4 --fully_sharded true; first --compile-for v5p-128, or v5e-256x2
     Slurm             #SBATCH --requeue --signal=TERM@300, one task a node; then
                       srun python -m experiments.train cifar10 --data DIR --out DIR --distributed --resume
                       code=$?; [ $code -eq 75 ] && scontrol requeue $SLURM_JOB_ID; exit $code
-    Kubernetes        an indexed Job, restartPolicy OnFailure, terminationGracePeriodSeconds 300,
-                      --coordinator the first pod's name, --process-id $JOB_COMPLETION_INDEX, --resume
+    Kubernetes        an indexed Job, restartPolicy OnFailure, terminationGracePeriodSeconds 300, a headless
+                      service, and --coordinator JOB-0.SERVICE:1234 --num-processes N
+                      --process-id $JOB_COMPLETION_INDEX --resume; on GKE's TPUs --distributed --resume
 """
 
 if __name__ == "__main__":
@@ -82,6 +95,9 @@ def main(
     from experiments.train import evaluation, problems, sinks, trainer  # after jax.distributed.initialize
 
     began = time.monotonic()
+    # Unless JAX_COMPILATION_CACHE_DIR says where.
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined] - made as jax starts
+        jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
     problem = problems.load(config, data)
     single = configs.in_single_precision(config)
     if single != config and not keep_dtype and jax.devices()[0].platform == "cpu":

@@ -88,6 +88,10 @@ class Config:
 
     engine: Literal["jit", "pmap"] = "jit"
     fully_sharded: bool = False
+    slices: int = 1
+    """Machines of fast links, joined by slow ones: a state is spread within each."""
+    tensor_parallel: int = 1
+    """Devices that share the heads and hidden units of a row; of a transformer."""
     steps_per_dispatch: int = 20
     """Steps between two lines of the log, and two looks at a signal."""
     save_every: int
@@ -107,7 +111,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "num_microbatches", "steps_per_dispatch", "save_every", "grid_steps",
-            "sample_steps",
+            "sample_steps", "slices", "tensor_parallel",
         ):  # fmt: skip
             checks.integer(name, getattr(self, name), 1)
         for name in ("seed", "bootstrap_after", "pool", "warm_up"):
@@ -238,8 +242,8 @@ def smoke(config: Config) -> Config:
 
 
 MAY_CHANGE = (
-    "steps", "engine", "fully_sharded", "steps_per_dispatch", "save_every", "start", "horizon", "grid_steps",
-    "sample_steps", "num_samples", "evaluation_rows", "evaluations",
+    "steps", "engine", "fully_sharded", "slices", "tensor_parallel", "steps_per_dispatch", "save_every",
+    "start", "horizon", "grid_steps", "sample_steps", "num_samples", "evaluation_rows", "evaluations",
 )  # fmt: skip
 """What a run may be resumed with other values of: nothing that is learned depends on it."""
 

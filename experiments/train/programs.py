@@ -41,8 +41,8 @@ def compiled_for(config: Config, problem: Problem, name: str) -> Program:
     rows = jax.ShapeDtypeStruct(
         (config.batch_size, *images.shape[1:]), images.dtype, sharding=run.layout.by_rows
     )
-    lowered = jax.jit(whole, donate_argnums=2).lower(given, key, run.layout.like(init), rows)
-    return programs.program(lowered, where)
+    traced = jax.jit(whole, donate_argnums=2).trace(given, key, run.layout.like(init), rows)
+    return programs.program(traced, where)
 
 
 def fitted_to(config: Config, problem: Problem, name: str) -> tuple[int, Program]:

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -22,6 +22,7 @@ from experiments.train import configs, figures
 from experiments.train.configs import Config
 from experiments.train.objectives import OBJECTIVES, Objective
 from experiments.train.problems import Problem, flipped
+from experiments.train.reports import accounts, reports
 from experiments.train.sinks import Sink
 from jaxdiff import data, pytree
 from jaxdiff.data import feeds
@@ -36,9 +37,10 @@ from jaxdiff.maps.flow_map import Averages, FlowMap, as_flow_map
 from jaxdiff.maps.sampling import sample_map
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
+from jaxdiff.running import work
 from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.goodput import Goodput
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
-from jaxdiff.running.progress import Progress
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.driver import integrate
 from jaxdiff.sampling.heun import Heun
@@ -200,7 +202,8 @@ def _sampler(
 
 def prepare(config: Config, problem: Problem, devices: Sequence[Any] | None = None) -> Run:
     """A run on all devices of all processes, or on these."""
-    layout = Layout(data_mesh(devices), fully_sharded=config.fully_sharded)
+    mesh = data_mesh(devices, slices=config.slices, model=config.tensor_parallel)
+    layout = Layout(mesh, fully_sharded=config.fully_sharded)
     families = {
         "plain": starts.plain(),
         "gaussian": starts.gaussian(),
@@ -274,6 +277,23 @@ def functions(
     return init, step, draw
 
 
+def step_flops(run: Run) -> int:
+    """Of one step in products and convolutions, by what the model is and not how it is computed."""
+    plain = {"remat": "none", "attention": None}
+    options = {name: value for name, value in plain.items() if hasattr(run.config.model, name)}
+    config = dataclasses.replace(run.config, model=run.config.model.clone(**options), engine="jit")
+    run = run._replace(config=config, learner=run.learner._replace(config=config))
+    init, step, draw = functions(run)
+    images, key = run.problem.train, jax.random.key(0)
+
+    def whole(state: TrainState, rows: Array) -> Any:
+        pixels = jnp.asarray(images) if config.pool else None
+        return step(run.problem.law, pixels, key, state, draw(key, rows))
+
+    rows = jax.ShapeDtypeStruct((config.batch_size, *images.shape[1:]), images.dtype)
+    return work.flops(whole, jax.eval_shape(init), rows)
+
+
 def fit(
     run: Run,
     out: pathlib.Path,
@@ -300,8 +320,10 @@ def fit(
     ):
         if not resume:
             runs.check_new(checkpoints, out)
-        restored = checkpoints.restore(layout.like(init)) if resume else None
-        state = layout.create(init) if restored is None else restored.state
+        lost = Goodput()
+        with lost.to("restore"):
+            restored = checkpoints.restore(layout.like(init)) if resume else None
+            state = layout.create(init) if restored is None else restored.state
 
         stopped = False
 
@@ -323,9 +345,10 @@ def fit(
                 if sink:
                     sink(int(state.step), {"samples": np.atleast_3d(tiles(images, 8))})
 
+        also = accounts(lost, functools.partial(step_flops, run))
         with (
             open_sink(int(state.step)) if open_sink and main else nullcontext() as sink,
-            _reports(config, out, int(state.step), main, profile, [sink] if sink else []) as report,
+            reports(config, out, int(state.step), profile, [sink] if sink else [], also) as report,
         ):
             state = training.train(
                 layout.place(key),
@@ -334,12 +357,12 @@ def fit(
                 jax.tree_util.Partial(step, *layout.place((run.problem.law, pixels))),
                 draw,
                 num_steps=config.steps,
-                feed=layout.feed(rows),
+                feed=lost.feed(layout.feed(rows)),
                 steps_per_dispatch=config.steps_per_dispatch,
                 report=report,
-                save=save,
+                save=lost.save(save),
                 save_every=config.save_every,
-                stop=asked,
+                stop=lost.stop(asked),
             )
     runs.leave_if_stopped(state, config.steps, stop)
     return state
@@ -350,40 +373,3 @@ def leave_together(state: TrainState, point: int) -> None:
     after = int(state.step) + 1 + point  # `fit` has asked for the step and for the one after it
     if jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(after):
         raise SystemExit(training.EXIT_INTERRUPTED)
-
-
-@contextmanager
-def _reports(
-    config: Config,
-    out: pathlib.Path,
-    first_step: int,
-    main: bool,
-    profile: pathlib.Path | None,
-    sinks: Sequence[Sink],
-) -> Iterator[training.Report | None]:
-    """What process 0 says and writes of each dispatch; the others say nothing."""
-    if not main:
-        yield None
-        return
-    seen = 0
-
-    def trace() -> None:
-        """The dispatch after the first report, when everything is compiled."""
-        nonlocal seen
-        seen += 1
-        if profile and seen == 1:
-            jax.profiler.start_trace(profile)
-        if profile and seen == 2:
-            jax.profiler.stop_trace()
-
-    with Progress(config.steps, first_step=first_step, log=out / "metrics.jsonl", sinks=sinks) as progress:
-
-        def report(step: int, metrics: Metrics, rate: float) -> None:
-            progress(step, metrics, rate)
-            trace()
-
-        try:
-            yield report
-        finally:
-            if seen == 1:
-                trace()

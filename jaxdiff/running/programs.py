@@ -4,8 +4,8 @@
     layout = Layout(data_mesh(where.devices), fully_sharded=True)
     batch = jax.ShapeDtypeStruct((128, 32, 32, 3), jnp.float32, sharding=layout.by_rows)
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=layout.replicated)
-    lowered = jax.jit(data_parallel(step, layout), donate_argnums=1).lower(key, layout.like(init), batch)
-    print(program(lowered, where))
+    traced = jax.jit(data_parallel(step, layout), donate_argnums=1).trace(key, layout.like(init), batch)
+    print(program(traced, where))
 
 The compilers run on an ordinary machine: libtpu, of the extra ``tpu-compile``, and the CUDA plugin, of
 ``gpu-compile``. Set ``JAX_PLATFORMS=cpu`` where they are installed and no such device is. Whatever is said
@@ -27,6 +27,7 @@ import jax
 from jax.experimental import topologies
 
 from jaxdiff._numerics import checks
+from jaxdiff.running import work
 
 
 class Chip(NamedTuple):
@@ -54,6 +55,22 @@ CHIPS = {
     "h200": Chip(989e12, 141e9, 4800e9, 450e9),
 }
 """Peaks by name. Lower ones, of other models or clocks, make a bound no less true."""
+
+_SAID = {
+    "TPU v4": "v4", "TPU v5 lite": "v5e", "TPU v5e": "v5e", "TPU v5": "v5p", "TPU v6": "v6e",
+    "A100": "a100", "H100": "h100", "H200": "h200",
+}  # fmt: skip
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """By what jax says of a device, ``jax.devices()[0].device_kind``; None of others, such as a CPU.
+
+    >>> from jaxdiff.running import programs
+    >>> programs.chip_of("NVIDIA H100 80GB HBM3").flops
+    989000000000000.0
+    """
+    return next((CHIPS[name] for said, name in _SAID.items() if said in device_kind), None)
+
 
 _FLAT = {1: (1, 1), 4: (2, 2), 8: (2, 4), 16: (4, 4), 32: (4, 8), 64: (8, 8), 128: (8, 16), 256: (16, 16)}
 _SOLID = {4: (2, 2, 1), 8: (2, 2, 2), 16: (2, 2, 4), 32: (2, 4, 4), 64: (4, 4, 4), 128: (4, 4, 8)} | {
@@ -84,17 +101,19 @@ class Topology(NamedTuple):
 def topology(name: str) -> Topology:
     """The devices of a slice as its seller names it: "v5e-256", "v5p-128" (of 64 chips), "h100-8".
 
-    Raises ValueError for a name that is none, ImportError where the compiler is not installed.
+    Of two such slices, joined by slower links: "v5e-256x2". Raises ValueError for a name that is none,
+    ImportError where the compiler is not installed.
     """
-    kind, _, count = name.partition("-")
-    if kind not in CHIPS or not count.isdigit():
+    kind, _, size = name.partition("-")
+    count, _, slices = size.partition("x")
+    if kind not in CHIPS or not count.isdigit() or not (slices or "1").isdigit():
         raise ValueError(
             f"A topology is a device and a number, such as v5e-8, v5p-128 or h100-8, got {name!r}; the "
             f"devices are {', '.join(CHIPS)}."
         )
     chips = int(count) // _CORES.get(kind, 1)
     if kind in _CUDA:
-        return Topology(name, CHIPS[kind], _gpus(kind, chips))
+        return Topology(name, CHIPS[kind], _gpus(kind, chips, int(slices or 1)))
     shapes = _SOLID if kind in _CORES else _FLAT
     if chips not in shapes:
         known = ", ".join(f"{kind}-{n * _CORES.get(kind, 1)}" for n in shapes)
@@ -108,10 +127,12 @@ def topology(name: str) -> Topology:
     }.items():
         os.environ.setdefault(variable, value)
     shape = "x".join(map(str, shapes[chips]))
-    return Topology(name, CHIPS[kind], _described("tpu", "tpu-compile", topology_name=f"{kind}:{shape}"))
+    options: dict[str, Any] = {"topology_name": f"{kind}:{shape}"}
+    options |= {"num_slices": int(slices)} if slices else {}
+    return Topology(name, CHIPS[kind], _described("tpu", "tpu-compile", **options))
 
 
-def _gpus(kind: str, number: int) -> Sequence[Any]:
+def _gpus(kind: str, number: int, slices: int) -> Sequence[Any]:
     major, minor, cores, memory, shared = _CUDA[kind]
     target = f"""gpu_device_info {{ threads_per_block_limit: 1024 threads_per_warp: 32
       shared_memory_per_block: 49152 shared_memory_per_core: {shared} threads_per_core_limit: 2048
@@ -121,11 +142,11 @@ def _gpus(kind: str, number: int) -> Sequence[Any]:
       cuda_compute_capability {{ major: {major} minor: {minor} }} registers_per_core_limit: 65536
       registers_per_block_limit: 65536 }} platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }}
       runtime_version {{ major: 13 }} device_description_str: "NVIDIA {kind.upper()}" """
-    options = {"target_config": target, "topology": f"1x1x{number}"}
+    options = {"target_config": target, "topology": f"{slices}x1x{number}"}
     return _described("cuda", "gpu-compile", topology_name=kind, **options)
 
 
-def _described(platform: str, extra: str, **options: str) -> Sequence[Any]:
+def _described(platform: str, extra: str, **options: Any) -> Sequence[Any]:
     try:
         return topologies.get_topology_desc(platform=platform, **options).devices
     except Exception as error:  # of many kinds, as the plugin is missing, is another's, or has no such device
@@ -158,9 +179,10 @@ class Program:
     outputs: int
     aliased: int
     temporaries: int
+    asked: float
+    """Of products of matrices and convolutions as the program was given, with all turns of its loops."""
     flops: float
-    """With what is computed twice to save memory; the turns of a loop count once. By the compiler, or if it
-    does not say, by the program that it was given; NaN if neither does, as of CUDA's."""
+    """By the compiler, for whom the turns of a loop count once; NaN if it does not say, as CUDA's."""
     moved: float
     """Bytes that the compiler counts between operations, part of which stays on the chip; or NaN."""
     collectives: tuple[Collective, ...]
@@ -188,16 +210,16 @@ class Program:
         to send. NaN where it is not known."""
         chip = self.where.chip
         return {
-            "compute": self.flops / chip.flops,
+            "compute": max(self.asked, self.flops) / chip.flops,
             "memory": (self.arguments + self.outputs) / chip.bandwidth,
             "links": self.sent / chip.link,
         }
 
     @property
     def utilization(self) -> float:
-        """The part of the peak that a run reaches at most, by `bounds`; of all that it computes (HFU)."""
-        longest = max(self.bounds.values(), key=lambda bound: -1 if math.isnan(bound) else bound)
-        return self.bounds["compute"] / longest if longest else math.nan
+        """The part of the peak that a run reaches at most, by `bounds`; of what is asked for."""
+        longest = max(self.bounds.values())
+        return self.asked / self.where.chip.flops / longest if longest else math.nan
 
     def __str__(self) -> str:
         chip, (compute, memory, links) = self.where.chip, self.bounds.values()
@@ -206,8 +228,9 @@ class Program:
             f"  memory     {self.bytes / 1e9:.2f} GB of {chip.memory / 1e9:g}: arguments "
             f"{self.arguments / 1e9:.2f}, temporaries {self.temporaries / 1e9:.2f}"
             + ("" if self.fits else "; IT DOES NOT FIT"),
-            f"  counts     {self.flops:.3g} FLOP, {self.moved / 1e9:.2f} GB between operations, "
-            f"{self.sent / 1e9:.3f} GB sent; nan is what this compiler does not say",
+            f"  counts     {self.asked:.3g} FLOP asked for, {self.flops:.3g} compiled, "
+            f"{self.moved / 1e9:.2f} GB between operations, {self.sent / 1e9:.3f} GB sent; nan is "
+            "what this compiler does not say",
             f"  at least   {1e3 * compute:.2f} ms of arithmetic, {1e3 * memory:.2f} of memory, "
             f"{1e3 * links:.2f} of links; at most {self.utilization:.0%} of the peak",
         ]
@@ -218,14 +241,14 @@ class Program:
         return "\n".join(lines)
 
 
-def program(lowered: Any, where: Topology) -> Program:
-    """Compile what ``jax.jit(function).lower(...)`` answers, its arguments lying on where's devices.
+def program(traced: Any, where: Topology) -> Program:
+    """Compile what ``jax.jit(function).trace(...)`` answers, its arguments lying on where's devices.
 
     Raises MemoryError, in the compiler's words, where it refuses a program that does not fit.
     """
     began = time.perf_counter()
     try:
-        compiled = lowered.compile()
+        compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -240,14 +263,11 @@ def program(lowered: Any, where: Topology) -> Program:
         outputs=memory.output_size_in_bytes,
         aliased=memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
-        flops=cost.get("flops", math.nan if cost else _as_given(lowered) / len(where.devices)),
+        asked=work.flops_of(traced.jaxpr) / len(where.devices),
+        flops=cost.get("flops", math.nan),
         moved=cost.get("bytes accessed", math.nan),
         collectives=collectives(compiled.as_text()),
     )
-
-
-def _as_given(lowered: Any) -> float:
-    return (lowered.cost_analysis() or {}).get("flops", math.nan)
 
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -33,6 +33,8 @@ class Progress:
     run's restored step as first_step: later lines, left by what was lost, are dropped, and one cut off in
     writing.
 
+    also(steps_per_second), asked at each dispatch, answers more values by name for that object.
+
     Each of sinks is called with the step and the same values by name. With TensorBoard:
 
         writer = tensorboardX.SummaryWriter("runs/first")
@@ -50,11 +52,12 @@ class Progress:
         first_step: int = 0,
         log: str | os.PathLike[str] | None = None,
         sinks: Sequence[Sink] = (),
+        also: Callable[[float], dict[str, float]] = lambda rate: {},
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._num_steps = num_steps
-        self._sinks = sinks
+        self._sinks, self._also = sinks, also
         self._stream = sys.stderr if stream is None else stream
         self._terminal = self._stream.isatty()
         self._clock = clock
@@ -83,6 +86,7 @@ class Progress:
             "steps_per_second": steps_per_second,
             "elapsed_seconds": now - self._started_at,
             **({"device_memory": memory[0]} if memory else {}),
+            **self._also(steps_per_second),
         }
         if self._log is not None:
             self._log.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")

@@ -59,7 +59,7 @@ def finished(tmp_path_factory):
     """A whole run on one device: what it is made of, its directory, its figures and the state at its end."""
     out = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "data_mesh", lambda _: data_mesh(jax.devices()[:1]))
+        patch.setattr(trainer, "data_mesh", lambda _, **axes: data_mesh(jax.devices()[:1], **axes))
         patch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
         figures = program.main(CONFIG, out, profile=out / "trace", tensorboard=True)
         run = trainer.prepare(CONFIG, problems.load(CONFIG, None))
@@ -77,6 +77,9 @@ def test_it_writes_what_it_says(finished):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [3, 6]
+    assert 0 < log[-1]["goodput"] < 1
+    assert log[-1]["compile_seconds"] > 0
+    assert log[-1]["model_flops"] > 0
     assert list((out / "trace").rglob("*.xplane.pb"))
     assert Writer.last.opened[0] == str(out / "tensorboard")
     assert Writer.last.curves == [

@@ -1,6 +1,7 @@
 """Reports of programs, against what is counted by hand; the accelerators' own compilers where they are installed."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -23,18 +24,22 @@ def test_a_program_of_eight_devices_is_counted():
     rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (mesh.axis_names, ()))
     x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=rows)
     w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=whole)
-    lowered = jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).lower(x, w)
-    got = program(lowered, Topology("cpu-8", Chip(1e6, 3000, 1e9, 1e3), devices))
+    traced = jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).trace(x, w)
+    got = program(traced, Topology("cpu-8", Chip(1e6, 3000, 1e9, 1e3), devices))
     assert got.arguments == 4 * (8 * 32 + 32 * 16)
     assert (got.outputs, got.aliased) == (64, 0)
-    assert got.flops == pytest.approx(2 * 8 * 32 * 16, rel=0.1)  # and the sums
+    assert got.asked == 2 * 8 * 32 * 16
+    assert got.flops == pytest.approx(got.asked, rel=0.1)  # and the sums
     assert got.collectives == (Collective("all-reduce", 1, 64, 64),)
     assert got.bytes == 3072 + 64 + got.temporaries
     assert dataclasses.replace(got, aliased=64).bytes == 3072 + got.temporaries
     assert not got.fits
     assert got.sent == 2 * 7 / 8 * 64
     assert got.bounds == {"compute": got.flops / 1e6, "memory": (3072 + 64) / 1e9, "links": 0.112}
-    assert got.utilization == got.flops / 1e6 / 0.112
+    assert got.utilization == got.asked / 1e6 / 0.112
+    silent = dataclasses.replace(got, flops=math.nan)  # as CUDA's compiler is
+    assert silent.bounds["compute"] == got.asked / 1e6
+    assert silent.utilization == got.utilization
     assert "IT DOES NOT FIT" in str(got)
     assert "all-reduce" in str(got)
 
@@ -111,15 +116,20 @@ def test_a_slice_has_its_chips(monkeypatch):
     for name, wanted in (("v5e-256", "v5e:16x16"), ("v5p-128", "v5p:4x4x4"), ("v4-8", "v4:2x2x1")):
         topology(name)
         assert asked[-1]["topology_name"] == wanted
+    assert "num_slices" not in asked[-1]
+    topology("v5e-256x2")
+    assert asked[-1] == {"platform": "tpu", "topology_name": "v5e:16x16", "num_slices": 2}
     topology("h100-8")
     assert asked[-1]["topology"] == "1x1x8"
+    topology("h100-8x4")
+    assert asked[-1]["topology"] == "4x1x8"
 
-    class Lowered:
-        def compile(self):
+    class Traced:
+        def lower(self):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: used 20G of 16G hbm")
 
     with pytest.raises(MemoryError, match=r"does not fit cpu-1: .*20G of 16G"):
-        program(Lowered(), Topology("cpu-1", Chip(1.0, 1.0, 1.0, 1.0), ()))
+        program(Traced(), Topology("cpu-1", Chip(1.0, 1.0, 1.0, 1.0), ()))
 
 
 @pytest.mark.slow
