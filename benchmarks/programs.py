@@ -14,8 +14,10 @@ the parameters, 16 rows of 32 x 32 x 3 a device:
     formula                the density formula with 64 evaluations of it
 
 Reported are bytes a device, FLOP, collectives and the bounds that `jaxdiff.running.programs` derives from
-them and the makers' figures: counts, not measurements. Weak scaling on paper, from 8 chips to 4,096 at equal
-rows a chip: only the reduction of the gradients grows, as 2 (n - 1) / n of their bytes.
+them and the makers' figures: counts, not measurements. --scaling adds weak scaling on paper, from 8 devices
+to 4,096 at equal rows a device, for replicated parameters: arithmetic or memory, whichever takes longer; the
+gradients by rings, within a slice over its links and then, of a share each, between slices over the hosts'
+networks of 200 Gbit/s; and the rows, in float32, over the same.
 
 MEASURED (two busy cores, jax 0.10.2 and its libtpu, 2026-11-29, --quick, 11.5 minutes of compiling; a device
 and step, bounds in ms; the loops of the sampler and of the formula count once):
@@ -40,9 +42,10 @@ STILL TO BE RUN: --topologies v5e-256 v5p-128 h100-8, and the programs that --qu
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +63,9 @@ from jaxdiff.typing import Array, Key, Params
 SHAPE, ROWS, EMA_DECAY = (32, 32, 3), 16, 0.9999
 Network = DiffusionTransformer | UNet
 TRANSFORMER = DiffusionTransformer(patch_size=4, width=384, num_blocks=4, num_heads=6, dtype="bfloat16")
+BILLION = DiffusionTransformer(
+    patch_size=2, width=1536, num_blocks=24, num_heads=16, dtype="bfloat16", remat="blocks", scan=True
+)
 
 
 def model(network: Network, params: Params) -> jd.Denoiser:
@@ -86,9 +92,11 @@ def train_step(
     fully_sharded: bool = False,
     bootstrapped: bool = False,
     num_microbatches: int = 1,
+    tensor_parallel: int = 1,
 ) -> Any:
     """A training step, traced."""
-    layout, optimizer = Layout(data_mesh(where.devices), fully_sharded=fully_sharded), optax.adam(1e-4)
+    mesh = data_mesh(where.devices, model=tensor_parallel)
+    layout, optimizer = Layout(mesh, fully_sharded=fully_sharded), optax.adam(1e-4)
 
     def init() -> TrainState:
         return jd.init_state(initial(network), optimizer, ema_decay=EMA_DECAY)
@@ -131,6 +139,9 @@ PROGRAMS: dict[str, Callable[[Topology], Any]] = {
     "transformer, rematerialized": lambda where: train_step(where, TRANSFORMER.clone(remat="blocks")),
     "transformer, microbatches": lambda where: train_step(where, num_microbatches=4),
     "transformer, bootstrapped": lambda where: train_step(where, bootstrapped=True),
+    "billion, replicated": lambda where: train_step(where, BILLION),
+    "billion, fully sharded": lambda where: train_step(where, BILLION, fully_sharded=True),
+    "billion, 4 a row": lambda where: train_step(where, BILLION, fully_sharded=True, tensor_parallel=4),
     "U-Net": lambda where: train_step(
         where, UNet(channels=64, channel_multipliers=(1, 2), attention_levels=(1,), dtype="bfloat16")
     ),
@@ -139,7 +150,49 @@ PROGRAMS: dict[str, Callable[[Topology], Any]] = {
         where, lambda key, denoise, x: jd.log_density(key, denoise, x, num_evaluations=64)
     ),
 }
-QUICK = tuple(name for name in PROGRAMS if name not in ("transformer, rematerialized", "U-Net"))
+SLOW = "transformer, rematerialized", "billion", "U-Net"
+QUICK = tuple(name for name in PROGRAMS if not name.startswith(SLOW))
+
+NETWORK = 25e9  # bytes a second of a host, one way: 200 Gbit/s
+HOST = {"v4": 4, "v5e": 8, "v5p": 4, "v6e": 8, "a100": 8, "h100": 8, "h200": 8}  # devices
+SLICE = {"v4": 4096, "v5e": 256, "v5p": 4096, "v6e": 256, "a100": 8, "h100": 8, "h200": 8}
+COUNTS = 8, 64, 256, 1024, 4096
+
+
+class Scaled(NamedTuple):
+    """A step on so many devices, seconds at least; and its speed for each beside one that only computes."""
+
+    devices: int
+    compute: float
+    gradients: float
+    input: float
+
+    @property
+    def alongside(self) -> float:
+        """If all is done at the same time."""
+        return self.compute / max(self[1:])
+
+    @property
+    def in_turn(self) -> float:
+        """If nothing is."""
+        return self.compute / sum(self[1:])
+
+
+def weak_scaling(found: Program) -> list[Scaled]:
+    """Of a step with replicated parameters, at ROWS rows a device: by rings within a slice, then between."""
+    kind = found.where.name.partition("-")[0]
+    reduced = sum(c.bytes for c in found.collectives if c.kind == "all-reduce")
+    each, chip = NETWORK / HOST[kind], found.where.chip
+    rows = 4 * ROWS * math.prod(SHAPE) / each
+
+    def gradients(n: int) -> float:
+        within = min(n, SLICE[kind])
+        slices = n // within
+        between = 2 * (slices - 1) / slices * reduced / within / each
+        return 2 * (within - 1) / within * reduced / chip.link + between
+
+    compute = max(found.bounds["compute"], found.bounds["memory"])
+    return [Scaled(n, compute, gradients(n), rows) for n in COUNTS]
 
 
 def row(name: str, found: Program) -> str:
@@ -157,7 +210,9 @@ HEAD = f"{'program':28} {'topology':9} {'s':>5} {'GB':>6} {'GFLOP':>9}" + "".joi
 )
 
 
-def main(names: list[str], topologies: list[str], out: pathlib.Path | None) -> dict[str, dict[str, Any]]:
+def main(
+    names: list[str], topologies: list[str], out: pathlib.Path | None, *, scaling: bool = False
+) -> dict[str, dict[str, Any]]:
     """Compile each for each, and print a line of it as soon as it is; written to out after each."""
     figures: dict[str, dict[str, Any]] = {}
     print(f"{HEAD}  peak  collectives; a device and step, bounds in ms", flush=True)
@@ -171,6 +226,12 @@ def main(names: list[str], topologies: list[str], out: pathlib.Path | None) -> d
             figures[f"{name}, {topology}"] = values | {"bounds": found.bounds, "fits": found.fits}
             if out is not None:
                 out.write_text(json.dumps(figures, indent=2) + "\n")
+            for scaled in weak_scaling(found) if scaling else ():
+                _, *seconds = scaled
+                parts = " ".join(f"{1e3 * part:8.3f}" for part in seconds)
+                print(
+                    f"{scaled.devices:6} devices {parts} ms, {scaled.in_turn:.0%} to {scaled.alongside:.0%}"
+                )
     return figures
 
 
@@ -183,7 +244,8 @@ if __name__ == "__main__":
     parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=list(PROGRAMS))
     parser.add_argument("--topologies", nargs="+", default=["v5e-8"])
     parser.add_argument("--quick", action="store_true", help="those that compile fast")
+    parser.add_argument("--scaling", action="store_true", help="of each to 4,096 devices, on paper")
     parser.add_argument("--out", type=pathlib.Path, help="a JSON file")
     flags = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
-    main(list(QUICK) if flags.quick else flags.programs, flags.topologies, flags.out)
+    main(list(QUICK) if flags.quick else flags.programs, flags.topologies, flags.out, scaling=flags.scaling)

@@ -158,6 +158,19 @@ def test_a_function_that_compiles_again_is_seen(capsys):
     assert found["ratio"] > eager_calls.BAR
 
 
+def test_weak_scaling_is_two_rings():
+    """Of 1 MB on slices of 256 chips that send 200 GB/s each, and an eighth of 25 GB/s between slices."""
+    where = compiled_programs.Topology("v5e-8", compiled_programs.CHIPS["v5e"], range(8))
+    reduced = compiled_programs.Collective("all-reduce", 2, 10**6, 10**6)
+    found = compiled_programs.Program(where, 0.0, 8, 0, 0, 0, 197e9, 0.0, 0.0, (reduced,))
+    eight, *_, most = programs.weak_scaling(found)
+    assert eight.compute == most.compute == 1e-3
+    assert eight.gradients == pytest.approx(2 * 7 / 8 * 1e6 / 200e9)
+    assert most.gradients == pytest.approx(2 * 255 / 256 * 1e6 / 200e9 + 2 * 15 / 16 * 1e6 / 256 / (25e9 / 8))
+    assert eight.input == pytest.approx(16 * 32 * 32 * 3 * 4 / (25e9 / 8))
+    assert most.in_turn == 1e-3 / (1e-3 + most.gradients + most.input) < most.alongside == 1.0
+
+
 @pytest.mark.slow
 def test_reports_of_programs_run_small(monkeypatch, tmp_path, capsys):
     """On eight devices one reduction of the gradients, as many bytes as the parameters; a sampler sends none."""
