@@ -1,0 +1,244 @@
+"""Images of 8 x 8 pixels: digits, with the quantization head and without it, and patches of photographs.
+
+    digits     scikit-learn's, x = (pixel + u) / 17 in [0, 1]^64, nats of x; 1,437 training and 360 test
+    patches    of the seven photographs that ship with scikit-learn and scikit-image, grey, by the recipe of
+               BSDS300 (Uria, Murray & Larochelle 2013; Zoran & Weiss 2011): (pixel + u) / 256, without its
+               mean over the patch, and without the last pixel, which the others then determine; 63 numbers
+
+The denoiser without a head is one of EDM's prediction over a *reference*, the mixture that stands beside it:
+the network learns what the mixture leaves over. With the head (`jaxdiff.denoising.quantized`) it is that of
+`experiments.quickstart`; beside it FlowJAX's flows with the same head (`flows`), since that is where the nats
+of digits are: the levels themselves are known.
+
+Flows are stopped by a tenth of the training rows, which all the others leave aside too.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import image_problems
+from experiments.density_table import flows, models
+from experiments.density_table.compare import HEAD, Law, Rows, Way, figures, flowjax_is_there, lines
+from experiments.density_table.descent import Rules
+from jaxdiff import data
+from jaxdiff.data import image_sets
+from jaxdiff.denoising import quantized
+from jaxdiff.models import Mixer
+from jaxdiff.typing import Array, Key
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a part depends on; rates and sizes were chosen on the validation rows of seed 7."""
+
+    dataset: str = "digits"
+    heads: bool = True
+    seeds: tuple[int, ...] = (0, 1, 2)
+    seconds: float = 20.0
+    num_train: int = 100_000  # at most
+    num_test: int = 360
+    components: int = 5
+    copies: int = (
+        8  # of each row for the mixture, each dequantized anew: levels are a grid that it would find
+    )
+    channels: int = 32
+    num_blocks: int = 3
+    batch_size: int = 32
+    learning_rate: float = 6e-3
+    weight_decay: float = 1.0
+    dropout: float = 0.1
+    flow_layers: int = 6
+    flow_width: int = 128
+    flow_knots: int = 8
+    flow_batch: int = 64
+    flow_rate: float = 3e-3
+    flow_decay: float = 0.0
+
+
+CONFIGS = {
+    "digits": Config(),
+    # Five times the images, and less to learn in each; as in the quickstart.
+    "patches": Config(
+        dataset="patches",
+        heads=False,
+        num_test=1000,
+        components=30,
+        copies=1,
+        weight_decay=0.05,
+        dropout=0.0,
+        flow_batch=256,
+    ),
+}
+
+
+def smoke() -> Config:
+    """The same at a size for tests."""
+    return Config(
+        seeds=(0,),
+        seconds=0.2,
+        num_test=6,
+        components=2,
+        channels=8,
+        num_blocks=1,
+        flow_layers=1,
+        flow_width=8,
+        flow_knots=4,
+    )
+
+
+def digits() -> tuple[np.ndarray, np.ndarray, int]:
+    """Training and test pixels (n, 64), and the number of levels."""
+    split = data.digits()
+    return split.train.astype(np.int32), split.test.astype(np.int32), 17
+
+
+def patches() -> tuple[np.ndarray, np.ndarray, int]:
+    """The same of photographs, in a random order; grey is ITU-R BT.601's luma, rounded."""
+    split = image_sets.natural_patches(size=8)
+
+    def gray(images: np.ndarray) -> np.ndarray:
+        luma = np.rint(images @ np.array([0.299, 0.587, 0.114])).astype(np.int32)
+        return np.random.default_rng(0).permutation(luma.reshape(len(luma), -1))
+
+    return gray(split.train), gray(split.test), 256
+
+
+def without_mean(x: Array) -> Array:
+    """The recipe of BSDS300: rows (n, d) less their own means, and without the last entry; (n, d - 1)."""
+    return (x - x.mean(1, keepdims=True))[:, :-1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images:
+    """A data set and the affine maps that its models see it through."""
+
+    train: jax.Array
+    """Integer pixels."""
+    valid: jax.Array
+    test: jax.Array
+    levels: int
+    centered: bool
+    """Whether a row is less its mean and its last entry."""
+
+    def unit(self, key: Key, pixels: Array) -> Array:
+        """The variables that nats are of."""
+        x = data.dequantize(key, pixels, levels=self.levels)
+        return without_mean(x) if self.centered else x
+
+
+def load(config: Config) -> Images:
+    """The config's data set, with a tenth of the training rows, at most 1,000, for validation."""
+    train, test, levels = {"digits": digits, "patches": patches}[config.dataset]()
+    held = min(1000, len(train) // 10)
+    # Of digits a part that is drawn: neighbours are of one hand.
+    order = np.random.default_rng(0).permutation(len(train))
+    train, valid = train[order[held:]][: config.num_train], train[order[:held]]
+    train, valid, test = (jnp.asarray(part) for part in (train, valid, test[: config.num_test]))
+    return Images(train, valid, test, levels, centered=config.dataset == "patches")
+
+
+def run(config: Config) -> dict[str, Any]:
+    """A table without heads, and one with them."""
+    images = load(config)
+    there = flowjax_is_there()
+    blocks = {"without a head": _plain(config, images, there)}
+    if config.heads:
+        blocks["with the quantization head"] = _with_heads(config, images, there)
+    return {"config": dataclasses.asdict(config), "flowjax": flows.version(), "blocks": blocks}
+
+
+def _rules(config: Config) -> tuple[Rules, Rules]:
+    """Of the denoiser and of flows."""
+    ours = Rules(config.learning_rate, config.weight_decay, config.batch_size, chunk=20)
+    return ours, Rules(config.flow_rate, config.flow_decay, config.flow_batch, chunk=20)
+
+
+def _flows(config: Config, d: int, encode: models.Encode, log_prior: Array | None) -> dict[str, Way]:
+    settings = flows.Settings(config.flow_layers, config.flow_width, 2, config.flow_knots, 5.0)
+    return {
+        f"FlowJAX, {kind}": Way(
+            Law(1),
+            models.flow(flows.flow(kind, d, settings, log_prior=log_prior), encode),
+            _rules(config)[1],
+            judged=True,
+        )
+        for kind in flows.KINDS
+    }
+
+
+def _plain(config: Config, images: Images, there: bool) -> list[dict[str, Any]]:
+    """Every entry scaled to a standard deviation of one: the margins of digits hardly vary."""
+    some = images.unit(jax.random.key(0), images.train[:20_000])
+    mean, std = some.mean(0), some.std(0)
+
+    def encode(key: Key, pixels: Array) -> Array:
+        return (images.unit(key, pixels) - mean[None]) / std[None]
+
+    d = len(std)
+    network = Mixer(channels=config.channels, num_blocks=config.num_blocks, dropout=config.dropout)
+    ours = models.denoiser(network, d, models.Range(0.003, 30.0, 0.001), encode, reference=True)
+    law = Law(config.components, restarts=1, copies=config.copies)
+    ways = {
+        f"denoiser over {config.components} Gaussians": Way(law, ours, _rules(config)[0]),
+        f"mixture of {config.components}": Way(law),
+        "Gaussian": Way(Law(1)),
+    }
+    if there:
+        ways |= _flows(config, d, encode, None)
+    unit = -float(jnp.log(std).sum())
+    return _figures(config, images, ways, encode, unit)
+
+
+def _with_heads(config: Config, images: Images, there: bool) -> list[dict[str, Any]]:
+    """Of x in [0, 1]."""
+    problem = image_problems.digits()
+    network = Mixer(
+        num_outputs=problem.num_outputs,
+        channels=config.channels,
+        num_blocks=config.num_blocks,
+        dropout=config.dropout,
+    )
+    ways = {"denoiser": Way(Law(1), models.levels_denoiser(network, problem), _rules(config)[0])}
+    if there:
+        log_prior = quantized.log_histogram(images.train, levels=images.levels)
+        ways |= _flows(config, images.train.shape[1], images.unit, log_prior)
+    return _figures(config, images, ways, images.unit, 0.0)
+
+
+def _figures(
+    config: Config, images: Images, ways: dict[str, Way], encode: models.Encode, unit: float
+) -> list[dict[str, Any]]:
+    def rows(seed: int) -> Rows:
+        valid_key, test_key = jax.random.split(jax.random.key(seed))
+        return Rows(images.train, encode(valid_key, images.valid), encode(test_key, images.test), unit)
+
+    return figures(ways, rows, encode, seeds=config.seeds, seconds=config.seconds, name=config.dataset)
+
+
+def table(figures: dict[str, Any]) -> str:
+    """A block with heads and one without; of digits bits per dimension follow."""
+    found = [HEAD]
+    for name, rows in figures["blocks"].items():
+        found += [name, *lines(rows, 2)]
+    if figures["config"]["dataset"] == "digits":
+        best = max(row["nats"]["mean"] for rows in figures["blocks"].values() for row in rows)
+        found.append(f"the greatest is {math.log2(17) - best / 64 / math.log(2):.3f} bits per dimension")
+    return "\n".join(found)
+
+
+def draw(figures: dict[str, Any], axes: Any) -> None:
+    """Nats of every way, a bar each."""
+    names, values, colors = [], [], []
+    for number, rows in enumerate(figures["blocks"].values()):
+        for row in rows:
+            names.append(row["method"] + (", head" if number else ""))
+            values.append(row["nats"]["mean"])
+            colors.append(f"C{number}")
+    axes.barh(names[::-1], values[::-1], color=colors[::-1])
+    axes.tick_params(axis="y", labelsize=6)
+    axes.set(xlabel="held-out nats", title=figures["config"]["dataset"])
