@@ -85,7 +85,7 @@ def log_density(
 
     Rows of x around which directions are missing by eq. (1) of `jaxdiff.densities.log_density`, .4 of one or
     more, and a quarter of m or more, seem to have no density, or one with detail that the first noise hides.
-    Where of the first 64 rows more than a tenth are such that warns, and the answer is the expected
+    Where of 64 rows, evenly among them, more than a tenth are such that warns, and the answer is the expected
     log-density of data noised at that time, which they have; where it is traced, NaN.
 
     >>> denoise = jd.Gaussian([0.0, 0.0], 1.0).denoiser(jd.Karras())
@@ -136,14 +136,16 @@ def log_density(
 
 @jax.jit
 def _missing_directions(key: Key, denoise: Denoiser, x: Array) -> Array:
-    """How many directions are missing around each of the first rows, by eq. (1); 0 where none seem to be."""
+    """How many directions are missing around each of some rows, by eq. (1); 0 where none seem to be."""
     t_min, t_max = (jnp.asarray(t, float) for t in denoise.working_range)
     level = log_snr(denoise.schedule, t_min) - 2 * jnp.log(2.0)
     later = inverse_log_snr(denoise.schedule, level, t_min=t_min, t_max=t_max)
     n = min(len(x), _ROWS)
-    each = max(16, 256 // n)
-    rows = jnp.repeat(jnp.arange(n), 2 * each)
-    asked, data = denoise.at_rows(rows), x[rows]
+    each, apart = max(16, 256 // n), len(x) // n
+    asked = denoise.at_rows(jnp.repeat(apart * jnp.arange(n), 2 * each))
+    # Evenly among them and by their places: each device then has its share of them where rows are spread.
+    data = x[: n * apart].reshape(n, apart, *x.shape[1:])[:, :1]
+    data = jnp.broadcast_to(data, (n, 2 * each, *x.shape[1:])).reshape(-1, *x.shape[1:])
     # With both signs of each noise what is odd in it cancels, most of the variance.
     noise = noise_like(key, data[::2]).reshape(n, each, *x.shape[1:])
     noise = jnp.concatenate([noise, -noise], axis=1).reshape(data.shape)

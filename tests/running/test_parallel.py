@@ -11,6 +11,7 @@ from oracles import assert_same_bits
 
 from jaxdiff._numerics import shards
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.densities import log_density
 from jaxdiff.densities.flow import probability_flow
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.learning.losses import regression_loss
@@ -20,6 +21,7 @@ from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import log_normal, power_grid, stratified
 from jaxdiff.running.checkpoints import Checkpoints, restore
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.programs import collectives
 from jaxdiff.sampling.ddim import ancestral
 from jaxdiff.sampling.driver import initial_noise, integrate
 from jaxdiff.sampling.heun import Heun
@@ -236,6 +238,16 @@ def test_likelihoods_and_sweeps_are_spread_like_their_rows():
     spread = sweep(where.place_rows(times))
     assert len(spread.sharding.device_set) == 8
     np.testing.assert_allclose(spread, sweep(times), rtol=1e-5)
+
+
+def test_the_check_of_log_densities_is_spread_like_their_rows():
+    """Each device looks at its own: by row numbers all of them looked at all, and sent each other the noised rows."""
+    where, x, denoise = layout(8), LAW.sample(KEY, 200), model(PARAMS)
+    check = jax.jit(lambda x: log_density._missing_directions(KEY, denoise, x))
+    alone, spread = check(x), check.lower(where.place_rows(x)).compile()
+    assert max((c.largest for c in collectives(spread.as_text())), default=0) <= 4 * len(alone)
+    np.testing.assert_allclose(spread(where.place_rows(x)), alone, rtol=1e-4, atol=1e-4)
+    assert len(alone) == 64
 
 
 def test_rows_are_counted_over_the_whole_batch_on_each_device():
