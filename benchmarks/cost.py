@@ -5,9 +5,9 @@
 
 One thing is changed at a time about d = 64, 1,024 rows and 16 steps of DPM-Solver++: samples by a residual
 network of width 256, beside as many bare calls of it in one compiled loop, which is the limit; their quotient
-is what the sampler costs. Then the exact denoiser of a mixture of eight against d and rows (about d = 2 and
-1,024), beside reading its points and writing its answers once at the measured bandwidth. Memory is that of the
-compiled program, arguments and answers left out, in units of the points': XLA's `memory_analysis`.
+is what the sampler costs. Then the exact denoiser of a mixture of eight, about d = 2 and 1,024 rows, beside
+reading its points and writing its answers once at the measured bandwidth. Memory is that of the compiled
+program, arguments and answers left out, in units of the points': XLA's `memory_analysis`.
 """
 
 from __future__ import annotations
