@@ -46,8 +46,9 @@ def test_heads_in_turn_keep_no_scores():
 @pytest.mark.parametrize(
     ("platform", "places", "dtype", "kernel"),
     [
-        ("cpu", 64, jnp.float32, "chunked"),
-        ("cpu", 64, jnp.bfloat16, "xla"),
+        ("cpu", 128, jnp.float32, "chunked"),
+        ("cpu", 64, jnp.float32, "xla"),
+        ("cpu", 128, jnp.bfloat16, "xla"),
         ("gpu", 64, jnp.bfloat16, "cudnn"),
         ("gpu", 64, jnp.float32, "xla"),
         ("tpu", 256, jnp.bfloat16, "flash"),
