@@ -153,7 +153,7 @@ def _run(key: Key, process: Process, times: Array, threshold: Array, *, n: int, 
         resample_key, move_key = jax.random.split(jax.random.fold_in(key, number))
         state, log_weights, log_evidences = resample(resample_key, carry)
         new, increment = process.step(move_key, state, t, s)
-        new = jax.tree.map(lambda leaf, old: spread(leaf.astype(old.dtype)), new, state)
+        new = jax.tree.map(lambda leaf, old: leaf.astype(old.dtype), new, state)
         return (new, log_weights + increment.reshape(groups, n), log_evidences), None
 
     start_key, key = jax.random.split(key)

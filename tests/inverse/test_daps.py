@@ -52,21 +52,23 @@ CORRECTIONS = {
 
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_a_correction_alone_is_exact_for_its_gaussians(name):
-    """Given draws of p(data | x_t) at one point: the law given x_t and y, of the full covariance or isotropic."""
+    """Given draws of p(data | x_t) at two points: the law given x_t and y, for any covariance or an isotropic one."""
     correction, isotropic = CORRECTIONS[name]
     schedule, t = VariancePreserving(), 0.4
     prior = 0.6 * np.eye(3) if isotropic else COVARIANCE
     denoise = Gaussian(jnp.asarray(MEAN), jnp.asarray(prior)).denoiser(schedule)
     alpha, sigma = float(schedule.alpha(t)), float(schedule.sigma(t))
-    x = np.array([0.5, -0.2, 0.4])
+    x = np.repeat([[0.5, -0.2, 0.4], [2.5, 1.8, -1.6]], N // 2, axis=0)
     precision = np.linalg.inv(prior) + (alpha / sigma) ** 2 * np.eye(3)
-    middle = np.linalg.solve(precision, np.linalg.solve(prior, MEAN) + alpha / sigma**2 * x)
-    draws = RNG.multivariate_normal(middle, np.linalg.inv(precision), N)
-    points = jnp.tile(jnp.asarray(x, jnp.float32)[None], (N, 1))
-    got = jax.jit(correction)(jax.random.key(0), denoise, points, t, jnp.asarray(draws, jnp.float32))
+    middle = np.linalg.solve(precision, (np.linalg.solve(prior, MEAN) + alpha / sigma**2 * x).T).T
+    draws = middle + RNG.multivariate_normal(np.zeros(3), np.linalg.inv(precision), N)
+    got = jax.jit(correction)(
+        jax.random.key(0), denoise, jnp.asarray(x, jnp.float32), t, jnp.asarray(draws, jnp.float32)
+    )
     both = precision + A.T @ A / STD**2
-    mean = np.linalg.solve(both, precision @ middle + A.T @ Y / STD**2)
-    check(got, mean, np.linalg.inv(both), 0.03)
+    for rows in (slice(0, N // 2), slice(N // 2, N)):
+        mean = np.linalg.solve(both, precision @ middle[rows][0] + A.T @ Y / STD**2)
+        check(got[rows], mean, np.linalg.inv(both), 0.03)
 
 
 @pytest.mark.slow
