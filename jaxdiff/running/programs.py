@@ -291,7 +291,7 @@ def collectives(text: str) -> tuple[Collective, ...]:
         if once in seen:
             continue
         seen.add(once)
-        if match["start"] and kind in ("all-gather", "collective-permute"):
+        if match["start"] and kind in ("all-gather", "collective-permute", "reduce-scatter"):
             arrays = [array for array in arrays if array != ("u32", "")]  # flags of the permutation
             arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
         found.setdefault(kind, []).append(sum(_bytes(*array) for array in arrays))

@@ -54,6 +54,7 @@ def test_collectives_are_read_from_a_programs_text():
       %f = f32[7]{0} fusion(%e), calls=%all-reduce-scatter
       %g = u8[5]{0} reduce-scatter(%s), dimensions={0}
       %h = (f32[16]{0:T(8)S(1)}, f32[16]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%t), channel_id=3
+      %l = ((f32[16]{0}, f32[8]{0}), (f32[2]{0}, f32[1]{0})) reduce-scatter-start(%x, %y), channel_id=4
       %i = bf16[6]{0} all-gather(%u), channel_id=9
       %j = bf16[6]{0:T(8)S(1)} all-gather(%v), channel_id=9
       %k = bf16[7]{0} all-gather(%w), channel_id=9
@@ -62,7 +63,7 @@ def test_collectives_are_read_from_a_programs_text():
         Collective("all-gather", 4, 128 + 256 + 12 + 14, 256),
         Collective("all-reduce", 2, 43 + 28, 43),
         Collective("collective-permute", 1, 64, 64),
-        Collective("reduce-scatter", 1, 5, 5),
+        Collective("reduce-scatter", 2, 5 + 12, 12),
     )
 
 
