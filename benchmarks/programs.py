@@ -7,8 +7,10 @@
 Each program is compiled whole for each topology, in bfloat16 with float32 parameters, Adam and an average of
 the parameters, 16 rows of 32 x 32 x 3 a device:
 
-    transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated, fully
-                           sharded, rematerialized, with four microbatches, and with bootstrapped targets
+    transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated,
+                           fully sharded, rematerialized, with four microbatches, with bootstrapped targets
+    billion, ...           the same of 24 blocks of 1,536, scanned and rematerialized, on patches of 2 x 2: 1.03
+                           billion parameters; "4 a row": four devices share a row's heads and hidden units
     U-Net                  a train step of UNet(64), replicated
     sampler                18 steps of Heun's method with the transformer
     formula                the density formula with 64 evaluations of it
@@ -16,27 +18,55 @@ the parameters, 16 rows of 32 x 32 x 3 a device:
 Reported are bytes a device, FLOP, collectives and the bounds that `jaxdiff.running.programs` derives from
 them and the makers' figures: counts, not measurements. --scaling adds weak scaling on paper, from 8 devices
 to 4,096 at equal rows a device, for replicated parameters: arithmetic or memory, whichever takes longer; the
-gradients by rings, within a slice over its links and then, of a share each, between slices over the hosts'
-networks of 200 Gbit/s; and the rows, in float32, over the same.
+gradients by rings, within a slice over its links and then, of a share each, between slices over the network;
+and the rows, in float32, over the same. In turn and alongside are the speeds for each device without overlap
+and with all of it.
 
-MEASURED (two busy cores, jax 0.10.2 and its libtpu, 2026-11-29, --quick, 11.5 minutes of compiling; a device
-and step, bounds in ms; the loops of the sampler and of the formula count once):
+MEASURED (two busy cores, jax 0.10.2 and its libtpu and CUDA plugin, 2026-11-29; a device and step, bounds in
+ms; GFLOP are those asked for, all turns of loops):
 
-                                 GB   GFLOP  compute  memory  links   collectives
-    transformer, replicated      0.21    46.2     0.23    0.44   0.20   2 all-reduce 23.2 MB
-    transformer, fully sharded   0.08    36.4     0.18    0.06   0.67   164 all-gather 136 MB, 5 all-reduce
-    transformer, microbatches    0.21    11.8     0.06    0.44   0.39   2 all-reduce 44.5 MB
-    transformer, bootstrapped    0.22    61.6     0.31    0.44   0.20   2 all-reduce 23.2 MB
-    sampler                      0.08    30.6     0.16    0.06   0.00   1 all-reduce < 0.1 MB
-    formula                      1.41  2169.4    11.01    0.06   0.24   2 all-reduce 27.9 MB
+                                          GB   GFLOP  compute  memory  links   collectives
+    transformer, replicated     v5e-8    0.21    45.3     0.23    0.44   0.20   2 all-reduce 23.2 MB
+                                v5e-256  0.21    45.3     0.23    0.44   0.23   2 all-reduce 23.2 MB
+                                v5p-128  0.27    45.3     0.10    0.13   0.08   2 all-reduce 23.2 MB
+                                h100-8   0.30    45.3     0.05    0.11   0.09   2 all-reduce 23.2 MB
+    transformer, fully sharded  v5e-8    0.07    45.3     0.23    0.06   0.30   41 all-gather 39.0 MB,
+                                                                             5 reduce 9.0, 110 permute 9.6
+                                v5e-256  0.06    45.3     0.23    0.10   0.56   5 all-reduce 56.2 MB
+                                v5p-128  0.11    45.3     0.10    0.00   0.21   8 all-gather 1.8 MB,
+                                                                             5 all-reduce 61.6
+                                h100-8   0.14    45.3     0.05    0.01   0.10   1 all-gather 23.2 MB,
+                                                                             2 scatter 2.5, 2 reduce 3.6
+    transformer, microbatches   v5e-8    0.21    45.3     0.23    0.44   0.39   2 all-reduce 44.5 MB
+                                v5e-256  0.21    45.3     0.23    0.44   0.44   2 all-reduce 44.5 MB
+                                v5p-128  0.32    45.3     0.10    0.13   0.15   2 all-reduce 44.5 MB
+                                h100-8   0.28    45.3     0.05    0.11   0.09   3 all-reduce 23.2 MB
+    transformer, bootstrapped   v5e-8    0.22    60.4     0.31    0.44   0.20   2 all-reduce 23.2 MB
+                                h100-8   0.30    60.4     0.06    0.11   0.09   2 all-reduce 23.2 MB
+    sampler                     v5e-8    0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
+                                v5e-256  0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
+                                v5p-128  0.09   573.9     1.25    0.02   0.00   1 all-reduce < 0.1 MB
+                                h100-8   0.06   573.9     0.58    0.01   0.00   1 all-reduce < 0.1 MB
 
-All fit, of 16 GB. The fully sharded step has 5 all-to-alls of .3 MB and 130 small permutes besides. What the
-formula sends is noised rows for its check of missing directions, and x for every block of its evaluations:
-found here, still to be mended. On H100 only a smaller transformer was compiled, and CUDA's compiler says
-neither FLOP nor bytes moved. Tried for the fully sharded step and left: to gather every weight at its start,
-which halves the number of collectives (186 to 68 for blocks of 768) and sends nothing of the batch, but as
-many bytes, and holds a copy of the parameters (.27 GB of temporaries for .04).
-STILL TO BE RUN: --topologies v5e-256 v5p-128 h100-8, and the programs that --quick leaves out.
+All fit. On v5e-256 and v5p-128 the compiler gathers weights that 256 and 64 devices divide by all-reduces.
+
+What the fully sharded step of v5e-8 sent before networks said how their activations lie: 37 all-gathers of
+29.8 MB, 5 all-reduces of 8.6 MB, 5 all-to-alls of .3 MB, for the conditioning was spread by its features, and
+one of the reductions was of the whole batch's, (rows of all devices, width). Now only weights and gradients
+are sent: 8 MB more at these 128 rows, and no more at any number; that reduction would be 6 MB on 256 devices
+and 100 MB on 4,096. On H100 the compiler joins them to what the textbook has, one gather and one scatter.
+
+The density formula asked of every device all of its check's 2,048 evaluations, twice what its own share of
+the density takes, and sent the noised rows (27.9 MB): its rows are now taken by their places. It still
+gathers x for every block, 1.6 MB.
+
+Weak scaling of "transformer, replicated", in turn to alongside: v5e 62 to 100 % on 8 chips, 60 to 100 % on
+256, 56 to 100 % on 4,096, sixteen slices; v5p 57, and 54 to 100 % on 4,096; h100 53 to 100 % on 8, 35 to 55 %
+on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes of its state.
+
+Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
+holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
+STILL TO BE RUN: the formula again, the U-Net, "billion", and those of v5e-256, v5p-128 and h100-8 not above.
 """
 
 import argparse
@@ -153,8 +183,16 @@ PROGRAMS: dict[str, Callable[[Topology], Any]] = {
 SLOW = "transformer, rematerialized", "billion", "U-Net"
 QUICK = tuple(name for name in PROGRAMS if not name.startswith(SLOW))
 
-NETWORK = 25e9  # bytes a second of a host, one way: 200 Gbit/s
-HOST = {"v4": 4, "v5e": 8, "v5p": 4, "v6e": 8, "a100": 8, "h100": 8, "h200": 8}  # devices
+# Bytes a second and device between slices, one way: 200 Gbit/s a host of 4 or 8 chips, or a GPU's own card.
+NETWORK = {
+    "v4": 6.25e9,
+    "v5e": 3.125e9,
+    "v5p": 6.25e9,
+    "v6e": 3.125e9,
+    "a100": 25e9,
+    "h100": 50e9,
+    "h200": 50e9,
+}
 SLICE = {"v4": 4096, "v5e": 256, "v5p": 4096, "v6e": 256, "a100": 8, "h100": 8, "h200": 8}
 COUNTS = 8, 64, 256, 1024, 4096
 
@@ -182,7 +220,7 @@ def weak_scaling(found: Program) -> list[Scaled]:
     """Of a step with replicated parameters, at ROWS rows a device: by rings within a slice, then between."""
     kind = found.where.name.partition("-")[0]
     reduced = sum(c.bytes for c in found.collectives if c.kind == "all-reduce")
-    each, chip = NETWORK / HOST[kind], found.where.chip
+    each, chip = NETWORK[kind], found.where.chip
     rows = 4 * ROWS * math.prod(SHAPE) / each
 
     def gradients(n: int) -> float:
