@@ -9,7 +9,7 @@ the parameters, 16 rows of 32 x 32 x 3 a device:
 
     transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated,
                            fully sharded, rematerialized, with four microbatches, with bootstrapped targets
-    billion, ...           the same of 24 blocks of 1,536, scanned and rematerialized, on patches of 2 x 2: 1.03
+    billion, ...           the same of 24 blocks of 1,536, scanned and rematerialized, patches of 2 x 2: 1.03
                            billion parameters; "4 a row": four devices share a row's heads and hidden units
     U-Net                  a train step of UNet(64), replicated
     sampler                18 steps of Heun's method with the transformer
