@@ -83,9 +83,10 @@ def _arranged(devices: Sequence[Any], sizes: dict[str, int]) -> np.ndarray:
     if slices > 1 and found > 1:
         if found != slices:
             raise ValueError(f"The devices are of {found} slices, got slices = {slices}; say {found}.")
-        return mesh_utils.create_hybrid_device_mesh((1, data, model), (slices, 1, 1), devices)
+        shapes = (1, data, model), (slices, 1, 1)
+        return mesh_utils.create_hybrid_device_mesh(*shapes, devices, allow_split_physical_axes=True)
     if slices == 1 and model > 1 and found == 1:
-        return mesh_utils.create_device_mesh((data, model), devices)
+        return mesh_utils.create_device_mesh((data, model), devices, allow_split_physical_axes=True)
     return np.array(devices)
 
 

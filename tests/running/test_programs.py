@@ -134,6 +134,20 @@ def test_a_slice_has_its_chips(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_mesh_follows_the_links_of_a_topology():
+    """As TPU's own plugin describes it: a slice's devices together, neighbours sharing rows."""
+    pytest.importorskip("libtpu")
+    mesh = data_mesh(topology("v5e-8x2").devices, slices=2, model=2)
+    assert dict(mesh.shape) == {"slice": 2, "data": 4, "model": 2}
+    assert [{d.slice_index for d in part.ravel()} for part in mesh.devices] == [{0}, {1}]
+    mesh = data_mesh(topology("v5e-256").devices, model=8)
+    pairs = zip(mesh.devices[:, :-1].ravel(), mesh.devices[:, 1:].ravel(), strict=True)
+    assert all(
+        sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1 for one, other in pairs
+    )
+
+
+@pytest.mark.slow
 def test_the_trainers_step_compiles_for_eight_tpus():
     """By TPU's own compiler, of the extra tpu-compile: one reduction of the gradients, and it fits."""
     pytest.importorskip("libtpu")
