@@ -128,7 +128,7 @@ from jaxdiff.sampling.linear import LinearMultistep, linear_multistep
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
 from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
-from jaxdiff.sampling.starts import Family, fit_start
+from jaxdiff.sampling.starts import Family, fit_labelled_start, fit_start
 from jaxdiff.sampling.switching import denoiser_flops, switched
 from jaxdiff.sampling.tuning import Tuned, tune_sampler
 from jaxdiff.theory import LevelError, score_error
@@ -233,6 +233,7 @@ __all__ = [
     "fit_factor_mixture",
     "fit_flow",
     "fit_gaussian",
+    "fit_labelled_start",
     "fit_low_rank",
     "fit_mixture",
     "fit_start",

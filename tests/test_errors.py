@@ -883,6 +883,15 @@ MISTAKES = [
      ValueError, r"x_t must have shape \(4, 3\), got \(4, 2\)"),
     ("a family uncalled", lambda: jd.fit_start(KEY, jd.starts.gaussian, X, KARRAS, 1.0),
      TypeError, r"family must be a Family such as starts.gaussian\(\), got 'gaussian'"),
+    ("a label of one row", lambda: jd.fit_labelled_start(
+        KEY, jd.starts.plain(), X, [0, 0, 0, 1], KARRAS, 1.0),
+     ValueError, r"labels must be 0, ..., K - 1 with at least 2 rows each, got numbers of rows \[3, 1\]"),
+    ("labels of other rows", lambda: jd.fit_labelled_start(
+        KEY, jd.starts.plain(), X, [0, 0, 1], KARRAS, 1.0),
+     ValueError, r"labels must have shape \(4,\)"),
+    ("labels that are no integers", lambda: jd.fit_labelled_start(
+        KEY, jd.starts.plain(), X, X[:, 0], KARRAS, 1.0),
+     TypeError, "labels must be an array of integers"),
     ("a start without noise", lambda: jd.fit_start(KEY, jd.starts.gaussian(), X, KARRAS, 0.0),
      ValueError, "sigma at t_max, .* must be positive"),
     ("times for a curvature", lambda: jd.optimal_grid(FALLING, 3, t_max=1.0, t_min=0.1),

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.pytrees import pytree, set_fields
 from jaxdiff.denoising.conditions import rows_of
 from jaxdiff.denoising.denoiser import Denoiser, Distribution
-from jaxdiff.typing import Array, Denoised, Schedule
+from jaxdiff.typing import Array, Denoised, Key, Schedule, StartLaw
 
 
 @pytree
@@ -78,6 +80,24 @@ class Labelled:
             self.stacked,
         )
 
+    def given(self, labels: ArrayLike) -> StartLaw:
+        """The law of points that have these labels, a scalar for all or one for each point, (n,).
+
+        Point i is drawn, and its density told, by the law of labels[i]: a start for a denoiser that is bound
+        to the same labels. Labels of their own cost as much as all K laws. Raises ValueError for known labels
+        out of range and for other numbers of points, TypeError for labels that are not integers; points of
+        traced labels out of range are NaN.
+
+        >>> laws = jd.Labelled([jd.Gaussian([-9.0], 1.0), jd.Gaussian([9.0], 1.0)])
+        >>> jnp.sign(laws.given([0, 1, 1]).sample(jax.random.key(0), 3))[:, 0].tolist()
+        [-1.0, 1.0, 1.0]
+        """
+        labels = jnp.asarray(labels)
+        self._check(labels)
+        if labels.ndim > 1:
+            raise ValueError(f"labels must be a scalar or have shape (n,), got {labels.shape}.")
+        return _Bound(self, labels)
+
     def denoiser(self, schedule: Schedule) -> Denoiser:
         """The exact conditional means given the label that it is bound to: ``.given(labels)``.
 
@@ -119,17 +139,60 @@ class _ByLabel:
 def _means_by_label(laws: Labelled, schedule: Schedule, labels: Array, x: Array, t: Array) -> Denoised:
     if labels.size == 1:
         return laws.law(labels.reshape(())).denoiser(schedule)(x, t)
-    labels = rows_of(labels, x.shape[0]).reshape(-1, *[1] * (x.ndim - 1))
+    return _by_label(laws, rows_of(labels, x.shape[0]), lambda law: law.denoiser(schedule)(x, t))
 
-    # Law by law, since parameters for each row may be (batch, d, d); a row of no law's label stays NaN.
-    def one(answer: Denoised, numbered: tuple[Array, Distribution]) -> tuple[Denoised, None]:
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """The law of points of given labels."""
+
+    laws: Labelled
+    labels: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.laws.shape
+
+    def sample(self, key: Key, n: int) -> Array:
+        return _draws(key, self, n)
+
+    def log_prob(self, x: Array) -> Array:
+        checks.shape("x", x, (None, *self.shape))
+        return _log_densities(self, x)
+
+
+@compiled(static="n")
+def _draws(key: Key, bound: _Bound, n: int) -> Array:
+    if bound.labels.size == 1:
+        return bound.laws.law(bound.labels.reshape(())).sample(key, n)
+    return _by_label(bound.laws, rows_of(bound.labels, n), lambda law: law.sample(key, n))
+
+
+@compiled
+def _log_densities(bound: _Bound, x: Array) -> Array:
+    if bound.labels.size == 1:
+        return bound.laws.law(bound.labels.reshape(())).log_prob(x)
+    return _by_label(bound.laws, rows_of(bound.labels, x.shape[0]), lambda law: law.log_prob(x))
+
+
+def _by_label(laws: Labelled, labels: Array, answer: Callable[[Distribution], Any]) -> Any:
+    """What the law of each row's label answers for it; of no law's label NaN.
+
+    Law by law, since parameters for each row may be (batch, d, d).
+    """
+
+    def one(known: Any, numbered: tuple[Array, Distribution]) -> tuple[Any, None]:
         number, law = numbered
-        means = law.denoiser(schedule)(x, t)
-        return jax.tree.map(lambda old, new: jnp.where(labels == number, new, old), answer, means), None
 
-    unknown = jnp.full_like(x, jnp.nan)
-    numbered = (jnp.arange(laws.num_labels), laws.stacked)
-    return jax.lax.scan(one, Denoised(unknown, unknown), numbered)[0]
+        def put(old: Array, new: Array) -> Array:
+            return jnp.where((labels == number).reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(put, known, answer(law)), None
+
+    shapes = jax.eval_shape(lambda stacked: answer(jax.tree.map(lambda leaf: leaf[0], stacked)), laws.stacked)
+    unknown = jax.tree.map(lambda like: jnp.full(like.shape, jnp.nan, like.dtype), shapes)
+    return jax.lax.scan(one, unknown, (jnp.arange(laws.num_labels), laws.stacked))[0]
 
 
 def _family(law: Distribution) -> tuple[object, ...]:

@@ -37,13 +37,14 @@ from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.components import PRECISION
+from jaxdiff.laws.labelled import Labelled
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.noising.times import log_snr_grid, to_clean
 from jaxdiff.sampling.budget import check_data, last_time
 from jaxdiff.sampling.driver import integrate
 from jaxdiff.sampling.exponential_adams import dpm_solver_pp, unipc
 from jaxdiff.sampling.sampler import Sampler, check_sampler
-from jaxdiff.sampling.starts import Family, check_fit
+from jaxdiff.sampling.starts import Family, by_labels, check_fit, fit_labelled
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _NUM_HORIZONS = 8
@@ -73,8 +74,8 @@ class Horizon(NamedTuple):
     """A choice of `choose_horizon`, a pytree; printed, it says why."""
 
     t_max: Array
-    start: StartLaw
-    """The one that was tried at t_max."""
+    start: StartLaw | Labelled
+    """The one that was tried at t_max; of labelled data one for each label."""
     times: Array
     """num_steps + 1 decreasing times from t_max to no noise."""
     candidates: Candidates
@@ -124,6 +125,7 @@ def choose_horizon(
     reference: str = "model",
     held_out: float = 0.2,
     num_samples: int = 2048,
+    labels: ArrayLike | None = None,
 ) -> Horizon:
     """The horizon, start law and grid from which so many steps of the sampler leave the least distance (1).
 
@@ -137,6 +139,8 @@ def choose_horizon(
         wrongly counts for nothing. Or "data", a part held_out of the rows, which is not fitted: then all
         errors count, to the precision that as many rows have.
     num_samples: of each run; there are 9 runs a horizon. All draw from the same random numbers.
+    labels: of the rows, (n,), 0, ..., K - 1, for a denoiser that is told them: the start is then a `Labelled`
+        of `fit_labelled_start`, to be bound to the labels of samples by its `given`. Not under ``jit``.
 
     Print the answer to see what each horizon would cost. Under ``jit`` it is one program where the fits of
     the family are pure JAX, as all but flows' are. Random projections see the large shapes of images best.
@@ -166,23 +170,36 @@ def choose_horizon(
             f"held_out must leave at least 2 rows on either side, got {held_out} of {len(data)} rows, "
             f"which is {num_held_out}."
         )
-    check_fit(key, family, data, denoise.schedule, tried)
+    parts = [data] if labels is None else by_labels(data, labels)
+    check_fit(key, family, min(parts, key=len), denoise.schedule, tried)
+    if labels is not None:
+        labels = jnp.asarray(labels)
+        denoise = denoise.given(labels)
     split_key, run_key, fit_key = jax.random.split(key, 3)
-    fitted, judging = _split(split_key, data, num_held_out, num_samples)
-    laws = _fits(fit_key, family, fitted, denoise.schedule, tried)
+    fitted, judging = _split(split_key, len(data), num_held_out, num_samples)
+    of_fitted = None if labels is None else labels[fitted]
+    laws = _fits(fit_key, family, data[fitted], denoise.schedule, tried, of_fitted)
+    told = None if labels is None else labels[judging]
     horizons = jnp.asarray(tried, float)
     own = reference == "model"
-    choice = _choose(run_key, denoise, data, judging, laws, sampler, horizons, t_min, num_steps, own)
+    choice = _choose(run_key, denoise, data, judging, laws, told, sampler, horizons, t_min, num_steps, own)
     checks.finite("the distance of each candidate", choice.candidates.distance)
     return choice
 
 
 def _fits(
-    key: Key, family: Family[Any], data: Array, schedule: Schedule, horizons: Array | np.ndarray
-) -> StartLaw:
+    key: Key,
+    family: Family[Any],
+    data: Array,
+    schedule: Schedule,
+    horizons: Array | np.ndarray,
+    labels: Array | None,
+) -> StartLaw | Labelled:
     """The laws of family at each horizon, stacked: one after another, or in one loop of a program's."""
 
-    def fit(t: Time) -> StartLaw:
+    def fit(t: Time) -> StartLaw | Labelled:
+        if labels is not None:
+            return fit_labelled(key, family, by_labels(data, labels), schedule, t)
         return family.fit(key, data, schedule, t)
 
     if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, data, schedule, horizons))):
@@ -190,15 +207,15 @@ def _fits(
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(fit, horizons))
 
 
-@functools.partial(jax.jit, static_argnames=("num_held_out", "num_samples"))
-def _split(key: Key, data: Array, num_held_out: int, num_samples: int) -> tuple[Array, Array]:
-    """The rows to be fitted, and the numbers of those that judge, again and again until they are num_samples.
+@functools.partial(jax.jit, static_argnames=("n", "num_held_out", "num_samples"))
+def _split(key: Key, n: int, num_held_out: int, num_samples: int) -> tuple[Array, Array]:
+    """Numbers of the rows to be fitted, and of those that judge, again and again until they are num_samples.
 
     With none held out, all rows do both.
     """
-    order = jax.random.permutation(key, len(data))
-    judging = order[: num_held_out or len(data)][:num_samples]
-    return data[order[num_held_out:]], jnp.tile(judging, max(1, num_samples // len(judging)))
+    order = jax.random.permutation(key, n)
+    judging = order[: num_held_out or n][:num_samples]
+    return order[num_held_out:], jnp.tile(judging, max(1, num_samples // len(judging)))
 
 
 @functools.partial(jax.jit, static_argnames=("num_steps", "own"))
@@ -207,7 +224,8 @@ def _choose(
     denoise: Denoiser,
     data: Array,
     judging: Array,
-    laws: StartLaw,
+    laws: Any,
+    labels: Array | None,
     sampler: Sampler,
     horizons: Array,
     t_min: Time,
@@ -236,7 +254,8 @@ def _choose(
 
     def at(candidate: tuple[Any, Array]) -> tuple[Array, Array, Array, Array]:
         law, t = candidate
-        x, grids = law.sample(start_key, len(data)), _grids(schedule, denoise.scale, t, t_min, num_steps)
+        start = law if labels is None else law.given(labels)
+        x, grids = start.sample(start_key, len(data)), _grids(schedule, denoise.scale, t, t_min, num_steps)
         distances = jax.lax.map(lambda times: run(x, times), grids)
         ideal = run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)])
         return grids, distances, ideal, distance(x / schedule.alpha(t))

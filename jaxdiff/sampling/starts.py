@@ -26,11 +26,12 @@ from __future__ import annotations
 import functools
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.typing import ArrayLike
 
@@ -41,6 +42,7 @@ from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.factor_fitting import fit_factor_mixture, fit_low_rank
 from jaxdiff.laws.fitting import NOISES, fit_gaussian, fit_mixture, fit_student_mixture
 from jaxdiff.laws.gaussian import Gaussian
+from jaxdiff.laws.labelled import Labelled
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.noising.process import marginals, perturb, transition
 from jaxdiff.sampling.flow_fitting import fit_flow
@@ -82,6 +84,59 @@ def fit_start(key: Key, family: Family[Law], data: Array, schedule: Schedule, t_
     checks.shape("t_max", t_max, ())
     data = check_fit(key, family, data, schedule, t_max)
     return family.fit(key, data, schedule, t_max)
+
+
+def fit_labelled_start(
+    key: Key, family: Family[Any], data: Array, labels: ArrayLike, schedule: Schedule, t_max: Time
+) -> Labelled:
+    """A start for each label, fitted by `fit_start` to the rows that have it: labels (n,) in 0, ..., K - 1.
+
+    For a denoiser bound to the labels of its samples:
+
+        starts = fit_labelled_start(key, family, data, labels, schedule, t_max)
+        x = sample(key, denoise.given(wanted), n, times=times, start=starts.given(wanted))
+
+    Raises as `fit_start`, for the rows of each label, TypeError for labels that are not integers, and
+    ValueError for labels that are traced, negative or of another number, and where one has fewer than two
+    rows.
+
+    >>> data, labels = jnp.array([[0.0], [2.0], [7.0], [9.0]]), [0, 0, 1, 1]
+    >>> family = jd.starts.gaussian()
+    >>> laws = jd.fit_labelled_start(jax.random.key(0), family, data, labels, jd.Karras(), 3.0)
+    >>> laws.law(0).mean.tolist(), laws.law(1).mean.tolist()
+    ([1.0], [8.0])
+    """
+    checks.shape("t_max", t_max, ())
+    checks.batch("data", data)
+    checks.finite("data", data)
+    parts = by_labels(single(data), labels)
+    check_fit(key, family, min(parts, key=len), schedule, t_max)
+    return fit_labelled(key, family, parts, schedule, t_max)
+
+
+def fit_labelled(
+    key: Key, family: Family[Any], parts: Sequence[Array], schedule: Schedule, t_max: Time
+) -> Labelled:
+    """The same of rows by label, without checks."""
+    laws = (family.fit(jax.random.fold_in(key, i), rows, schedule, t_max) for i, rows in enumerate(parts))
+    return Labelled(tuple(laws))
+
+
+def by_labels(data: Array, labels: ArrayLike) -> list[Array]:
+    """The rows of each label, after the checks of `fit_labelled_start`."""
+    labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    checks.integers("labels", labels)
+    checks.shape("labels", labels, (len(data),))
+    known = checks.known(labels)
+    if known is None:
+        raise ValueError("labels must be known, for each has a number of rows of its own; they are traced.")
+    counts = np.bincount(known) if known.min() >= 0 else np.zeros(1, int)
+    if counts.min() < 2:
+        raise ValueError(
+            f"labels must be 0, ..., K - 1 with at least 2 rows each, got numbers of rows {counts.tolist()} "
+            f"and a least label of {known.min()}."
+        )
+    return [data[known == label] for label in range(len(counts))]
 
 
 def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, times: ArrayLike) -> Array:

@@ -54,6 +54,24 @@ def test_each_row_is_denoised_by_the_law_of_its_label(name, rows):
     np.testing.assert_allclose(some.data, got.data[rows], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["gaussian", "images", pytest.param("student", marks=pytest.mark.slow)])
+def test_points_of_given_labels_are_drawn_and_told_by_their_own_laws(name):
+    laws, key = FAMILIES[name], jax.random.key(3)
+    labelled, x = Labelled(laws), points(laws)
+    bound = labelled.given(LABELS.tolist())
+    assert bound.shape == laws[0].shape
+    each = [law.sample(key, len(LABELS)) for law in laws]
+    drawn, told = bound.sample(key, len(LABELS)), bound.log_prob(x)
+    for i, label in enumerate(LABELS):
+        np.testing.assert_allclose(drawn[i], each[label][i], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(told[i], laws[label].log_prob(x)[i], rtol=1e-5)
+    np.testing.assert_allclose(labelled.given(1).sample(key, 3), laws[1].sample(key, 3), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="one row for each of the 5"):
+        bound.sample(key, 5)
+    with pytest.raises(ValueError, match=r"one of 0, \.\.\., 2"):
+        labelled.given([0, 3])
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_law_of_a_label(name):
     labelled = Labelled(FAMILIES[name])

@@ -1,6 +1,7 @@
 """The choice of a horizon against the oracle's, jitted and not, and what it refuses."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -292,6 +293,28 @@ def test_the_table_holds_dips_if_they_are_given():
     with pytest.raises(ValueError, match="traced"):
         jax.jit(lambda key: choose(key).table())(jax.random.key(1))
     assert jax.jit(lambda key: len(str(choose(key))))(jax.random.key(1)) > 0
+
+
+def test_with_labels_a_start_for_each_is_tried():
+    """One Gaussian a label is exact at any horizon, so the nearest is nearly best; one for all is not, at .1."""
+    labels = np.arange(400) % 2
+    one = jd.Labelled([jd.Gaussian([m], 0.01) for m in (-1.0, 1.0)])
+    data = one.given(labels).sample(jax.random.key(0), 400)
+    options = {"num_steps": 4, "horizons": [0.1, 2.0], "num_samples": 400}
+    denoise = one.denoiser(KARRAS)
+    choose = functools.partial(jd.choose_horizon, jax.random.key(1), starts.gaussian())
+    with_labels = choose(denoise, data, labels=labels, **options)
+    bound = choose(denoise.given(labels), data, **options)
+    assert float(with_labels.candidates.distance[0].min()) < 0.05
+    assert (
+        float(bound.candidates.distance[0].min()) > 0.5
+    )  # each row starts from the wrong label as often as not
+    start = with_labels.start
+    np.testing.assert_allclose(start.law(0).mean, -start.law(1).mean, atol=0.05)
+    held_out = choose(denoise, data, labels=labels, reference="data", **options)
+    assert float(held_out.candidates.distance[0].min()) < 0.1
+    with pytest.raises(ValueError, match="labels must be known"):
+        jax.jit(lambda labels: choose(denoise, data, labels=labels, **options))(labels)
 
 
 def test_bad_input():

@@ -341,3 +341,19 @@ def test_bad_input():
         jax.jit(lambda times: jd.times.truncate(times, 1.0))(long)
     with pytest.raises(ValueError, match="variance must be positive"):
         jd.times.gaussian_grid(KARRAS, 4, variance=0.0, t_max=2.0, t_min=0.1)
+
+
+def test_labelled_starts_are_those_of_the_rows_that_have_the_label():
+    rng = np.random.default_rng(0)
+    labels = np.array([1, 0, 1, 1, 0, 0, 1])
+    data = jnp.asarray(rng.normal(size=(7, 2)) + 5 * labels[:, None], jnp.float32)
+    laws = starts.fit_labelled_start(
+        jax.random.key(0), starts.gaussian(), data, jnp.asarray(labels), KARRAS, 2.0
+    )
+    for label in (0, 1):
+        rows = np.asarray(data, np.float64)[labels == label]
+        covariance = np.cov(rows.T, bias=True) + 4.0 * np.eye(2)
+        law = laws.law(label)
+        np.testing.assert_allclose(law.mean, rows.mean(0), rtol=1e-5)
+        basis, values = np.asarray(law.covariance.basis), np.asarray(law.covariance.values)
+        np.testing.assert_allclose(basis @ np.diag(values) @ basis.T, covariance, rtol=1e-4, atol=1e-5)
