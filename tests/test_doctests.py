@@ -103,6 +103,31 @@ def test_public_names_say_what_they_are_and_take(package):
             assert UNITS.search(text), (name, text)
 
 
+# Families of starts, whose options are said at the head of their module, and what stands behind `fit_start`.
+SAID_ELSEWHERE = {
+    f"sampling.starts.{name}"
+    for name in [
+        "by_labels",
+        "check_fit",
+        "gaussian_mixture",
+        "low_rank",
+        "factor_mixture",
+        "student_t_mixture",
+    ]
+}
+LOOKED_AT = re.compile(
+    r"^\s+raise (?:Value|Type|FloatingPoint|Runtime)Error|checks\.(?!known|described|numbers)\w+\(", re.M
+)
+
+
+@pytest.mark.parametrize("name", [name for name, item in PUBLIC.items() if inspect.isfunction(item)])
+def test_functions_that_refuse_inputs_say_so(name):
+    function = inspect.unwrap(PUBLIC[name])
+    body = inspect.getsource(function).replace(function.__doc__, "")
+    if LOOKED_AT.search(body) and name not in SAID_ELSEWHERE:
+        assert re.search("raise|error", function.__doc__, re.IGNORECASE), f"{name}: say what it raises"
+
+
 def test_newcomers_find_examples():
     """Of the flat names that are functions most have an example, and all that the README begins with."""
     functions = [name for name, item in PUBLIC.items() if "." not in name and not inspect.isclass(item)]

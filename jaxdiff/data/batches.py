@@ -142,6 +142,7 @@ def bits_per_dimension(nats: Array | float, num_dimensions: int, *, levels: int)
 
     nats is the log-density at the output of `dequantize`; if that was scaled to s x before the model saw it,
     add d log s to the model's nats first. The uniform density has log2(levels).
+    Raises ValueError for num_dimensions or levels below 1.
 
     >>> float(jd.data.bits_per_dimension(0.0, 64, levels=256))  # the uniform density
     8.0

@@ -60,6 +60,7 @@ def integrate(
     """Tokens x at times[0], integers (batch, *denoise.shape), on to times[-1]; as `sample` in all else.
 
     Under masking x may have any tokens seen already: a prompt, or data with gaps.
+    Errors are those of `sample`.
 
     >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]])).denoiser(jd.jumps.Masking(2))
     >>> prompt = jnp.array([[1, 2], [2, 0]])  # 2 is the mask

@@ -154,7 +154,8 @@ def sliced_loss(
 ) -> Array:
     """`implicit_loss` with the divergence estimated by num_probes random signs, shape (batch,).
 
-    Song et al. 2019, arXiv 1905.07088, in its variance-reduced form.
+    Song et al. 2019, arXiv 1905.07088, in its variance-reduced form. Raises TypeError for what is no
+    key, ValueError for num_probes below 1, and as `implicit_loss`.
 
     >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
     >>> loss = jd.sliced_loss(jax.random.key(0), law, jnp.array([[2.0]]), 1.0)

@@ -72,6 +72,8 @@ def init_state(
 ) -> TrainState:
     """The state before step 0. With ema_decay=None no second copy of the parameters is held.
 
+    Raises TypeError for a state in place of parameters, and for what is no optimizer.
+
     >>> state = jd.init_state({"w": jnp.ones(2)}, optax.sgd(0.1), ema_decay=0.5)
     >>> int(state.step), state.params["w"].tolist()
     (0, [1.0, 1.0])

@@ -161,6 +161,8 @@ def consistency_loss(
 def halving(step: Array, every: int, *, least: float = 1 / 256) -> Array:
     """A curriculum of ratios: 1 - ratio is 1 at first, and halved `every` so many steps, down to `least`.
 
+    Raises ValueError for every below 1 and for a least outside [0, 1].
+
     >>> jd.maps.halving(jnp.array([0, 10, 20]), 10).tolist()
     [0.0, 0.5, 0.75]
     """

@@ -64,6 +64,8 @@ def transition(schedule: Schedule, s: Time, t: Time) -> tuple[Array, Array]:
 def bridge(schedule: Schedule, data: Array, x_t: Array, s: Time, t: Time) -> tuple[Array, Array]:
     """Mean (x's shape) and standard deviation (scalar) of x_s given data and x_t, eq. (3), for s < t.
 
+    Raises ValueError for an x_t of another shape than the data.
+
     >>> mean, std = jd.bridge(jd.Karras(), jnp.array([0.0]), jnp.array([4.0]), 1.0, 2.0)
     >>> mean.tolist(), round(float(std), 4)
     ([1.0], 0.866)

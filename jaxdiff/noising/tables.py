@@ -11,7 +11,7 @@ from jaxdiff.typing import Array
 def linear_betas(num_steps: int) -> Array:
     """DDPM's table, even from 1e-4 to 0.02, times 1000 / num_steps; it tends to `VariancePreserving`().
 
-    At least 21 steps, or the largest is above one. Ho et al. 2020, arXiv 2006.11239.
+    At least 21 steps, or the largest is above one, which is a ValueError. Ho et al. 2020, arXiv 2006.11239.
 
     >>> betas = jd.linear_betas(1000)
     >>> round(float(betas[0]), 4), round(float(betas[-1]), 4)
@@ -24,7 +24,7 @@ def linear_betas(num_steps: int) -> Array:
 def cosine_betas(num_steps: int) -> Array:
     """alpha_t^2 = f(t) / f(0) with f = cos^2(pi/2 (t/T + 0.008) / 1.008), and no beta above 0.999.
 
-    Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17.
+    Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17. Raises ValueError for num_steps below 1.
 
     >>> round(float((1 - jd.cosine_betas(100)[:50]).prod()), 2)  # half-way: as much noise as data
     0.49

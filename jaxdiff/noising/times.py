@@ -42,6 +42,8 @@ def stratified(key: Key, n: int) -> Array:
 
     The variance of a mean over it is O(n^-3) for a smooth integrand, against O(n^-1) for
     independent points, `jax.random.uniform(key, (n,))`.
+
+    Raises TypeError for what is no key, ValueError for n below 1.
     """
     checks.key(key)
     checks.integer("n", n, 1)

@@ -506,6 +506,8 @@ def test_the_optimal_gate_and_mix_are_minima():
     assert bootstrap.optimal_mix(0.0, 0.0, 0.1) == 0
     assert np.isnan(bootstrap.optimal_gate(jnp.nan, 0.5))
     np.testing.assert_array_equal(bootstrap.matrix_gate(0.0, jnp.zeros((2, 2))), np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"jacobian must have shape \(3, 3\), got \(2, 3\)"):
+        bootstrap.matrix_gate(0.5, jnp.zeros((2, 3)))
 
 
 @pytest.mark.parametrize("name", few_of(NAMES))

@@ -22,9 +22,10 @@ def matrix_gate(correlation: Array | float, jacobian: Array) -> Array:
 
     Q = E[sigma_s dN/dx (x_s, s) | x_t], symmetric: the noise's Jacobian at the earlier level, in units of
     1 / sigma_s. For Gaussian data the target's variance is then zero. At rho = 0 it is zero.
+    Raises ValueError for a rho that is no scalar and a Q that is not square.
     """
     checks.shape("correlation", correlation, ())
-    checks.shape("jacobian", jacobian, (None, jnp.shape(jacobian)[-1]))
+    checks.shape("jacobian", jacobian, jnp.shape(jacobian)[-1:] * 2)
     return _matrix_gate(correlation, jacobian)
 
 
