@@ -16,9 +16,16 @@ second time. Forward and backward a denoising step is about three passes. Beside
 The aim is 2.2 for those in forward mode. Blocks of steps of all kinds alternate, and the median of the
 blocks' ratios is reported with its quartiles, so that a busy machine slows all.
 
-MEASURED (one busy core of an AMD EPYC, jax 0.10.2, 2026-11-29, 9 rounds of blocks of 2, the MLP): MeanFlow
-1.27 [1.24, 1.38], improved 1.90 [1.68, 2.04], sCM 1.47 [1.20, 1.52], consistency 1.30 [1.19, 1.65], shortcut
-1.78 [1.48, 2.24], moment matching 1.27 [1.20, 1.75].
+MEASURED (AMD EPYC, busy cores, jax 0.10.2, 2026-11-29; the MLP 9 rounds of blocks of 2, the others 5 of 1),
+with quartiles:
+
+                          MLP                  transformer          U-Net
+    MeanFlow              1.27 [1.24, 1.38]    1.24 [1.22, 1.27]    1.32 [1.31, 1.32]
+    improved MeanFlow     1.90 [1.68, 2.04]    1.54 [1.54, 1.63]    1.62 [1.53, 1.63]
+    sCM                   1.47 [1.20, 1.52]    1.13 [1.12, 1.45]    1.28 [1.22, 1.32]
+    consistency           1.30 [1.19, 1.65]    1.04 [0.92, 1.40]    1.25 [1.20, 1.27]
+    shortcut              1.78 [1.48, 2.24]    1.35 [1.16, 1.44]    1.59 [1.43, 1.64]
+    moment matching       1.27 [1.20, 1.75]    1.19 [1.11, 1.32]    1.22 [1.20, 1.30]
 """
 
 import argparse

@@ -241,8 +241,8 @@ def uniform_logits(
 
 def run_digits(config: Config) -> list[dict[str, Any]]:
     """Rows of figures, one for each way to classify the test images."""
-    train, train_labels, pixels, labels = _digits(config)
-    laws = _class_gaussians(config, train, train_labels)
+    train, train_labels, pixels, labels = split_digits(config)
+    laws = class_gaussians(config, train, train_labels)
     denoise = fit(config, train, train_labels, laws)
     x, n = data.dequantize(jax.random.key(3), pixels, levels=LEVELS), config.digit_evaluations
 
@@ -287,7 +287,7 @@ def run_digits(config: Config) -> list[dict[str, Any]]:
     return rows
 
 
-def _digits(config: Config) -> tuple[Array, Array, Array, np.ndarray]:
+def split_digits(config: Config) -> tuple[Array, Array, Array, np.ndarray]:
     """Pixels and labels to learn from, and to judge by."""
     train, test, train_labels, test_labels = data.digits()
     if config.validation:
@@ -304,7 +304,7 @@ def _digits(config: Config) -> tuple[Array, Array, Array, np.ndarray]:
     )
 
 
-def _class_gaussians(config: Config, pixels: Array, labels: Array) -> Labelled:
+def class_gaussians(config: Config, pixels: Array, labels: Array) -> Labelled:
     """A Gaussian for each class, its eigenvalues raised by config.covariance_floor."""
     x = data.dequantize(jax.random.key(0), pixels, levels=LEVELS)
 

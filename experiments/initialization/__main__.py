@@ -12,6 +12,7 @@
     | surface      | a learned start against rows of data and noise                        | surface        |
     | horizon      | which horizon, and which grid                                         | horizon        |
     | images       | digits by the main job's model, in a fraction of its denoiser calls   | images         |
+    | conditional  | digits of a wished class in five calls, from a start for each class   | conditional    |
     | networks     | networks trained below sigma_T only: half of one, or of its steps     | short_networks |
 
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
@@ -23,7 +24,16 @@ library's own, none of them the paper's.
 """
 
 from experiments import parts
-from experiments.initialization import closed_forms, horizon, images, mixture, short_networks, surface, tails
+from experiments.initialization import (
+    closed_forms,
+    conditional,
+    horizon,
+    images,
+    mixture,
+    short_networks,
+    surface,
+    tails,
+)
 
 PARTS: parts.Parts = {
     "exact": (closed_forms, closed_forms.Config()),
@@ -32,6 +42,7 @@ PARTS: parts.Parts = {
     "surface": (surface, surface.Config()),
     "horizon": (horizon, horizon.Config()),
     "images": (images, images.Config()),
+    "conditional": (conditional, conditional.Config()),
     "networks": (short_networks, short_networks.Config()),
 }
 

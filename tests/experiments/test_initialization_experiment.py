@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.initialization import closed_forms, horizon, shapes, short_networks, surface
+from experiments.initialization import closed_forms, conditional, horizon, shapes, short_networks, surface
 from jaxdiff.densities.evaluations import Evaluations
 
 pytestmark = pytest.mark.slow
@@ -142,3 +142,14 @@ def test_the_density_of_a_short_run_is_that_of_its_start_and_denoiser():
     np.testing.assert_allclose(got, problem.law.log_prob(x), rtol=2e-3, atol=0.1)
     other = problem.law.perturbed(short_networks.SCHEDULE, 0.7)
     assert short_networks._nats(jax.random.key(1), denoise, x, other, evaluations).mean() < got.mean() - 1
+
+
+@pytest.mark.filterwarnings("ignore:the start law has")
+def test_digits_of_a_class_start_where_the_horizon_says():
+    """The one horizon is t = 1/2, where the noise is the data's; training images are no further than draws."""
+    figures = conditional.run(conditional.smoke())
+    assert figures["horizon"] == pytest.approx(0.38, rel=1e-3)
+    energy = {row["name"]: row["energy"]["mean"] for row in figures["rows"]}
+    assert abs(energy["training images"]) < 0.02
+    assert set(energy) > {"5 calls from the starts", "5 calls from noise", "the starts' laws, no calls"}
+    assert all(np.isfinite(list(energy.values())))
