@@ -22,7 +22,7 @@ CLASSES, COMPONENTS, LEVELS = 3, 3, 17
 
 LEFT_OUT = {
     "a loop of the host's": ["fit_flow", "starts.flow", "train", "interruption", "inverse.learn_prior"],
-    "one program for each label": ["fit_labelled_start"],
+    "one program for each label": ["fit_labelled_start", "starts.fit_labelled", "starts.by_labels"],
     "NumPy's, on the host": [
         "dip_score",
         "dip_scores",

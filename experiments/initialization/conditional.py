@@ -12,6 +12,7 @@ training images. Rows are means over draws, of one network: other trainings are 
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -83,26 +84,29 @@ def run(config: Config) -> dict[str, Any]:
     wanted = jnp.asarray(test_labels)
 
     family = starts.low_rank(config.rank)
-    choices = {
-        name: choose_horizon(
-            choose_key,
-            family,
-            denoise,
-            train,
-            num_steps=config.calls,
-            sampler=solver,
-            horizons=config.horizons,
-            num_samples=config.samples_to_choose,
-            labels=labels,
-        )
-        for name, solver in SOLVERS.items()
-    }
+    with warnings.catch_warnings():
+        # Of so many parameters for the rows of a class: what that costs is what is measured.
+        warnings.filterwarnings("ignore", message="the start law has")
+        choices = {
+            name: choose_horizon(
+                choose_key,
+                family,
+                denoise,
+                train,
+                num_steps=config.calls,
+                sampler=solver,
+                horizons=config.horizons,
+                num_samples=config.samples_to_choose,
+                labels=labels,
+            )
+            for name, solver in SOLVERS.items()
+        }
+        bare = fit_labelled_start(choose_key, family, train, labels, denoise.schedule, _T_MIN)
     chosen = min(choices, key=lambda name: float(choices[name].candidates.distance.min()))
     choice, own = choices[chosen], choices[chosen].start
     assert isinstance(own, Labelled)
     bound, length = denoise.given(wanted), len(wanted)
     plain, plain_solver = _best_from_noise(config, choose_key, denoise.given(labels), len(labels))
-    bare = fit_labelled_start(choose_key, family, train, labels, denoise.schedule, _T_MIN)
     long = _grid(denoise, config.long_calls, 3.0)
     noise_law = starts.plain().fit(choose_key, train, denoise.schedule, long[0])
 

@@ -144,7 +144,6 @@ def test_the_density_of_a_short_run_is_that_of_its_start_and_denoiser():
     assert short_networks._nats(jax.random.key(1), denoise, x, other, evaluations).mean() < got.mean() - 1
 
 
-@pytest.mark.filterwarnings("ignore:the start law has")
 def test_digits_of_a_class_start_where_the_horizon_says():
     """The one horizon is t = 1/2, where the noise is the data's; training images are no further than draws."""
     figures = conditional.run(conditional.smoke())
