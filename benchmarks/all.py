@@ -45,6 +45,7 @@ TASKS: dict[str, Task] = {
     "bootstrapped step": Task("bootstrapping_step", None, ()),
     "map step": Task("map_step", None, ()),
     "train step": Task("train_step", None, ()),
+    "vector step": Task("vector_step", ("--rounds", "3"), ("--compiled",)),
     "eager calls": Task("eager_calls", None, ()),
     "sampler overhead": Task("sampler_overhead", ("--batch", "1024", "--rounds", "3"), ()),
     "sampling time": Task("sampling_time", ("--batch", "1024", "--rounds", "3"), ("--compiled",)),
