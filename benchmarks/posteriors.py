@@ -24,8 +24,8 @@ MEASURED (a share of two busy cores of an AMD EPYC, jax 0.10.2, azula 0.11.1, to
     MMPS, 1     .641 +- .094     .673 +- .108    4.7
     MMPS, 4     .594 +- .085     .595 +- .077    7.6
 
-So jaxdiff's are nowhere farther: by far nearer for DPS, whose norm is a row's here, the same within errors for
-PiGDM and MMPS, once azula has its best range and noise.
+So jaxdiff's are nowhere farther: by far nearer for DPS, whose norm is a row's here, the same within errors
+for PiGDM and MMPS, once azula has its best range and noise.
 """
 
 import argparse
