@@ -57,9 +57,14 @@ def ways(config: Config) -> dict[str, Way]:
     network = ResidualMLP(width=config.width, num_blocks=config.num_blocks)
     ours = models.denoiser(network, 2, models.Range(), models.identity, stable=True)
     rules = Rules(learning_rate=config.learning_rate, batch_size=config.batch_size)
+    law = Law(config.components)
+    over = models.denoiser(
+        models.Vectors(network), 2, models.Range(), models.identity, reference=True, stable=True
+    )
     found = {
         "denoiser": Way(Law(1), ours, rules),
-        f"mixture of {config.components}": Way(Law(config.components)),
+        f"denoiser over {config.components} Gaussians": Way(law, over, rules),
+        f"mixture of {config.components}": Way(law),
     }
     if flowjax_is_there():
         settings = flows.Settings(config.flow_layers, config.flow_width, 2, config.flow_knots)

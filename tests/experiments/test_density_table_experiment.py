@@ -103,7 +103,7 @@ def test_miniboone_s_file_is_split_as_its_archive_says(tmp_path):
 
 def test_flows_are_left_out_with_a_word(monkeypatch, capsys):
     monkeypatch.setattr(compare.importlib.util, "find_spec", lambda name: None)
-    assert list(toys.ways(toys.smoke())) == ["denoiser", "mixture of 4"]
+    assert list(toys.ways(toys.smoke())) == ["denoiser", "denoiser over 4 Gaussians", "mixture of 4"]
     assert "FlowJAX is not installed" in capsys.readouterr().out
 
 

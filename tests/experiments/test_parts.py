@@ -11,11 +11,12 @@ from experiments import estimates, parts
 from experiments.bootstrapping import __main__ as bootstrapping
 from experiments.conditional import __main__ as conditional
 from experiments.density import __main__ as density
+from experiments.density_table import __main__ as density_table
 from experiments.discrete import __main__ as discrete
 from experiments.few_step import __main__ as few_step
 from experiments.initialization import __main__ as initialization
 
-COMMANDS = [bootstrapping, conditional, density, discrete, few_step, initialization]
+COMMANDS = [bootstrapping, conditional, density, density_table, discrete, few_step, initialization]
 
 
 @dataclasses.dataclass(frozen=True)
