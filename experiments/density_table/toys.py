@@ -1,4 +1,27 @@
-"""Three laws of the plane at three noises each, whose entropies say how much there is to be had."""
+"""Three laws of the plane at three noises each, whose entropies say how much there is to be had.
+
+Every way is given 100,000 points, scaled to a unit standard deviation, and judged by 2,000 others: by their
+mean log-density, and by how far that is below the law's own on the same points, which estimates the
+Kullback-Leibler divergence with far less noise than either mean. The denoiser's density is that of its
+probability flow. All networks have the same processor time, which a mixture may fall short of.
+
+MEASURED (`python -m experiments.density_table`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2,
+2026-11-29; 3 seeds, 12 s a way on the checkerboard and 4 s on the others), thousandths of a nat below truth:
+
+                               checkerboard            two moons         eight Gaussians
+    noise                    .1    .2    .4        .05    .1    .2        .1    .3     1
+    entropy, nats         3.639 3.799 4.075       .289 1.008 1.678      .312 2.509 4.602
+    denoiser               16±2  12±2   5±1       17±2   8±1   6±1      80±8  31±1  27±2
+    mixture of 32          71±1  28±3   6±2        3±1   4±0   2±1       3±1   3±1   4±1
+    FlowJAX, coupling       7±1   5±1   3±1       12±1   9±2   3±1      18±3  14±2   3±0
+    FlowJAX, autoregressive 8±3  10±1   4±0       18±3  10±2   6±1      33±5  20±3   8±1
+
+So the denoiser is within .02 of the truth on checkerboard and moons and, in 4 seconds, not on the eight
+Gaussians, which are a mixture's own law. In the plane splines learn faster than it does, and but for the
+sharp edges of the checkerboard a mixture without a network is as good as any. Learning rates and the sizes of
+flows were chosen on seed 7 of the checkerboard, where targets that are posterior means over the batch took
+the denoiser from 31 to 10 thousandths in 20 s.
+"""
 
 import dataclasses
 from typing import Any
