@@ -24,8 +24,13 @@ MEASURED (a share of two busy cores of an AMD EPYC, jax 0.10.2, azula 0.11.1, to
     MMPS, 1     .641 +- .094     .673 +- .108    4.7
     MMPS, 4     .594 +- .085     .595 +- .077    7.6
 
+and with --d 80 (stopped after two; exact draws .135 +- .013):
+
+    DPS         .411 +- .123    1.338 +- .066   22.7
+    PiGDM       .977 +- .152    1.457 +- .072   10.3
+
 So jaxdiff's are nowhere farther: by far nearer for DPS, whose norm is a row's here, the same within errors
-for PiGDM and MMPS, once azula has its best range and noise.
+for PiGDM and MMPS in d = 8, once azula has its best range and noise.
 """
 
 import argparse
