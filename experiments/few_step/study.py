@@ -45,9 +45,7 @@ SETTINGS = {
     "modes": Setting("modes"),
     "rings": Setting("rings"),
     "digits": Setting("digits", width=128, budget=5e11, learning_rate=1e-3, num_samples=597),
-    "patches": Setting(
-        "patches", width=128, blocks=4, batch=32, budget=4e12, learning_rate=1e-3, num_samples=346
-    ),
+    "patches": Setting("patches", batch=32, budget=1e12, learning_rate=1e-3, num_samples=346),
 }
 SMALL: dict[str, Any] = {
     "width": 8,
