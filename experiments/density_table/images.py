@@ -10,7 +10,25 @@ the network learns what the mixture leaves over. With the head (`jaxdiff.denoisi
 `experiments.quickstart`; beside it FlowJAX's flows with the same head (`flows`), since that is where the nats
 of digits are: the levels themselves are known.
 
-Flows are stopped by a tenth of the training rows, which all the others leave aside too.
+Flows are stopped by a tenth of the training rows, which all the others leave aside too (but for the denoiser
+with the head, whose histogram has them).
+
+MEASURED of digits (`--parts digits`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2, 2026-11-29;
+20 s of processor time a way; three seeds, of the flows with a head two, for want of time), nats:
+
+                                 without a head    with the quantization head
+    denoiser                                                       96.0 +- .5
+    denoiser over 5 Gaussians        57.3 +- .3
+    mixture of 5                     55.3 +- .5
+    Gaussian                         49.2 +- .1
+    FlowJAX, coupling                87.3 +- .1                    90.95 +- .1
+    FlowJAX, autoregressive          90.1 +- .2                    95.8 +- .1
+
+Over images the standard error is .5 to 1.1. So splines find the levels by themselves, since the entries that
+are mostly empty show them; a denoiser without the head does not, and is thirty nats behind, which is against
+what was hoped. With the head it is level with an autoregressive flow that has the same head, and 5 nats above
+coupling; the main job's 100.05 are of two minutes on two cores and of all training images. Nothing of the
+flows was tuned but the rate of a first guess; patches have not been run.
 """
 
 import dataclasses
