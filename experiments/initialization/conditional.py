@@ -9,9 +9,9 @@ Beside the short run from the starts: the starts' own laws without any call; as 
 better of two solvers and six grids, chosen on other draws against the model's long run; the long run; and
 training images. Rows are means over draws, of one network: other trainings are not in the errors.
 
-MEASURED (`python -m experiments.initialization --parts conditional`, one busy core of an AMD EPYC, jax 0.10.2,
-2026-11-29), 360 images, 5 draws; the choice was sigma / alpha = .38, as much noise as data, and DEIS of order
-3 both from there and from noise:
+MEASURED (`python -m experiments.initialization --parts conditional`, one busy core of an AMD EPYC, jax
+0.10.2, 2026-11-29), 360 images, 5 draws; the choice was sigma / alpha = .38, as much noise as data, and DEIS
+of order 3 both from there and from noise:
 
                                     classifier       energy distance
     the starts' laws, no calls      .816 +- .008     -.0026 +- .0002
