@@ -36,6 +36,7 @@ def test_each_part_is_its_own(float64):
     np.testing.assert_allclose(both.scale, np.sqrt(np.trace(COVARIANCES, axis1=1, axis2=2).sum() / 4))
 
 
+@pytest.mark.slow
 def test_two_gaussians_are_coupled_exactly(float64):
     """p q e^(-|x - y|^2 / (2 tau^2)): in NumPy by adding precisions, here as an observation of no difference."""
     tau, schedule, t = 0.4, VariancePreserving(), 0.4
