@@ -14,15 +14,15 @@ Flows are stopped by a tenth of the training rows, which all the others leave as
 with the head, whose histogram has them).
 
 MEASURED of digits (`--parts digits`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2, 2026-11-29;
-20 s of processor time a way; three seeds, of the flows with a head two, for want of time), nats:
+20 s of processor time a way, 3 seeds), nats:
 
                                  without a head    with the quantization head
     denoiser                                                       96.0 +- .5
     denoiser over 5 Gaussians        57.3 +- .3
     mixture of 5                     55.3 +- .5
     Gaussian                         49.2 +- .1
-    FlowJAX, coupling                87.3 +- .1                    90.95 +- .1
-    FlowJAX, autoregressive          90.1 +- .2                    95.8 +- .1
+    FlowJAX, coupling                87.3 +- .1                    91.0 +- .1
+    FlowJAX, autoregressive          90.1 +- .2                    95.7 +- .1
 
 Over images the standard error is .5 to 1.1. So splines find the levels by themselves, since the entries that
 are mostly empty show them; a denoiser without the head does not, and is thirty nats behind, which is against

@@ -17,8 +17,8 @@ MEASURED (`python -m experiments.density_table`, one busy core of an AMD EPYC, j
     FlowJAX, autoregressive 8±3  10±1   4±0       18±3  10±2   6±1      33±5  20±3   8±1
 
 So the denoiser is within .02 of the truth on checkerboard and moons and, in 4 seconds, not on the eight
-Gaussians, which are a mixture's own law: over the mixture it is at 1 +- 1 and 5 +- 3 there, at noises of .1
-and 1 (1,000 test points). In the plane splines learn faster than it does, and but for the
+Gaussians, which are a mixture's own law: over the mixture it is at 1 +- 1, 2 +- 1 and 5 +- 3 there (another
+run, 1,000 test points). In the plane splines learn faster than it does, and but for the
 sharp edges of the checkerboard a mixture without a network is as good as any. Learning rates and the sizes of
 flows were chosen on seed 7 of the checkerboard, where targets that are posterior means over the batch took
 the denoiser from 31 to 10 thousandths in 20 s.
