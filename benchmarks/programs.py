@@ -44,8 +44,8 @@ ms; GFLOP are those asked for, all turns of loops):
     transformer, bootstrapped   v5e-8    0.22    60.4     0.31    0.44   0.20   2 all-reduce 23.2 MB
                                 h100-8   0.30    60.4     0.06    0.11   0.09   2 all-reduce 23.2 MB
     billion, fully sharded      v5p-128  1.49 22928.5    49.95    0.19   1.09   8 all-reduce 331 MB
-    billion, 4 a row            v5p-128  1.60 22928.5    49.95    0.19   2.21   33 all-gather 716 MB, 21 reduce 118,
-                                                                             98 permute 386, 10 all-to-all 1
+    billion, 4 a row            v5p-128  1.60 22928.5    49.95    0.19   2.21   33 all-gather 716 MB,
+                                                                             21 reduce 118, 98 permute 386
     sampler                     v5e-8    0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
                                 v5e-256  0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
                                 v5p-128  0.09   573.9     1.25    0.02   0.00   1 all-reduce < 0.1 MB
