@@ -72,6 +72,8 @@ on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes o
 Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
 holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
 STILL TO BE RUN: the formula again, the U-Net, and those of v5e-256, v5p-128 and h100-8 not above.
+The fully sharded transformer of v5e-256 and v5p-128 was counted before operations that stand in several fused
+computations counted once: its bytes there are at most those.
 """
 
 import argparse
