@@ -264,6 +264,24 @@ def test_inputs_in_bfloat16_are_answered_in_float32(model, inputs):
     assert {leaf.dtype for leaf in jax.tree.leaves(answers)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["dots", "offloaded"])
+def test_what_is_kept_or_moved_changes_no_gradient(remat):
+    rng = np.random.default_rng(0)
+    model, x, t = DiffusionTransformer(2, 16, 2, 2, 2), jnp.ones((3, 4, 4, 1)), jnp.linspace(0, 1, 3)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), x, t)
+    params = jax.tree.map(lambda s: jnp.asarray(0.2 * rng.standard_normal(s.shape), s.dtype), shapes)
+
+    @functools.partial(jax.jit, static_argnames="remat")
+    def gradient(params, remat):
+        return jax.grad(lambda params: (model.clone(remat=remat).apply(params, x, t) ** 2).mean())(params)
+
+    got, wanted = gradient(params, remat), gradient(params, "none")
+    for leaf, other in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=0, atol=1e-5 * jnp.abs(other).max())
+        assert jnp.abs(other).max() > 0
+
+
 @pytest.mark.parametrize(
     "model", [UNet(8, (1,), 0, dropout=0.25), DiffusionTransformer(2, 16, 2, 2, 2, dropout=0.25)]
 )
