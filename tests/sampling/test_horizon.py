@@ -311,8 +311,6 @@ def test_with_labels_a_start_for_each_is_tried():
     )  # each row starts from the wrong label as often as not
     start = with_labels.start
     np.testing.assert_allclose(start.law(0).mean, -start.law(1).mean, atol=0.05)
-    held_out = choose(denoise, data, labels=labels, reference="data", **options)
-    assert float(held_out.candidates.distance[0].min()) < 0.1
     with pytest.raises(ValueError, match="labels must be known"):
         jax.jit(lambda labels: choose(denoise, data, labels=labels, **options))(labels)
 
