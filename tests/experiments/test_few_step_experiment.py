@@ -129,11 +129,11 @@ def test_posterior_generators_begin_as_their_teacher_with_noise_of_a_posterior()
 @pytest.mark.slow
 def test_starts_are_compared(monkeypatch):
     monkeypatch.setattr(study, "CALLS", (2,))
-    config = dataclasses.replace(starts.smoke(), methods=("shortcut",))
+    config = dataclasses.replace(starts.smoke(), methods=())  # of which each is five fits
     figures = starts.run(config)
-    names = {row["name"] for row in figures["rows"]}
-    assert {"shortcut", "shortcut, from the start, a quarter", "shortcut, reference"} <= names
-    steps = {row["name"]: row["steps"] for row in figures["rows"]}
-    assert steps["shortcut"] == pytest.approx(4 * steps["shortcut, a quarter"], abs=2)
-    assert all(np.isfinite(row["energy"]["mean"]) for row in figures["rows"])
+    rows = {row["name"]: row["energy"]["mean"] for row in figures["rows"]}
+    assert set(rows) > {"denoiser, by a solver", "denoiser, by a solver, from the start"}
+    # Untrained, the solver's ends are noise or the start's own draws: what it is given is where it begins.
+    assert rows["denoiser, by a solver"] != rows["denoiser, by a solver, from the start"]
+    assert np.isfinite(list(rows.values())).all()
     assert starts.table(figures).count("\n") == len(figures["rows"])
