@@ -3,6 +3,16 @@
 MeanFlow under `Karras`, trained alike but for the type of its prediction: `EDM`, which shows log(sigma) / 4,
 whose slope has no end where there is no noise, and `Angle`, which shows 2 / pi atan(sigma). The straight path
 shows t itself.
+
+MEASURED on 25 modes (`python -m experiments.few_step --parts shown`, a core of an AMD EPYC, jax 0.10.2,
+2026-11-29; 10 minutes), thousandths of the energy distance at 1, 2 and 4 calls, three seeds:
+
+    log(sigma), Karras    255 +- 61    97 +- 56    16 +- 5
+    angle, Karras          17 +- 5     32 +- 10    20 +- 5
+    t, straight path       17 +- 6     12 +- 6     12 +- 5
+
+So the tangent of a logarithm spoils long steps, and the angle mends that; at four calls, which are short, all
+three are alike.
 """
 
 import dataclasses
