@@ -14,7 +14,7 @@
     | shown   | MeanFlow by the noise level's logarithm, or by its angle             | shown   |
 
 The module says what to expect. Written to --out: a JSON file for each part as it is done, figures.json with
-all, and figure.png; the one beside this file is of the runs in the modules' docstrings.
+all, and figure.png; the one beside this file has the panels of digits, patches, starts and shown.
 """
 
 from experiments import parts
