@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments import quickstart
 from experiments.density_table import flows
 from experiments.image_problems import Problem
 from experiments.networks import applied
@@ -24,6 +25,7 @@ from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.densities.flow import probability_flow
 from jaxdiff.learning.losses import regression_loss
 from jaxdiff.learning.targets import denoising_target, stable_target
+from jaxdiff.models import Mixer
 from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.typing import Array, Denoised, Key, Params
@@ -86,21 +88,12 @@ def denoiser(
     return _trained(model, network, shown, target, noise)
 
 
-def levels_denoiser(network: nn.Module, problem: Problem) -> Model:
+def levels_denoiser(network: Mixer, problem: Problem) -> Model:
     """Ours with the quantization head: that of `experiments.quickstart`, of integer pixels."""
 
     def model(params: Params, law: Any, dropout: Key | None = None) -> Denoiser:
         del law
-        return make_denoiser(
-            problem.predictor(applied(network, dropout)),
-            params,
-            SCHEDULE,
-            shape=problem.train.shape[1:],
-            scale=problem.scale,
-            prediction=problem.prediction,
-            t_min=problem.flow_t_min,
-            t_max=problem.t_max,
-        )
+        return quickstart.model(problem, network, params, dropout=dropout)
 
     shown = jnp.zeros((1, problem.train.shape[1], problem.num_features))
     return _trained(

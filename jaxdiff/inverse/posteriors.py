@@ -85,10 +85,7 @@ def pigdm(
     >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
     0.6667
     """
-    check_denoiser("denoise", denoise)
-    data_std = denoise.scale if data_std is None else data_std
-    checks.positive_number("data_std", data_std)
-    return _made(denoise, operator, y, std, "pigdm", num_iterations, data_std)
+    return _of_data_std(denoise, operator, y, std, "pigdm", num_iterations, data_std)
 
 
 def diffpir(
@@ -113,10 +110,7 @@ def diffpir(
     >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
     0.6667
     """
-    check_denoiser("denoise", denoise)
-    data_std = denoise.scale if data_std is None else data_std
-    checks.positive_number("data_std", data_std)
-    return _made(denoise, operator, y, std, "diffpir", num_iterations, data_std)
+    return _of_data_std(denoise, operator, y, std, "diffpir", num_iterations, data_std)
 
 
 def dps(denoise: Denoiser, operator: Operator, y: Array, *, step: Array | float = 1.0) -> Denoiser:
@@ -127,6 +121,22 @@ def dps(denoise: Denoiser, operator: Operator, y: Array, *, step: Array | float 
     """
     checks.positive_number("step", step)
     return _made(denoise, operator, y, 1.0, "dps", 1, step)
+
+
+def _of_data_std(
+    denoise: Denoiser,
+    operator: Operator,
+    y: Array,
+    std: Array | float,
+    kind: str,
+    num_iterations: int,
+    data_std: Array | float | None,
+) -> Denoiser:
+    """Of those that take the data for isotropic."""
+    check_denoiser("denoise", denoise)
+    data_std = denoise.scale if data_std is None else data_std
+    checks.positive_number("data_std", data_std)
+    return _made(denoise, operator, y, std, kind, num_iterations, data_std)
 
 
 def _made(
