@@ -1,12 +1,13 @@
 """Data seen through an operator and noise, measured: how near to the posterior the draws are, and how honest.
 
     python -m experiments.conditional                    # everything
-    python -m experiments.conditional --parts mixtures   # some parts
+    python -m experiments.conditional --parts d8 plane   # some parts
     python -m experiments.conditional --resume           # the parts that an interrupted run left
 
     | part      | question                                                                  | module   |
     |-----------|---------------------------------------------------------------------------|----------|
-    | mixtures  | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | d8, d80   | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | d800      | the same where covariances are of factors; 100 evaluations, few observed   | mixtures |
     | plane     | a nonlinear observation in the plane: draws on rings, judged by a grid     | plane    |
     | digits    | holes in digits by the main job's model, against a Gaussian's conditional  | digits   |
 
@@ -18,7 +19,9 @@ from experiments import parts
 from experiments.conditional import digits, mixtures, plane
 
 PARTS: parts.Parts = {
-    "mixtures": (mixtures, mixtures.Config()),
+    "d8": (mixtures, mixtures.Config()),
+    "d80": (mixtures, mixtures.Config(d=80, observed=4, coverage_observations=30)),
+    "d800": (mixtures, mixtures.LARGE),
     "plane": (plane, plane.CONFIG),
     "digits": (digits, digits.Config()),
 }

@@ -89,9 +89,23 @@ def _annealed(correction: Callable[[Problem], inverse.Correction], cost: int) ->
     return draw
 
 
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Widened:
+    """log p(y | x_t) by the mean of the data, noise widened by what isotropic data leave open."""
+
+    problem: Problem
+
+    def __call__(self, x: Array, t: Array, data: Array) -> Array:
+        denoise, std = self.problem.denoise, self.problem.std
+        alpha, sigma = denoise.schedule.alpha(t), denoise.schedule.sigma(t)
+        variance = sigma**2 / (sigma**2 / denoise.scale**2 + alpha**2)
+        return LogLikelihood(self.problem)(data) / (1 + variance / std**2)
+
+
 def _twisted(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
     run_key, key = jax.random.split(key)
-    process = particles.Twisted(problem.denoise, LogLikelihood(problem))
+    process = particles.Twisted(problem.denoise, LogLikelihood(problem), _Widened(problem))
     got = particles.run(run_key, process, n, groups=1, num_steps=max(compute // 4, 3))
     return got.x[0][jax.random.categorical(key, got.log_weights[0], shape=(n,))]
 

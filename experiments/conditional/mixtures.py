@@ -90,23 +90,31 @@ JUDGES = ("half", "most", "ranks")
 class Config:
     """What the part depends on."""
 
-    cases: tuple[tuple[int, int], ...] = ((8, 2), (80, 4))
-    """Dimensions of data and observation."""
+    d: int = 8  # of data
+    observed: int = 2  # of an observation
     std: float = 0.3
     computes: tuple[int, ...] = (50, 100, 500)
     draws: int = 1_000
     observations: int = 6
     chosen_on: int = 3  # other observations, for settings
-    coverage_compute: int = 100
+    coverage_computes: tuple[int, ...] = (100, 500)
     coverage_observations: int = 60
     coverage_draws: int = 200
+    exact_draws: int = 2_000  # to measure intervals by
     methods: tuple[str, ...] = LINEAR
+
+
+LARGE = Config(
+    d=800, observed=4, computes=(100,), draws=300, observations=4, chosen_on=2, coverage_computes=(100,),
+    coverage_observations=8, exact_draws=1_000,
+)  # fmt: skip
+"""Few of everything, for time."""
 
 
 def smoke() -> Config:
     """The same at a size for tests."""
     return Config(
-        cases=((8, 2),), computes=(88,), draws=200, observations=2, chosen_on=1, coverage_compute=88,
+        computes=(88,), draws=200, observations=2, chosen_on=1, coverage_computes=(88,),
         coverage_observations=3, coverage_draws=200, methods=("prior", "MMPS, 4", "split Gibbs"),
     )  # fmt: skip
 
@@ -203,12 +211,8 @@ def _draw(key: Key, problem: Problem, setting: Array, *, method: str, n: int, co
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Distances at every compute, and coverage at one."""
-    rows, coverage = [], []
-    for d, observed in config.cases:
-        of_case = {"d": d, "observed": observed}
-        for into, own in zip((rows, coverage), judged(config, Exact(d, observed, config.std)), strict=True):
-            into += [of_case | row for row in own]
+    """Distances at every compute, and calibration at some."""
+    rows, coverage = judged(config, Exact(config.d, config.observed, config.std))
     return {"config": dataclasses.asdict(config), "rows": rows, "coverage": coverage}
 
 
@@ -222,7 +226,7 @@ def judged(config: Config, exact: Posed) -> tuple[list[dict[str, Any]], list[dic
             row = {"compute": compute, "method": method}
             rows.append(row | {"setting": setting, "distance": estimates.mean(found)})
             print(rows[-1], file=sys.stderr, flush=True)
-            if compute in (config.coverage_compute, 0):
+            if compute in (*config.coverage_computes, 0):
                 coverage.append(row | calibration(config, exact, method, compute, setting))
                 print(coverage[-1], file=sys.stderr, flush=True)
     return rows, coverage
@@ -272,27 +276,34 @@ def draws(
 def calibration(
     config: Config, exact: Posed, method: str, compute: int, setting: float
 ) -> dict[str, dict[str, float] | None]:
-    """The share of coordinates whose interval of 50 % and 90 % holds the truth, and how far ranks are off.
+    """What intervals of 50 % and 90 % hold, and how far ranks of the truth are off.
 
-    The last is the largest distance of the distribution of ranks, of the truth among the draws, from the
-    uniform one, over coordinates of one observation, a mean over observations.
+    An interval holds the truth that made y with the posterior's own probability of it: that is counted, a
+    mean over coordinates and observations, for it varies far less than whether the truth is in. The last is
+    the largest distance of the distribution of ranks, of the truth among the draws, from the uniform one,
+    over coordinates of one observation, a mean over observations.
     """
     rng, n = np.random.default_rng(4), config.coverage_draws
-    ranks = []
+    ranks, held = [], {0.5: [], 0.9: []}
     for i in range(config.coverage_observations):
         data, y = exact.observation(rng)
+        wanted = exact.posterior(np.random.default_rng([6, i]), y, config.exact_draws)
         if method == FLOOR:
             got = exact.posterior(np.random.default_rng([5, i]), y, n)
         else:
             got = _draw(
                 jax.random.key(i), exact.problem(y), jnp.asarray(setting), method=method, n=n, compute=compute
             )
-        ranks.append((np.asarray(got, np.float64) < data).mean(0))
-
-    def covered(share: float) -> dict[str, float] | None:
-        return estimates.mean([float((np.abs(own - 0.5) <= share / 2).mean()) for own in ranks])
-
-    return {"half": covered(0.5), "most": covered(0.9), "ranks": estimates.mean([_off(r) for r in ranks])}
+        got = np.asarray(got, np.float64)
+        ranks.append(_off((got < data).mean(0)))
+        for share, own in held.items():
+            low, high = np.quantile(got, [0.5 - share / 2, 0.5 + share / 2], axis=0)
+            own.append(float(((wanted >= low) & (wanted <= high)).mean()))
+    return {
+        "half": estimates.mean(held[0.5]),
+        "most": estimates.mean(held[0.9]),
+        "ranks": estimates.mean(ranks),
+    }
 
 
 def _off(ranks: np.ndarray) -> float:
@@ -302,38 +313,29 @@ def _off(ranks: np.ndarray) -> float:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Distances, a line for each method and a column for each compute; then coverage."""
-    lines = []
-    for d, observed in figures["config"]["cases"]:
-        rows, coverage = ([r for r in figures[name] if r["d"] == d] for name in ("rows", "coverage"))
-        lines.append(f"d = {d}, {observed} seen; " + lines_of(figures["config"], rows, coverage))
-    return "\n".join(lines)
-
-
-def lines_of(config: dict[str, Any], rows: list[dict[str, Any]], coverage: list[dict[str, Any]]) -> str:
-    """Of one problem."""
+    """Distances, a line for each method and a column for each compute; then calibration, a line for each."""
+    config, rows, coverage = (figures[name] for name in ("config", "rows", "coverage"))
     floor = next(row["distance"] for row in rows if row["method"] == FLOOR)
-    lines = [
-        f"exact draws {show(floor, 3)}; last, coverage of 50 % and 90 % and distance of ranks from uniform, "
-        f"at {config['coverage_compute']} evaluations"
-    ]
-    shares = {row["method"]: row for row in coverage}
-    for method in (*config["methods"], FLOOR):
-        cells = [row for row in rows if row["method"] == method and row["compute"]]
+    lines = [f"d = {config['d']}, {config['observed']} seen; sliced W_2, of exact draws {show(floor, 3)}"]
+    for method in config["methods"]:
+        cells = [row for row in rows if row["method"] == method]
         lines.append(
-            f"  {method:34}"
-            + "".join(f"{row['compute']:6d}: {show(row['distance'], 3)}" for row in cells)
-            + "".join(f"{show(shares.get(method, {}).get(name), 3):>18}" for name in JUDGES)
+            f"  {method:34}" + "".join(f"{row['compute']:6d}: {show(row['distance'], 3)}" for row in cells)
         )
+    lines.append("held by intervals of 50 % and 90 %, and distance of ranks from uniform")
+    lines += [
+        f"  {row['method']:34}{row['compute'] or '':6}"
+        + "".join(f"{show(row[name], 3):>18}" for name in JUDGES)
+        for row in coverage
+    ]
     return "\n".join(lines)
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
-    """Distances in the largest dimension against compute, a line for each method."""
-    d = max(row["d"] for row in figures["rows"])
-    own = [row for row in figures["rows"] if row["d"] == d]
+    """Distances against compute, a line for each method."""
+    rows = figures["rows"]
     for method in figures["config"]["methods"]:
-        cells = [row for row in own if row["method"] == method]
+        cells = [row for row in rows if row["method"] == method]
         axes.errorbar(
             [row["compute"] for row in cells],
             [row["distance"]["mean"] for row in cells],
@@ -342,8 +344,8 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
             markersize=3,
             label=method,
         )
-    floor = next(row["distance"]["mean"] for row in own if row["method"] == FLOOR)
+    floor = next(row["distance"]["mean"] for row in rows if row["method"] == FLOOR)
     axes.axhline(floor, color="black", linewidth=0.5, linestyle="--", label=FLOOR)
     axes.set(xscale="log", yscale="log", xlabel="evaluations a draw", ylabel="sliced W_2 to the posterior")
-    axes.set_title(f"posteriors of a mixture, d = {d}")
+    axes.set_title(f"posteriors of a mixture, d = {figures['config']['d']}")
     axes.legend(fontsize="xx-small")

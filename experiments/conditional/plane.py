@@ -41,14 +41,14 @@ from jaxdiff.typing import Array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CONFIG = Config(cases=(), std=0.1, coverage_observations=100, methods=NONLINEAR)
+CONFIG = Config(d=2, observed=1, std=0.1, coverage_observations=100, methods=NONLINEAR)
 EDGE, CELLS, SHOWN = 5.0, 501, 300
 
 
 def smoke() -> Config:
     """The same at a size for tests."""
     return dataclasses.replace(
-        CONFIG, computes=(60,), draws=200, observations=2, chosen_on=1, coverage_compute=60,
+        CONFIG, computes=(60,), draws=200, observations=2, chosen_on=1, coverage_computes=(60,),
         coverage_observations=3, coverage_draws=200, methods=("prior", "DPS, any function"),
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ def _distance(x: Array) -> Array:
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Distances at every compute, coverage at one, and draws of one posterior to look at."""
+    """Distances at every compute, calibration, and draws of one posterior to look at."""
     ring = Ring(config.std)
     rows, coverage = mixtures.judged(config, ring)
     rng = np.random.default_rng(8)
@@ -117,8 +117,8 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Distances, a line for each method and a column for each compute; then coverage."""
-    return mixtures.lines_of(figures["config"], figures["rows"], figures["coverage"])
+    """As of `mixtures`."""
+    return mixtures.table(figures)
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
