@@ -9,6 +9,9 @@ So the integrator's own error counts, whatever the integrator is, and so does al
 bound or a surrogate, and no density or score of the start is asked for. Divergences are those of Euler and
 Maruyama's chain (`jaxdiff.sampling.budget`), and rank horizons wrongly for any better integrator.
 
+Samples of the law itself are as far from the reference as so few samples are, which is more than good
+candidates differ by. So the reference has 8 times as many, and the 8 best candidates run again, with as many.
+
 The grids, with r = sigma / alpha and a last step to no noise on every one of them, are, in K steps,
 
     r_k = r_0 (1 - k / K)^rho,               rho = 1, 3/2, 2, 3, 5                                   (2)
@@ -52,6 +55,7 @@ _LEAST, _MOST = 0.125, 64.0  # sigma over alpha in units of the data, on either 
 _POWERS, _LAST = (1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.04, 0.1)  # of (2) and (3)
 _REFERENCE_STEPS = 48  # of the long run, whose own error is then far below what samples can show
 _PROJECTIONS = 64
+_FINALISTS, _REPEATS = 8, 8
 REFERENCES = ("model", "data")
 
 
@@ -63,7 +67,7 @@ class Candidates(NamedTuple):
     times: Array
     """Grids, (horizons, grids, num_steps + 1)."""
     distance: Array
-    """Of each, (horizons, grids)."""
+    """Of each, (horizons, grids); of the 8 that seemed best, from 8 times as many samples."""
     from_data: Array
     """The same from the data themselves, noised, on the best grid of each horizon, (horizons,)."""
     no_steps: Array
@@ -138,7 +142,8 @@ def choose_horizon(
         as many samples as are wanted, so near candidates are told apart, and what the denoiser has learned
         wrongly counts for nothing. Or "data", a part held_out of the rows, which is not fitted: then all
         errors count, to the precision that as many rows have.
-    num_samples: of each run; there are 9 runs a horizon. All draw from the same random numbers.
+    num_samples: of each run; there are 9 runs a horizon, 64 of the best and 8 long ones for the reference.
+        Candidates draw from the same random numbers.
     labels: of the rows, (n,), 0, ..., K - 1, for a denoiser that is told them: the start is then a `Labelled`
         of `fit_labelled_start`, to be bound to the labels of samples by its `given`. Not under ``jit``.
 
@@ -235,33 +240,55 @@ def _choose(
     """The best of all candidates, NaN where a distance is."""
     schedule, denoise, data = denoise.schedule, denoise.at_rows(judging), data[judging]
     reference_key, noise_key, start_key, run_key, judge_key = jax.random.split(key, 5)
-    reference = _own_samples(reference_key, denoise, data, t_min) if own else data
-    noise = noise_like(noise_key, data)
+    noise, repeats = noise_like(noise_key, data), jnp.arange(_REPEATS)
 
     directions = jax.random.normal(judge_key, (_PROJECTIONS, data.size // len(data)), data.dtype)
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
 
-    def sorted_projections(x: Array) -> Array:
-        return jnp.sort(jnp.matmul(directions, x.reshape(len(x), -1).T, precision=PRECISION), axis=1)
+    def projections(x: Array) -> Array:
+        return jnp.matmul(directions, x.reshape(len(x), -1).T, precision=PRECISION)
 
-    wanted = sorted_projections(reference)
+    def together(parts: Array) -> Array:
+        """Sorted projections of all repeats, (repeats, projections, n) -> (projections, repeats n)."""
+        return jnp.sort(jnp.moveaxis(parts, 0, 1).reshape(_PROJECTIONS, -1), axis=1)
+
+    def reference(repeat: Array) -> Array:
+        own_key = jax.random.fold_in(reference_key, repeat)
+        return projections(_own_samples(own_key, denoise, data, t_min) if own else data)
+
+    all_wanted = together(jax.lax.map(reference, repeats))
+    # The mean quantiles of as many as there are in one run.
+    wanted = all_wanted.reshape(_PROJECTIONS, len(data), _REPEATS).mean(2)
 
     def distance(x: Array) -> Array:
-        return jnp.sqrt(jnp.mean((sorted_projections(x) - wanted) ** 2))
+        return jnp.sqrt(jnp.mean((jnp.sort(projections(x), axis=1) - wanted) ** 2))
 
-    def run(x: Array, times: Array) -> Array:
-        return distance(integrate(run_key, denoise, x, times, sampler=sampler))
+    def drawn(law: Any, repeat: Array | int) -> Array:
+        start = law if labels is None else law.given(labels)
+        return start.sample(jax.random.fold_in(start_key, repeat), len(data))
+
+    def run(x: Array, times: Array, repeat: Array | int = 0) -> Array:
+        key = jax.random.fold_in(run_key, repeat)
+        return integrate(key, denoise, x, times, sampler=sampler)
 
     def at(candidate: tuple[Any, Array]) -> tuple[Array, Array, Array, Array]:
         law, t = candidate
-        start = law if labels is None else law.given(labels)
-        x, grids = start.sample(start_key, len(data)), _grids(schedule, denoise.scale, t, t_min, num_steps)
-        distances = jax.lax.map(lambda times: run(x, times), grids)
-        ideal = run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)])
+        x, grids = drawn(law, 0), _grids(schedule, denoise.scale, t, t_min, num_steps)
+        distances = jax.lax.map(lambda times: distance(run(x, times)), grids)
+        ideal = distance(run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)]))
         return grids, distances, ideal, distance(x / schedule.alpha(t))
 
+    def again(place: Array) -> Array:
+        horizon, grid = place // candidates.times.shape[1], place % candidates.times.shape[1]
+        law, times = jax.tree.map(lambda leaf: leaf[horizon], laws), candidates.times[horizon, grid]
+        found = jax.lax.map(lambda repeat: projections(run(drawn(law, repeat), times, repeat)), repeats)
+        return jnp.sqrt(jnp.mean((together(found) - all_wanted) ** 2))
+
     candidates = Candidates(horizons, *jax.lax.map(at, (laws, horizons)))
-    horizon, grid = jnp.unravel_index(jnp.argmin(candidates.distance), candidates.distance.shape)
+    best = jax.lax.top_k(-candidates.distance.reshape(-1), _FINALISTS)[1]
+    distances = candidates.distance.reshape(-1).at[best].set(jax.lax.map(again, best))
+    candidates = candidates._replace(distance=distances.reshape(candidates.distance.shape))
+    horizon, grid = jnp.unravel_index(jnp.argmin(distances), candidates.distance.shape)
     inside = (horizons > t_min) & (horizons < last_time(denoise))
     good = (inside & jnp.isfinite(candidates.distance).all(axis=1)).all()
 
