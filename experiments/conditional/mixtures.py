@@ -66,6 +66,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import estimates
+from experiments.conditional import judges
 from experiments.conditional.methods import LINEAR, METHODS, Problem
 from experiments.estimates import show
 from jaxdiff import inverse
@@ -297,7 +298,7 @@ def calibration(
         got = np.asarray(got, np.float64)
         ranks.append(_off((got < data).mean(0)))
         for share, own in held.items():
-            low, high = np.quantile(got, [0.5 - share / 2, 0.5 + share / 2], axis=0)
+            low, high = judges.interval(got, share)
             own.append(float(((wanted >= low) & (wanted <= high)).mean()))
     return {
         "half": estimates.mean(held[0.5]),

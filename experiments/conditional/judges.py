@@ -1,0 +1,49 @@
+"""How draws of a posterior are judged."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments import estimates
+
+
+def interval(draws: np.ndarray, share: float, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Its two ends, of so many exact draws that another is within with this probability.
+
+    Of n independent draws of a uniform law the quantile q, linear between order statistics, has in the mean
+    (q (n - 1) + 1) / (n + 1) below it, so the quantiles of 5 % and 95 % of 32 draws hold .85 and not .9. Tails
+    that are not straight hold a little more, of 32 normal draws .909.
+    """
+    n, tail = draws.shape[axis], (1 - share) / 2
+    q = (tail * (n + 1) - 1) / (n - 1)
+    if q < -1e-9:
+        raise ValueError(f"an interval of {share} needs {round(1 / tail) - 1} draws, got {n}.")
+    low, high = np.quantile(draws, [max(q, 0), min(1 - q, 1)], axis=axis)
+    return low, high
+
+
+def images(draws: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+    """draws (images, draws, judged pixels) against truth (images, judged pixels)."""
+    error = np.sqrt(((draws.mean(1) - truth) ** 2).mean(1))
+    low, high = interval(draws, 0.9, axis=1)
+    covered = ((truth >= low) & (truth <= high)).mean(1)
+    n = draws.shape[1]
+    apart = np.linalg.norm(draws[:, :, None] - draws[:, None], axis=-1).sum((1, 2)) / (n * (n - 1))
+    score = np.linalg.norm(draws - truth[:, None], axis=-1).mean(1) - apart / 2
+    return {
+        "error": estimates.mean(error),
+        "coverage": estimates.mean(covered),
+        "energy_score": estimates.mean(score),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each task and method, of `images`."""
+    show = estimates.show
+    lines = [f"{'task':14}{'method':28}{'error of the mean':>20}{'coverage of 90 %':>20}{'energy score':>20}"]
+    lines += [
+        f"{row['task']:14}{row['method']:28}{show(row['error'], 3):>20}{show(row['coverage'], 3):>20}"
+        f"{show(row['energy_score'], 3):>20}"
+        for row in rows
+    ]
+    return "\n".join(lines)
