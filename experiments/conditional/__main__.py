@@ -9,14 +9,15 @@
     | d8, d80   | each method against exact posterior draws, at equal compute; coverage      | mixtures |
     | d800      | the same where covariances are of factors; 100 evaluations, few observed   | mixtures |
     | plane     | a nonlinear observation in the plane: draws on rings, judged by a grid     | plane    |
-    | digits    | holes in digits by the main job's model, against a Gaussian's conditional  | digits   |
+    | digits    | digits seen in part by the main job's model; a Gaussian's conditional      | digits   |
+    | classes   | digits of a wished class: guidance, weights that make it exact, spread     | classes  |
 
 Each part's module says what to expect and what was measured. Written to --out: a JSON file for each part as
 it is done, figures.json with all of them, and figure.png.
 """
 
 from experiments import parts
-from experiments.conditional import digits, mixtures, plane
+from experiments.conditional import classes, digits, mixtures, plane
 
 PARTS: parts.Parts = {
     "d8": (mixtures, mixtures.Config()),
@@ -24,6 +25,7 @@ PARTS: parts.Parts = {
     "d800": (mixtures, mixtures.LARGE),
     "plane": (plane, plane.CONFIG),
     "digits": (digits, digits.Config()),
+    "classes": (classes, classes.Config()),
 }
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ def interval(draws: np.ndarray, share: float, axis: int = 0) -> tuple[np.ndarray
     """Its two ends, of so many exact draws that another is within with this probability.
 
     Of n independent draws of a uniform law the quantile q, linear between order statistics, has in the mean
-    (q (n - 1) + 1) / (n + 1) below it, so quantiles of 5 % and 95 % of 32 draws hold .85 and not .9. Tails that
-    are not straight hold a little more, of 32 normal draws .909.
+    (q (n - 1) + 1) / (n + 1) below it, so quantiles of 5 % and 95 % of 32 draws hold .85 and not .9. Tails
+    that are not straight hold a little more, of 32 normal draws .909.
     """
     n, tail = draws.shape[axis], (1 - share) / 2
     q = (tail * (n + 1) - 1) / (n - 1)

@@ -49,7 +49,7 @@ class _Residual:
 def fit(config: "Config", pixels: Array, labels: Array, laws: Labelled) -> Denoiser:
     """A network's denoiser given the label, trained on what the class's Gaussian leaves over."""
     network = ResidualMLP(
-        width=config.width, num_blocks=config.num_blocks, dropout=config.dropout, num_classes=CLASSES
+        width=config.width, num_blocks=config.num_blocks, dropout=config.dropout, num_classes=laws.num_labels
     )
     init_key, key = jax.random.split(jax.random.key(1))
     optimizer = adamw(config.learning_rate, config.steps, config.weight_decay)
