@@ -35,10 +35,10 @@ LEFT_OUT = {
         *("tilted", "rewarded", "composed", "joint", "inverse.linear", "inverse.mask"),
         *("jumps.guided", "jumps.rewarded"),
         *("projected", "projections.box", "projections.half_space", "projections.simplex"),
-        *("projections.dynamic_threshold", "projections.equality", "witness"),
+        *("projections.dynamic_threshold", "projections.equality", "projections.spectral", "witness"),
         *("inverse.mmps", "inverse.tmpd", "inverse.pigdm", "inverse.dps"),
         *("inverse.denoising_posterior", "inverse.diffpir", "inverse.linear_gaussian"),
-        *("inverse.langevin", "inverse.ensemble_kalman"),
+        *("inverse.langevin", "inverse.ensemble_kalman", "inverse.projection"),
         *("ancestral", "dpm_solver_pp", "sde_dpm_solver_pp", "unipc", "deis"),
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.low_rank", "starts.factor_mixture"),
@@ -309,6 +309,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "sample, Heun": sampling(jd.Heun()),
         "sample, ancestral": sampling(jd.ancestral()),
         "sample, PredictorCorrector": sampling(jd.PredictorCorrector()),
+        "sample, Renoising": sampling(jd.Renoising()),
         "integrate_adaptively": lambda key, i: jd.integrate_adaptively(
             key, exact(i), 80 * i.x, t_max=80.0, t_min=i.first, tolerance=0.1
         ),
@@ -378,6 +379,13 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         ),
         "particles.run": lambda key, i: jd.particles.run(
             key, jd.particles.Composed([exact(i)], [2.0]), n // 4, groups=4, times=i.falling
+        ),
+        "particles.best_of": lambda key, i: jd.particles.best_of(
+            key,
+            jd.particles.Twisted(exact(i), jax.tree_util.Partial(first_entry)),
+            n // 4,
+            4,
+            times=i.falling,
         ),
         "particles.noised_path": lambda key, i: jd.particles.noised_path(key, exact(i), i.few, i.falling),
         "particles.gibbs": lambda key, i: jd.particles.gibbs(

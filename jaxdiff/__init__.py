@@ -126,6 +126,7 @@ from jaxdiff.sampling.horizon import Candidates, Horizon, choose_horizon
 from jaxdiff.sampling.learned import Learned, learn_sampler
 from jaxdiff.sampling.linear import LinearMultistep, linear_multistep
 from jaxdiff.sampling.predictor_corrector import PredictorCorrector
+from jaxdiff.sampling.renoising import Renoising
 from jaxdiff.sampling.sampler import Sampler
 from jaxdiff.sampling.serving import export_sampler, load_sampler
 from jaxdiff.sampling.starts import Family, fit_labelled_start, fit_start
@@ -182,6 +183,7 @@ __all__ = [
     "PredictorCorrector",
     "Progress",
     "RectifiedFlow",
+    "Renoising",
     "RotationCurve",
     "Sampler",
     "Schedule",

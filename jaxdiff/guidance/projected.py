@@ -23,17 +23,22 @@ def projected(denoise: Denoiser, project: Projection) -> Denoiser:
     project puts them there, every time. Their law is not the model's given the set, but for sets that hold
     nearly all of it: mass beyond is moved to the edge. For the law itself give the set as a reward to
     `jaxdiff.particles`, or draw until it is met. Predict-project in the manner of Christopher et al. 2024
-    (arXiv 2402.03559), on the estimate of the data.
+    (arXiv 2402.03559), on the estimate of the data. `Renoising` draws the noise anew between projections.
 
     project: such as `projections.box(-1.0, 1.0)`. Raises TypeError for what is no denoiser or function,
     ValueError where project answers another shape.
     """
     check_denoiser("denoise", denoise)
+    check_projection(project)
+    return transformed(denoise, _Projected(denoise, project))
+
+
+def check_projection(project: object) -> None:
+    """Raise TypeError for what is no function."""
     if not callable(project) or isinstance(project, Denoiser):
         raise TypeError(
             f"project must be a function of data, (batch, *shape), got {checks.described(project)}."
         )
-    return transformed(denoise, _Projected(denoise, project))
 
 
 @pytree

@@ -5,9 +5,11 @@ Each row by itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxdiff._numerics import checks
@@ -75,6 +77,37 @@ def dynamic_threshold(low: ArrayLike, high: ArrayLike, quantile: Array | float =
     return _DynamicThreshold(jnp.asarray(low, float), jnp.asarray(high, float), jnp.asarray(quantile, float))
 
 
+def spectral(low: ArrayLike, high: ArrayLike, axes: Sequence[int] | None = None) -> Projection:
+    """Fourier amplitudes between low and high, scalars or arrays of one datum's shape; phases are kept.
+
+    Amplitudes |F(k)| are those of ``numpy.fft.fftn(datum, axes=axes, norm="ortho")``, axes of one datum, by
+    default all. high = 0 outside a band leaves that band; low = high gives a wished spectrum. To rounding,
+    and to the nearest point, unique but where an amplitude is 0 below its low: there the phase is 0. Raises
+    ValueError for bounds that are not in order, below 0, or not one number at k and -k (real data have one
+    amplitude there), and for axes that a datum has not.
+
+    >>> flat = jd.projections.spectral(0.0, jnp.array([9.0, 0.0, 0.0, 0.0]))  # the mean alone
+    >>> flat(jnp.array([[1.0, 2.0, 3.0, 6.0]])).tolist()
+    [[3.0, 3.0, 3.0, 3.0]]
+    """
+    if axes is not None:
+        axes = tuple(axes)
+        for axis in axes:
+            checks.integer("axes", axis, 0)
+    bounds = jnp.broadcast_arrays(jnp.asarray(low, float), jnp.asarray(high, float))
+    least, most = (checks.known(bound) for bound in bounds)
+    if least is not None and most is not None:
+        if (least < 0).any() or (least > most).any():
+            raise ValueError(f"0 <= low <= high must hold, got {low} and {high}.")
+        for bound in (least, most):
+            there = bound  # at -k
+            for axis in range(bound.ndim) if axes is None else [a for a in axes if a < bound.ndim]:
+                there = np.roll(np.flip(there, axis), 1, axis)
+            if not np.allclose(bound, there, rtol=1e-4, atol=1e-6):
+                raise ValueError("low and high must be the same at k and -k, for real data.")
+    return _Spectral(bounds[0], bounds[1], axes)
+
+
 def simplex(data: Array) -> Array:
     """Rows of vectors, (batch, d), that are not negative and sum to one.
 
@@ -128,6 +161,28 @@ class _DynamicThreshold:
         axes = tuple(range(1, data.ndim))
         most = jnp.maximum(jnp.quantile(jnp.abs(away), self.quantile, axis=axes, keepdims=True), 1.0)
         return jnp.clip(middle + half * away / most, self.low, self.high).astype(data.dtype)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Spectral:
+    low: Array
+    high: Array
+    axes: tuple[int, ...] | None
+
+    def __call__(self, data: Array) -> Array:
+        if self.axes is not None and max(self.axes) >= data.ndim - 1:
+            raise ValueError(f"axes must be of one datum, of shape {data.shape[1:]}, got {self.axes}.")
+        axes = tuple(range(1, data.ndim)) if self.axes is None else tuple(1 + axis for axis in self.axes)
+        waves = jnp.fft.fftn(single(data), axes=axes, norm="ortho")
+        sizes = jnp.abs(waves)
+        low, high = (
+            jnp.broadcast_to(edge.astype(sizes.dtype), sizes.shape) for edge in (self.low, self.high)
+        )
+        phases = jnp.where(sizes > 0, waves / jnp.where(sizes > 0, sizes, 1.0), 1.0)
+        new = jnp.fft.ifftn(jnp.clip(sizes, low, high) * phases, axes=axes, norm="ortho").real
+        inside = ((sizes >= low) & (sizes <= high)).all(tuple(range(1, data.ndim)), keepdims=True)
+        return jnp.where(inside, data, new.astype(data.dtype))  # without rounding where nothing is to be done
 
 
 @pytree

@@ -1,6 +1,12 @@
 """Data seen through an operator and noise: what a denoiser makes of an observation."""
 
-from jaxdiff.inverse.corrections import Correction, ensemble_kalman, langevin, linear_gaussian
+from jaxdiff.inverse.corrections import (
+    Correction,
+    ensemble_kalman,
+    langevin,
+    linear_gaussian,
+    projection,
+)
 from jaxdiff.inverse.daps import daps
 from jaxdiff.inverse.denoising_posterior import denoising_posterior
 from jaxdiff.inverse.learned_priors import draw_each, learn_prior
@@ -31,6 +37,7 @@ __all__ = [
     "mmps",
     "pigdm",
     "posterior_distillation_losses",
+    "projection",
     "sample_generator",
     "split_gibbs",
     "tmpd",

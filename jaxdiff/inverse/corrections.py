@@ -21,6 +21,7 @@ from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like, per_row
 from jaxdiff._numerics.rows import squares, to_rows
 from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff.guidance.projected import Projection, check_projection
 from jaxdiff.guidance.tilted import Reward
 from jaxdiff.inverse.operators import Operator
 from jaxdiff.inverse.posteriors import check_operator, solve
@@ -50,6 +51,23 @@ def linear_gaussian(
     check_operator(operator, y, std)
     checks.integer("num_iterations", num_iterations, 1)
     return _LinearGaussian(operator, y, std, num_iterations)
+
+
+def projection(project: Projection) -> Correction:
+    """Given that the data lie in a set: the draw, projected. Its data lie in the set exactly.
+
+    Exact for affine sets where p(data | x_t) is isotropic, as of isotropic Gaussians; of other laws the draw
+    is moved to the edge and not conditioned, as by `projected`. With `daps` this is predict-project-renoise
+    (arXiv 2601.21033) whose prediction is a draw and no mean: see `Renoising`. Raises TypeError for what is
+    no function.
+
+    >>> on_line = jd.inverse.projection(jd.projections.equality([[1.0, 0.0]], [2.0]))
+    >>> law, noises = jd.Gaussian(jnp.zeros(2), 1.0).denoiser(jd.Karras()), jnp.array([20.0, 1.0, 0.1])
+    >>> jd.inverse.daps(jax.random.key(0), law, on_line, 3, noises=noises)[:, 0].tolist()
+    [2.0, 2.0, 2.0]
+    """
+    check_projection(project)
+    return _Projection(project)
 
 
 def langevin(log_likelihood: Reward, *, num_moves: int = 50) -> Correction:
@@ -86,6 +104,17 @@ def ensemble_kalman(seen: Seen, y: Array, std: Array | float) -> Correction:
     checks.finite("y", y)
     checks.positive_number("std", std)
     return _EnsembleKalman(seen, y, std)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _Projection:
+    project: Projection
+
+    def __call__(self, key: Key, denoise: Denoiser, x: Array, t: Array, data: Array) -> Array:
+        new = self.project(data)
+        checks.shape("project(data)", new, data.shape)
+        return new
 
 
 @pytree

@@ -118,12 +118,18 @@ def run(
     Raises TypeError for what is no key or process; ValueError for fewer than 2 particles, no groups, a
     threshold out of range or times that the denoiser does not know.
     """
-    checks.key(key)
-    if not all(hasattr(process, name) for name in ("init", "step", "finish")) or isinstance(process, type):
-        raise TypeError(f"process must be one such as Composed(...), got {checks.described(process)}.")
     checks.integer("n", n, 2)
     checks.integer("groups", groups, 1)
     checks.within("threshold", threshold, 0.0, 1.0)
+    times = check_run(key, process, num_steps, times)
+    return _run(key, process, times, threshold, n=n, groups=groups)
+
+
+def check_run(key: Key, process: Process, num_steps: int | None, times: Array | None) -> Array:
+    """The grid that a process is run on; errors of `run` in these arguments."""
+    checks.key(key)
+    if not all(hasattr(process, name) for name in ("init", "step", "finish")) or isinstance(process, type):
+        raise TypeError(f"process must be one such as Composed(...), got {checks.described(process)}.")
     denoise = process.like
     if times is None:
         t_min, t_max = _ends(denoise)
@@ -133,7 +139,7 @@ def run(
         raise ValueError("num_steps and times were both given; a grid has its own number of steps.")
     checks.times(denoise.schedule, times, increasing=False)
     denoise.check_times("times", times)
-    return _run(key, process, jnp.asarray(times, float), threshold, n=n, groups=groups)
+    return jnp.asarray(times, float)
 
 
 @functools.partial(jax.jit, static_argnames=("n", "groups"))

@@ -104,3 +104,36 @@ def test_a_dynamic_threshold_keeps_strong_guidance_within_and_its_contrasts():
         at_edges[name] = (np.abs(got) > 0.999).mean()
     assert at_edges["box"] > 0.5  # P(|N(0, 4)| > 1) = .62
     assert at_edges["dynamic"] < 0.25
+
+
+def test_bounded_amplitudes_are_the_nearest(float64):
+    """Under upper bounds alone, a convex set, by SciPy; a band is the product with a real matrix."""
+    high, x = np.array([0.8, 0.5, 1.2, 0.3, 1.2, 0.5]), RNG.standard_normal((3, 6))
+    got = projections.spectral(0.0, high)(jnp.asarray(x))
+    waves = np.exp(-2j * np.pi * np.outer(np.arange(6), np.arange(6)) / 6) / 6**0.5
+    constraint = {"type": "ineq", "fun": lambda y: high**2 - np.abs(waves @ y) ** 2}
+    for row, mine in zip(x, np.asarray(got), strict=True):
+        found = scipy.optimize.minimize(
+            lambda y, row=row: ((y - row) ** 2).sum(), 0 * row, constraints=constraint, tol=1e-14
+        )
+        np.testing.assert_allclose(mine, found.x, atol=1e-5)
+    kept = np.array([1, 1, 0, 0, 0, 1])
+    band = (waves.conj().T @ np.diag(kept) @ waves).real
+    got = projections.spectral(0.0, np.where(kept, 99.0, 0.0))(jnp.asarray(x))
+    np.testing.assert_allclose(got, x @ band.T, atol=1e-12)
+
+
+def test_a_spectrum_is_taken_and_phases_are_kept(float64):
+    """Of images of two channels: by NumPy's transform, the change as long as the amplitudes' by Parseval."""
+    x = RNG.standard_normal((4, 5, 6, 2))
+    wished = np.abs(np.fft.fftn(RNG.standard_normal((5, 6, 2)), axes=(0, 1), norm="ortho"))
+    low, high = 0.8 * wished, 1.1 * wished
+    got = np.asarray(projections.spectral(low, high, axes=(0, 1))(jnp.asarray(x)))
+    before, after = (np.fft.fftn(v, axes=(1, 2), norm="ortho") for v in (x, got))
+    assert (np.abs(after) > low - 1e-12).all()
+    assert (np.abs(after) < high + 1e-12).all()
+    np.testing.assert_allclose((after * before.conj()).imag, 0, atol=1e-12)
+    assert (after * before.conj()).real.min() > 0
+    moved = np.clip(np.abs(before), low, high) - np.abs(before)
+    np.testing.assert_allclose(((got - x) ** 2).sum((1, 2, 3)), (moved**2).sum((1, 2, 3)), rtol=1e-12)
+    np.testing.assert_array_equal(projections.spectral(0.0, 99.0)(jnp.asarray(x)), x)

@@ -7,6 +7,7 @@ import pytest
 from oracles import few_of
 
 from jaxdiff import inverse
+from jaxdiff.guidance import projections
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras, VariancePreserving
@@ -70,6 +71,21 @@ def test_a_correction_alone_is_exact_for_its_gaussians(name):
     for rows in (slice(0, N // 2), slice(N // 2, N)):
         mean = np.linalg.solve(both, precision @ middle[rows][0] + A.T @ Y / STD**2)
         check(got[rows], mean, np.linalg.inv(both), 0.03)
+
+
+def test_a_projected_draw_is_exact_for_isotropic_gaussians():
+    """Given A data = Y without noise: the Gaussian's own law there, and A data = Y in every draw."""
+    denoise = Gaussian(jnp.asarray(MEAN), 0.7).denoiser(Karras())
+    correction = inverse.projection(projections.equality(A, Y))
+    noises = jnp.asarray([30.0, 1.0, 0.4])
+    got = inverse.daps(jax.random.key(4), denoise, correction, N, noises=noises, num_steps=12)
+    np.testing.assert_allclose(seen(got), np.broadcast_to(Y, (N, 2)), atol=1e-5)
+    gain = np.linalg.pinv(A)
+    mean, covariance = MEAN + gain @ (Y - A @ MEAN), 0.7 * (np.eye(3) - gain @ A)
+    free = np.linalg.svd(A)[2][2]
+    left = (np.asarray(got, np.float64) - mean) @ free
+    assert abs(left.mean()) < 4.5 * np.sqrt(0.7 / N)
+    assert abs(left.var() - free @ covariance @ free) < 4.5 * 0.7 * np.sqrt(2 / N) + 0.02
 
 
 @pytest.mark.slow

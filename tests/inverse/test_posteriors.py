@@ -122,6 +122,15 @@ def test_without_signal_it_is_the_prior():
     np.testing.assert_array_equal(got.data, denoise(jnp.asarray(X), 1.0).data)
 
 
+@pytest.mark.parametrize("method", ["mmps", "tmpd", "pigdm", "diffpir", "dps"])
+def test_what_sees_nothing_is_the_prior_bit_for_bit(method):
+    denoise = Gaussian(jnp.asarray(MEAN), jnp.asarray(COVARIANCES["full"])).denoiser(Karras())
+    blind = inverse.linear(lambda x: 0 * x[:2], (4,))
+    arguments = () if method == "dps" else (STD,)
+    got = getattr(inverse, method)(denoise, blind, jnp.asarray(Y), *arguments)(jnp.asarray(X), 0.7)
+    jax.tree.map(np.testing.assert_array_equal, got, denoise(jnp.asarray(X), 0.7))
+
+
 def test_rows_do_not_see_each_other():
     denoise = Gaussian(jnp.asarray(MEAN), jnp.asarray(COVARIANCES["full"])).denoiser(Karras())
     posterior = inverse.mmps(denoise, projection(), jnp.asarray(Y), STD)
