@@ -3,8 +3,9 @@
     pip install '.[docs]'
     python -m experiments.site --out site         # then open site/index.html
 
-The library's pages are pdoc's, from the docstrings, with its search, and one lists all names by concept; the
-first page is the README, and each tutorial is its own script in prose and code. Colours follow the reader's
+The library's pages are pdoc's, from the docstrings, with its search; one lists all names by concept, and one
+has the equations that their docstrings cite by number (`equations` sets them). The first page is the README,
+and each tutorial is its own script in prose and code. Colours follow the reader's
 system, light or dark; looked at in Chromium 150 at 1,280 and 390 pixels in both (2026-11-29). Building fails
 where a link leads nowhere (`broken_links`).
 """
@@ -15,11 +16,14 @@ import html.parser
 import importlib
 import inspect
 import pathlib
+import pkgutil
 import re
 import shutil
 import sys
 import urllib.parse
 import warnings
+
+from experiments.site import equations
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 HERE = pathlib.Path(__file__).parent
@@ -27,6 +31,7 @@ TUTORIALS = ROOT / "experiments" / "tutorials"
 PAGES = {
     "index": "jaxdiff",
     "concepts": "Concepts",
+    "mathematics": "Mathematics",
     "tutorials": "Tutorials",
     "gallery": "Figures",
     "benchmarks": "What was measured",
@@ -68,6 +73,7 @@ def main(out: pathlib.Path) -> None:
     ]
     _write(out, "index", _linked(out, ROOT / "README.md"))
     _write(out, "concepts", concepts())
+    _write(out, "mathematics", mathematics())
     _write(out, "tutorials", "# Tutorials\n\n" + "\n".join(index))
     _write(out, "gallery", "# Figures\n\n" + "\n\n".join(gallery))
     _write(out, "benchmarks", _linked(out, ROOT / "benchmarks" / "README.md"))
@@ -95,6 +101,42 @@ def concepts() -> str:
                 rows.append(f"| [{name}]({page}) | {_summary(item)} |")
         parts.append("\n".join(rows))
     return "\n\n".join(parts)
+
+
+def mathematics() -> str:
+    """What the library's modules say of themselves where they have equations, as Markdown."""
+    import jaxdiff
+
+    parts = ["# Mathematics", "Equations that a docstring cites by number are those of its module, here."]
+    for concept in CONCEPTS:
+        package = importlib.import_module(f"jaxdiff.{concept}")
+        modules = [package]
+        for found in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{package.__name__}."):
+            modules.append(importlib.import_module(found.name))
+        for module in modules:
+            text = inspect.getdoc(module) or ""
+            if not any(map(equations.is_formula, _INDENTED.findall(text))):
+                continue
+            own = [
+                f"[{name}](jaxdiff.html#{name})"
+                for name in jaxdiff.__all__
+                if getattr(getattr(jaxdiff, name), "__module__", None) == module.__name__
+            ]
+            heading = f"## {module.__name__.removeprefix('jaxdiff.')}"
+            parts += [heading, _escaped(text), *([f"Names: {', '.join(own)}"] if own else [])]
+    return "\n\n".join(parts)
+
+
+_INDENTED = re.compile(r"(?:^    .*\n?)+", re.MULTILINE)
+
+
+def _escaped(docstring: str) -> str:
+    """A docstring whose stars are not Markdown's."""
+    lines = docstring.splitlines()
+    return "\n".join(
+        line if line.startswith("    ") else re.sub(r"(?<!\w)\*(?!\w)|(?<=\w)\*(?=\w)", "&#42;", line)
+        for line in lines
+    )
 
 
 def _summary(item: object) -> str:
@@ -162,7 +204,8 @@ def _tidy(page: pathlib.Path) -> None:
     text = re.sub(r"<p>(Alias for field number|Create new instance of) [^<]*</p>", "", text)
     places = _Links(text).places
     kept = lambda match: match[0] if match[1] in places else ""  # noqa: E731
-    page.write_text(re.sub(r' href="#([^"]+)"', kept, text))
+    text = re.sub(r' href="#([^"]+)"', kept, text)
+    page.write_text(equations.rendered(equations.in_prose(text)) if page.suffix == ".html" else text)
 
 
 def _linked(out: pathlib.Path, path: pathlib.Path) -> str:
@@ -184,7 +227,10 @@ def _linked(out: pathlib.Path, path: pathlib.Path) -> str:
 def _write(out: pathlib.Path, name: str, markdown: str) -> None:
     import markdown2
 
-    body = markdown2.markdown(markdown, extras=["fenced-code-blocks", "tables", "header-ids"])
+    body = markdown2.markdown(
+        markdown, extras=["code-friendly", "fenced-code-blocks", "tables", "header-ids"]
+    )
+    body = equations.rendered(equations.in_prose(body) if name == "mathematics" else body)
     title = html.escape(PAGES.get(name, name.replace("_", " ")))
     links = "".join(f'<a href="{page}.html">{html.escape(words)}</a>' for page, words in PAGES.items())
     style = "".join((HERE / sheet).read_text() for sheet in ("theme.css", "page.css"))

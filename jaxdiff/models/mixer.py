@@ -1,9 +1,9 @@
 """An MLP-mixer for a fixed set of tokens: pixels, patches or the columns of a table.
 
-h_0     = W_in features + position
-h'      = h_i + V2 dropout(silu(V1 film(norm(h_i), c)))        over tokens, c = c(t, label)
-h_{i+1} = h'  + W2 dropout(silu(W1 film(norm(h'), c)))         over channels
-answer  = W_out norm(h_n),    W_out = 0 at initialization
+    h_0     = W_in features + position
+    h'      = h_i + V2 dropout(silu(V1 film(norm(h_i), c)))        over tokens, c = c(t, label)
+    h_{i+1} = h'  + W2 dropout(silu(W1 film(norm(h'), c)))         over channels
+    answer  = W_out norm(h_n),    W_out = 0 at initialization
 
 Tolstikhin et al. 2021, arXiv 2105.01601. Weights are shared over tokens or over channels, never over both,
 which generalizes better than a `ResidualMLP` of ten times the size from a few thousand images.

@@ -1,8 +1,10 @@
 """A residual network for vectors.
 
-h_0     = W_in [x, waves(x)] + b_in
-h_{i+1} = h_i + W2 dropout(silu(W1 film(norm(h_i), c))) + biases,    c = c(t, label)
-answer  = W_out silu(norm(h_n)) + b_out,    W_out = b_out = 0 at initialization
+    h_0     = W_in [x, waves(x)] + b_in
+    h_{i+1} = h_i + W2 dropout(silu(W1 film(norm(h_i), c))) + biases,    c = c(t, label)
+    answer  = W_out silu(norm(h_n)) + b_out,    W_out = b_out = 0 at initialization
+
+where film scales and shifts by two linear functions of c (`jaxdiff.models.embedding`).
 """
 
 import flax.linen as nn
