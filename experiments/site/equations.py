@@ -16,7 +16,7 @@ import textwrap
 _GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
 )
-_LETTERS = dict(zip(_GREEK.split(), "αβγδεζηθκλμνξπρστφχψω", strict=True))
+_LETTERS: dict[str, str] = dict(zip(_GREEK.split(), "αβγδεζηθκλμνξπρστφχψω", strict=True))
 _LETTERS |= {"Gamma": "Γ", "Delta": "Δ", "Lambda": "Λ", "Sigma": "Σ", "Phi": "Φ", "Psi": "Ψ", "Omega": "Ω"}
 _LETTERS |= {"sum": "∑", "int": "∫", "prod": "∏", "sqrt": "√", "grad": "∇", "infinity": "∞"}
 _SIGNS = {"<=": "≤", ">=": "≥", "!=": "≠", "->": "→", "'": "′", "-": "−", "*": "·"}
