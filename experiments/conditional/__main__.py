@@ -10,6 +10,7 @@
     | d800      | the same where covariances are of factors; 100 evaluations, few observed   | mixtures |
     | plane     | a nonlinear observation in the plane: draws on rings, judged by a grid     | plane    |
     | digits    | digits seen in part by the main job's model; a Gaussian's conditional      | digits   |
+    | patches   | 32 x 32 in colour: a hole, an eighth of the size, random products          | patches  |
     | classes   | digits of a wished class: guidance, weights that make it exact, spread     | classes  |
 
 Each part's module says what to expect and what was measured. Written to --out: a JSON file for each part as
@@ -17,7 +18,7 @@ it is done, figures.json with all of them, and figure.png.
 """
 
 from experiments import parts
-from experiments.conditional import classes, digits, mixtures, plane
+from experiments.conditional import classes, digits, mixtures, patches, plane
 
 PARTS: parts.Parts = {
     "d8": (mixtures, mixtures.Config()),
@@ -25,6 +26,7 @@ PARTS: parts.Parts = {
     "d800": (mixtures, mixtures.LARGE),
     "plane": (plane, plane.CONFIG),
     "digits": (digits, digits.Config()),
+    "patches": (patches, patches.Config()),
     "classes": (classes, classes.Config()),
 }
 
