@@ -59,6 +59,10 @@ def epoch_batch(key: Key, data: Any, size: int, step: Array | int) -> Any:
 
     Data and the answer are as in `batch`. Raises ValueError for unequal or empty leading axes, or a size that
     is not in [1, n].
+
+    >>> data, key = jnp.array([3, 5, 7, 9]), jax.random.key(0)
+    >>> sorted(x for step in (0, 1) for x in jd.data.epoch_batch(key, data, 2, step).tolist())
+    [3, 5, 7, 9]
     """
     n = checks.num_rows(data)
     checks.integer("size", size, 1)
@@ -205,6 +209,10 @@ def eight_gaussians(key: Key, n: int, *, std: Array | float = 0.3) -> Array:
 
     For std <= 0.3 they hardly overlap and the entropy is log 8 + log(2 pi e std^2), 2.5094 nats at 0.3, less
     under 1e-5. Row i depends on (key, i) only. Raises ValueError for a negative std.
+
+    >>> centers = jd.data.eight_gaussians(jax.random.key(0), 1000, std=0.0)
+    >>> bool(jnp.allclose(jnp.linalg.norm(centers, axis=1), 4.0))
+    True
     """
     checks.integer("n", n, 1)
     checks.within("std", std, 0.0, math.inf)
@@ -226,6 +234,10 @@ def digits() -> Split:
 
     An image of 8 x 8 is read row by row; labels are the digits. Split by `train_test_split` with
     test_size=0.2 and random_state=0. Raises ImportError if scikit-learn is missing.
+
+    >>> split = jd.data.digits()
+    >>> len(split.train), len(split.test), int(split.train.max())
+    (1437, 360, 16)
     """
     pixels, labels = checks.extra("sklearn.datasets", "experiments").load_digits(return_X_y=True)
     split = checks.extra("sklearn.model_selection", "experiments").train_test_split
@@ -243,6 +255,10 @@ def photograph_patches(*, size: int = 8, gray: bool = True) -> Split:
 
     Gray is 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded. Raises ValueError for a size that is not in
     [1, 64], and ImportError if scikit-learn is missing.
+
+    >>> split = jd.data.photograph_patches(size=8)
+    >>> len(split.train), len(split.test), split.train[0].shape
+    (6784, 1696, (8, 8, 1))
     """
     checks.integer("size", size, 1)
     if size > 64:

@@ -54,6 +54,12 @@ def from_arrays(
 
     Raises ValueError for unequal or empty leading axes, a size that is not in [1, n] or not divisible by the
     number of processes, and from the feed for a step that is not an integer of at least 0.
+
+    >>> feed = jd.feeds.from_arrays(jnp.array([3, 5, 7, 9]), 2, seed=0)
+    >>> sorted([*feed(0).tolist(), *feed(1).tolist()])  # an epoch
+    [3, 5, 7, 9]
+    >>> feed(7).tolist() == feed(7).tolist()
+    True
     """
     n = checks.num_rows(data)
     rows = _walk(n, size, seed, *_processes(size, process_index, process_count))
@@ -84,6 +90,11 @@ def from_records(
 
     Raises ValueError as `from_arrays` does, and from the feed, naming the record, for one of other structure,
     shapes or dtypes than record 0; an error of the source is passed on with the number of the record.
+
+    >>> records = [{"x": 1.0, "label": 0}, {"x": 2.0, "label": 1}]  # or anything with a length and numbers
+    >>> rows = jd.feeds.from_records(records, 2, seed=0)(5)
+    >>> sorted(rows["x"].tolist()), sorted(rows["label"].tolist())
+    ([1.0, 2.0], [0, 1])
     """
     if not len(source):
         raise ValueError(f"source must hold at least one record, got an empty {type(source).__name__}.")

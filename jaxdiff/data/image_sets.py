@@ -71,6 +71,16 @@ def image_folder(directory: str | PathLike[str], *, size: int, channels: int = 3
 
     Raises FileNotFoundError where no image is found, ValueError for an empty class or images beside classes,
     ImportError without Pillow, and on reading ValueError naming a file that cannot be decoded.
+
+    >>> import pathlib, tempfile
+    >>> from PIL import Image
+    >>> directory = pathlib.Path(tempfile.mkdtemp())
+    >>> for name, colour in {"apples": "red", "leaves": "lime"}.items():
+    ...     (directory / name).mkdir()
+    ...     Image.new("RGB", (8, 6), colour).save(directory / name / "1.png")
+    >>> folder = jd.image_sets.image_folder(directory, size=2)
+    >>> folder.classes, folder[1]["image"][0, 0].tolist(), int(folder[1]["label"])
+    (('apples', 'leaves'), [0, 255, 0], 1)
     """
     checks.integer("size", size, 1)
     checks.option("channels", channels, [1, 3])

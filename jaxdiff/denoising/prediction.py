@@ -60,7 +60,12 @@ class PredictionType(Protocol):
 
 
 def as_they_are(schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
-    """(x, t): the network is shown the example and the schedule's own time."""
+    """(x, t): the network is shown the example and the schedule's own time.
+
+    >>> x, t = jd.prediction.as_they_are(jd.Karras(), jnp.array([2.0]), 3.0)
+    >>> x.tolist(), float(t)
+    ([2.0], 3.0)
+    """
     del schedule
     return x, jnp.asarray(t, float)
 
@@ -68,7 +73,13 @@ def as_they_are(schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
 @pytree
 @dataclass(frozen=True)
 class Reading:
-    """A prediction type without parameters, made of two functions; by default the network is shown (x, t)."""
+    """A prediction type without parameters, made of two functions; by default the network is shown (x, t).
+
+    >>> double = jd.prediction.Reading("double", lambda schedule, t: (0.0, 2.0))  # twice the noise
+    >>> said, x = jnp.array([4.0]), jnp.array([5.0])
+    >>> jd.convert(jd.Karras(), said, x, 1.0, source=double, target=jd.prediction.data).tolist()  # 5 - 2
+    [3.0]
+    """
 
     name: str
     row: Row
@@ -122,6 +133,11 @@ class EDM:
     level as log(sigma / alpha) / 4, clipped where it is infinite. It never sees the schedule: a network
     trained under one serves under every other. Karras et al. 2022, arXiv 2206.00364, table 1, where
     alpha = 1. Raises ValueError unless data_std > 0.
+
+    >>> kind = jd.prediction.EDM(3.0)
+    >>> shown, level = kind.inputs(jd.Karras(), jnp.array([10.0]), 4.0)  # x / (3^2 + 4^2)^(1/2)
+    >>> shown.tolist(), round(float(level), 4) == round(math.log(4) / 4, 4)
+    ([2.0], True)
     """
 
     data_std: Array | float = 1.0
@@ -149,6 +165,10 @@ class Angle(EDM):
     It is in [0, 1], with slopes that are finite on the whole way, where those of a logarithm are not at its
     ends: for flow maps that are trained by a tangent, MeanFlow and sCM (arXiv 2410.11081 says why). A
     denoiser hears less of small noise so.
+
+    >>> kind = jd.prediction.Angle(1.0)
+    >>> [round(float(kind.inputs(jd.Karras(), jnp.ones(1), t)[1]), 3) for t in (0.0, 1.0)]
+    [0.0, 0.5]
     """
 
     def inputs(self, schedule: Schedule, x: Array, t: Time) -> tuple[Array, Array]:
@@ -158,7 +178,11 @@ class Angle(EDM):
 
 
 def noise_level(schedule: Schedule, t: Time) -> Array:
-    """EDM's log(sigma / alpha) / 4, clipped to [-3, 3] where it would be infinite; a scalar."""
+    """EDM's log(sigma / alpha) / 4, clipped to [-3, 3] where it would be infinite; a scalar.
+
+    >>> round(float(jd.prediction.noise_level(jd.Karras(), math.exp(2.0))), 4)
+    0.5
+    """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     # Beyond the clip on either side, where the logarithm of 0 would have an infinite derivative.
     alpha, sigma = jnp.maximum(alpha, 1e-6 * sigma), jnp.maximum(sigma, 1e-6 * alpha)
@@ -166,13 +190,24 @@ def noise_level(schedule: Schedule, t: Time) -> Array:
 
 
 def read(row: Row, schedule: Schedule, estimate: Denoised, t: Time) -> Array:
-    """The row's reading a data + b noise of an estimate, eq. (1), of its shape; t scalar."""
+    """The row's reading a data + b noise of an estimate, eq. (1), of its shape; t scalar.
+
+    >>> estimate = jd.Denoised(data=jnp.array([1.0]), noise=jnp.array([5.0]))
+    >>> jd.prediction.read(jd.prediction.v.row, jd.Karras(), estimate, 2.0).tolist()  # noise - t data
+    [3.0]
+    """
     a, b = row(schedule, t)
     return a * estimate.data + b * estimate.noise
 
 
 def solve(row: Row, schedule: Schedule, prediction: Array, x: Array, t: Time) -> Denoised:
-    """(data, noise) from a prediction in the row, eq. (2); x of any shape, t scalar."""
+    """(data, noise) from a prediction in the row, eq. (2); x of any shape, t scalar.
+
+    >>> said, x = jnp.array([1.0]), jnp.array([7.0])
+    >>> answer = jd.prediction.solve(jd.prediction.noise.row, jd.Karras(), said, x, 2.0)
+    >>> answer.data.tolist(), answer.noise.tolist()  # 7 = 5 + 2 * 1
+    ([5.0], [1.0])
+    """
     (a, b), det = row(schedule, t), determinant(row, schedule, t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     return Denoised(data=(b * x - sigma * prediction) / det, noise=(alpha * prediction - a * x) / det)
@@ -214,7 +249,12 @@ def _convert(
 
 
 def check_type(name: str, value: Any) -> None:
-    """Raise TypeError unless value is a prediction type."""
+    """Raise TypeError unless value is a prediction type.
+
+    >>> jd.prediction.check_type("prediction", "noise")
+    Traceback (most recent call last):
+    TypeError: prediction must be one of prediction.data, noise, score, v, flow or EDM(std), got 'noise'.
+    """
     if inspect.isclass(value) or not hasattr(value, "row") or not hasattr(value, "inputs"):
         raise TypeError(
             f"{name} must be one of prediction.data, noise, score, v, flow or EDM(std), got "
@@ -223,11 +263,20 @@ def check_type(name: str, value: Any) -> None:
 
 
 def determinant(row: Row, schedule: Schedule, t: Time) -> Array:
-    """alpha b - sigma a of a row, a scalar."""
+    """alpha b - sigma a of a row, a scalar.
+
+    >>> float(jd.prediction.determinant(jd.prediction.v.row, jd.Karras(), 2.0))  # alpha^2 + sigma^2
+    5.0
+    """
     a, b = row(schedule, t)
     return schedule.alpha(t) * b - schedule.sigma(t) * a
 
 
 def error_scale(schedule: Schedule, t: Time, *, source: Row, target: Row) -> Array:
-    """w such that an error e of a prediction in source's row is an error w e in target's, a scalar."""
+    """w such that an error e of a prediction in source's row is an error w e in target's, a scalar.
+
+    >>> noise, data = jd.prediction.noise.row, jd.prediction.data.row
+    >>> float(jd.prediction.error_scale(jd.Karras(), 2.0, source=noise, target=data))  # data = x - 2 noise
+    -2.0
+    """
     return determinant(target, schedule, t) / determinant(source, schedule, t)

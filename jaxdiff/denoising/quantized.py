@@ -60,6 +60,13 @@ def predictor(network: LevelNetwork, log_prior: Array) -> Predictor:
 
     Raises ValueError for a log_prior of another shape or with infinities, for an x of another shape, or when
     the network answers in another shape than (batch, *shape, L).
+
+    >>> silent = lambda params, features, t: jnp.zeros((*features.shape[:-1], 2))
+    >>> predict = jd.quantized.predictor(silent, jnp.log(jnp.array([[0.2, 0.8]])))
+    >>> kind = jd.quantized.prediction
+    >>> denoise = jd.make_denoiser(predict, None, jd.Karras(), shape=(1,), prediction=kind)
+    >>> round(float(denoise(jnp.array([[0.65]]), 10.0).data[0, 0]), 2)  # .2 / 4 + .8 * 3 / 4
+    0.65
     """
     if jnp.ndim(log_prior) < 2:
         raise ValueError(
@@ -107,6 +114,11 @@ def quantized_target(
     Raises TypeError for what is no key or schedule and for other than integers, ValueError for another shape
     and for a pixel out of range or a t that is, or that has no noise or no signal; where such a t is traced
     the target is NaN.
+
+    >>> pixels, t = jnp.array([[3]]), jnp.array([10.0])
+    >>> x, target = jd.quantized.quantized_target(jax.random.key(0), jd.Karras(), pixels, t, levels=5)
+    >>> round(float(target.data[0, 0]), 2)  # under much noise the middle of [3 / 5, 4 / 5]
+    0.7
     """
     checks.key(key)
     checks.schedule(schedule)
@@ -146,6 +158,10 @@ def log_histogram(pixels: Array, *, levels: int, smoothing: float = 0.5) -> Arra
     smoothing * levels rows with the frequencies of all entries together (at least .3 % for a level) are added
     to each entry, so that no level is impossible. Raises TypeError for other than integers, and ValueError
     for a scalar, no rows, a pixel out of [0, levels - 1] or a smoothing that is not positive.
+
+    >>> log_prior = jd.quantized.log_histogram(jnp.array([[0], [0], [0], [1]]), levels=2)
+    >>> jnp.exp(log_prior).round(4).tolist()
+    [[0.75, 0.25]]
     """
     checks.integer("levels", levels, 1)
     checks.integers("pixels", pixels)

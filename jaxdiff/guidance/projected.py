@@ -27,6 +27,11 @@ def projected(denoise: Denoiser, project: Projection) -> Denoiser:
 
     project: such as `projections.box(-1.0, 1.0)`. Raises TypeError for what is no denoiser or function,
     ValueError where project answers another shape.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> answer = jd.projected(law, jd.projections.box(-1.0, 1.0))(jnp.array([[4.0]]), 1.0)
+    >>> answer.data.tolist(), answer.noise.tolist()  # not 2 and 2, but 4 = 1 + 3
+    ([[1.0]], [[3.0]])
     """
     check_denoiser("denoise", denoise)
     check_projection(project)

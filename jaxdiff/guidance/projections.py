@@ -24,6 +24,9 @@ def box(low: ArrayLike, high: ArrayLike) -> Projection:
     """Entries between low and high, scalars or arrays of one datum's shape; exactly.
 
     Raises ValueError where a known low is above high.
+
+    >>> jd.projections.box(-1.0, 1.0)(jnp.array([[0.5, 2.0, -3.0]])).tolist()
+    [[0.5, 1.0, -1.0]]
     """
     known = checks.known(low), checks.known(high)
     if known[0] is not None and known[1] is not None and (known[0] > known[1]).any():
@@ -35,6 +38,9 @@ def half_space(normal: ArrayLike, offset: ArrayLike) -> Projection:
     """sum(normal x) <= offset, normal of one datum's shape and offset a scalar; to rounding.
 
     Raises ValueError for a normal that is zero.
+
+    >>> jd.projections.half_space([1.0, 1.0], 1.0)(jnp.array([[1.0, 1.0], [0.0, 0.0]])).tolist()  # x + y <= 1
+    [[0.5, 0.5], [0.0, 0.0]]
     """
     normal = jnp.asarray(normal, float)
     checks.positive("the length of normal", jnp.sum(normal**2))
@@ -112,6 +118,9 @@ def simplex(data: Array) -> Array:
     """Rows of vectors, (batch, d), that are not negative and sum to one.
 
     By sorting, Held, Wolfe & Crowder 1974. Raises ValueError for data of more axes.
+
+    >>> jd.projections.simplex(jnp.array([[0.25, 0.75], [2.0, 0.0], [1.0, 1.0]])).tolist()
+    [[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]]
     """
     if data.ndim != 2:
         raise ValueError(f"data on a simplex must have shape (batch, d), got {data.shape}.")

@@ -41,19 +41,33 @@ EmaDecay: TypeAlias = float | Callable[[Array], Array]
 
 
 def warm_up(decay: float) -> Callable[[Array], Array]:
-    """d_k = min(decay, k / (9 + k)): short averages first, so that the initialization is forgotten."""
+    """d_k = min(decay, k / (9 + k)): short averages first, so that the initialization is forgotten.
+
+    >>> decay = jd.ema.warm_up(0.999)
+    >>> [round(float(decay(step)), 3) for step in (0, 8, 10**6)]
+    [0.1, 0.5, 0.999]
+    """
     check_decay(decay)
     return lambda step: jnp.minimum(decay, (1 + step) / (10 + step))
 
 
 def power_function(width: float) -> Callable[[Array], Array]:
-    """d_k of (2), with the exponent of a relative width, in (0, 12^(-1/2)]; .05 to .10 is usual."""
+    """d_k of (2), with the exponent of a relative width, in (0, 12^(-1/2)]; .05 to .10 is usual.
+
+    >>> decay = jd.ema.power_function(12**-0.5)  # the widest: the mean of all updates, d_k = 1 - 1 / k
+    >>> [round(float(decay(step)), 3) for step in (0, 1, 3)]
+    [0.0, 0.5, 0.75]
+    """
     gamma = exponent(width)
     return lambda step: (step / (step + 1.0)) ** (gamma + 1)
 
 
 def exponent(width: float) -> float:
-    """The gamma >= 0 of a relative width: (3), solved. Raises ValueError for a width that has none."""
+    """The gamma >= 0 of a relative width: (3), solved. Raises ValueError for a width that has none.
+
+    >>> round(jd.ema.exponent(0.10), 2), round(jd.ema.exponent(0.05), 2)  # as in the paper
+    (6.94, 16.97)
+    """
     if not 0 < width <= 12**-0.5:
         raise ValueError(f"width must lie in (0, 12^(-1/2) = 0.2887], got {width!r}; .05 to .10 is usual.")
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
@@ -61,18 +75,31 @@ def exponent(width: float) -> float:
 
 
 def at(decay: EmaDecay, step: Array) -> Array | float:
-    """The decay of the update that follows `step` others."""
+    """The decay of the update that follows `step` others.
+
+    >>> jd.ema.at(0.99, 500), jd.ema.at(lambda step: step / 1000, 500)
+    (0.99, 0.5)
+    """
     return decay(step) if callable(decay) else decay
 
 
 @compiled
 def updated(average: Params, params: Params, decay: Array | float) -> Params:
-    """Eq. (1) for each leaf, in the average's precision."""
+    """Eq. (1) for each leaf, in the average's precision.
+
+    >>> jd.ema.updated({"w": jnp.array([1.0])}, {"w": jnp.array([5.0])}, 0.75)["w"].tolist()
+    [2.0]
+    """
     return jax.tree.map(lambda e, p: e + jnp.asarray(1 - decay, e.dtype) * (p - e), average, params)
 
 
 def check_decay(decay: float) -> None:
-    """Raise ValueError for a constant decay out of range."""
+    """Raise ValueError for a constant decay out of range.
+
+    >>> jd.ema.check_decay(1.0)
+    Traceback (most recent call last):
+    ValueError: ema_decay must lie in [0, 1), got 1.0; use None to keep no average.
+    """
     if not 0 <= decay < 1:
         raise ValueError(f"ema_decay must lie in [0, 1), got {decay!r}; use None to keep no average.")
 
@@ -88,6 +115,13 @@ def reconstruction_weights(
 
     Use only what was kept up to that step or soon after. Raises ValueError for lengths that differ, steps
     below 1, and a width out of range.
+
+    >>> weights = jd.ema.reconstruction_weights([50, 100, 100], [0.05, 0.05, 0.1], step=100, width=0.07)
+    >>> round(float(weights.sum()), 6)
+    1.0
+    >>> kept = jd.ema.reconstruction_weights([100, 100], [0.05, 0.1], step=100, width=0.1)
+    >>> abs(kept.round(3)).tolist()  # an average that was kept is itself
+    [0.0, 1.0]
     """
     if len(steps) != len(widths) or not len(steps):
         raise ValueError(
@@ -109,6 +143,10 @@ def combine(weights: Sequence[float] | np.ndarray, averages: Iterable[Params]) -
     """sum_i weights[i] averages[i], in float32 at least; averages may be read one by one.
 
     Raises ValueError unless there are as many of one as of the other, at least one.
+
+    >>> averages = {"w": jnp.array([0.0, 8.0])}, {"w": jnp.array([4.0, 0.0])}
+    >>> jd.ema.combine([0.25, 0.75], averages)["w"].tolist()
+    [3.0, 2.0]
     """
     total = None
     for weight, average in zip(np.asarray(weights).tolist(), averages, strict=True):

@@ -60,6 +60,10 @@ def init(key: Key, d: int, num_features: int, *, bandwidth: Array | float) -> Ra
 
     bandwidth: b of eq. (1), a scalar, in units of what the model is shown: x / s for `EDM`, x for `data`.
     Raises ValueError unless num_features is even, and for sizes or a bandwidth that are not positive.
+
+    >>> model = jd.random_features.init(jax.random.key(0), 2, 10_000, bandwidth=4.0)
+    >>> round(float(model.frequencies.std()), 2)
+    0.25
     """
     checks.integer("d", d, 1)
     checks.integer("num_features", num_features, 2)
@@ -80,14 +84,26 @@ def _init(key: Key, d: int, num_features: int, bandwidth: Array | float) -> Rand
 
 @compiled
 def features(frequencies: Array, x: Array) -> Array:
-    """phi of eq. (1) at each row of x, shape (batch, d) -> (batch, 2K)."""
+    """phi of eq. (1) at each row of x, shape (batch, d) -> (batch, 2K).
+
+    >>> model = jd.random_features.init(jax.random.key(0), 1, 10_000, bandwidth=1.0)
+    >>> phi = jd.random_features.features(model.frequencies, jnp.array([[0.0], [1.0]]))
+    >>> round(float(phi[0] @ phi[1]), 1)  # the kernel, e^(-1/2) = .607
+    0.6
+    """
     angles = jnp.matmul(x, frequencies, precision=_PRECISION)
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1) / frequencies.shape[-1] ** 0.5
 
 
 @compiled
 def predict(model: RandomFeatures, x: Array, t: Array) -> Array:
-    """c + B' phi(x), shape (batch, d): a `Predictor` that does not look at t."""
+    """c + B' phi(x), shape (batch, d): a `Predictor` that does not look at t.
+
+    >>> model = jd.random_features.init(jax.random.key(0), 1, 100, bandwidth=1.0)
+    >>> model = model._replace(intercept=jnp.array([3.0]))  # and no coefficients yet
+    >>> jd.random_features.predict(model, jnp.array([[0.0], [1.0]]), jnp.ones(2)).tolist()
+    [[3.0], [3.0]]
+    """
     sums = jnp.matmul(features(model.frequencies, x), model.coefficients, precision=_PRECISION)
     return sums + model.intercept[None]
 
@@ -112,6 +128,15 @@ def fit(
     Raises TypeError for integer x and for a family that makes no denoiser; ValueError for NaN, for shapes
     that disagree, for a t that the denoiser does not know, for a negative weight or none that is positive and
     unless penalty > 0.
+
+    >>> predict = jd.random_features.predict
+    >>> family = lambda model: jd.make_denoiser(predict, model, jd.Karras(), shape=(1,))  # begins at N(0, 1)
+    >>> model = jd.random_features.init(jax.random.key(0), 1, 50, bandwidth=1.0)
+    >>> x = jnp.linspace(-2, 8, 50)[:, None]
+    >>> target = jd.Denoised((x + 3) / 2, (x - 3) / 2)  # of N(3, 1) at t = 1
+    >>> denoise = family(jd.random_features.fit(model, family, x, target, 1.0, penalty=1e-3))
+    >>> round(float(denoise(jnp.array([[1.0]]), 1.0).data[0, 0]), 3)
+    2.0
     """
     checks.floating("x", x)
     checks.shape("x", x, (None, model.frequencies.shape[0]))
@@ -167,6 +192,11 @@ def ridge(
     """B, shape (p, k), and c, (k,), of eq. (3), from design (n, p) and targets (n, k), by Cholesky.
 
     In single precision or better, whatever they are in. Raises as `fit`.
+
+    >>> design, targets = jnp.array([[0.0], [1.0], [2.0]]), jnp.array([[1.0], [3.0], [5.0]])
+    >>> slope, intercept = jd.random_features.ridge(design, targets, penalty=1e-6)
+    >>> slope.round(3).tolist(), intercept.round(3).tolist()
+    ([[2.0]], [1.0])
     """
     design, targets = single(design), single(targets)
     checks.shape("design", design, (None, None))

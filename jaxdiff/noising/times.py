@@ -44,6 +44,9 @@ def stratified(key: Key, n: int) -> Array:
     independent points, `jax.random.uniform(key, (n,))`.
 
     Raises TypeError for what is no key, ValueError for n below 1.
+
+    >>> jnp.floor(4 * jd.times.stratified(jax.random.key(0), 4)).tolist()
+    [0.0, 1.0, 2.0, 3.0]
     """
     checks.key(key)
     checks.integer("n", n, 1)
@@ -57,7 +60,12 @@ def _stratified(key: Key, n: int) -> Array:
 
 
 def uniform(u: Array, *, t_min: Time, t_max: Time) -> TrainingTimes:
-    """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max."""
+    """Times uniform on [t_min, t_max]. Raises ValueError unless t_min < t_max.
+
+    >>> t, weight = jd.times.uniform(jnp.array([0.0, 0.5, 1.0]), t_min=1.0, t_max=3.0)
+    >>> t.tolist(), weight.tolist()  # the density is 1 / 2
+    ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0])
+    """
     _in_unit_interval(u)
     checks.ordered("t_min", t_min, "t_max", t_max)
     return TrainingTimes(t_min + (t_max - t_min) * u, jnp.broadcast_to(t_max - t_min, u.shape))
@@ -77,6 +85,11 @@ def log_normal(
     Under `Karras` with the default mean and std EDM's law of sigma, for data of standard deviation 1/2
     (Karras et al. 2022, arXiv 2206.00364, table 1). Raises ValueError unless std > 0 and t_min < t_max are in
     the schedule's range.
+
+    >>> u = jnp.array([0.5])  # the median
+    >>> times = jd.times.log_normal(u, jd.Karras(), mean=0.0, std=1.2, t_min=0.01, t_max=100.0)
+    >>> times.t.round(3).tolist()
+    [1.0]
     """
     _in_unit_interval(u)
     checks.positive_number("std", std)
@@ -111,6 +124,10 @@ def log_snr_uniform(
     The importance law of the likelihood weighting: `weights.likelihood` times this weight is the
     constant (lambda_max - lambda_min) / 2. Both ends need sigma > 0 and alpha > 0.
     Raises ValueError unless t_min < t_max and both log-SNRs are finite.
+
+    >>> u = jnp.array([0.25, 0.5, 0.75])
+    >>> jd.times.log_snr_uniform(u, jd.Karras(), t_min=0.25, t_max=4.0).t.round(3).tolist()
+    [0.5, 1.0, 2.0]
     """
     _in_unit_interval(u)
     t_min, t_max = _range(schedule, t_min, t_max)
@@ -277,6 +294,10 @@ def gaussian_grid(
     Gaussian data of that variance in every direction: d K (L / K - 1 + e^(-L / K)) / 2 nats for K steps, with
     L the log of the ratio of the ends. Derived here. Raises ValueError unless variance > 0, t_min < t_max and
     both log-SNRs are finite.
+
+    >>> times = jd.times.gaussian_grid(jd.Karras(), 2, variance=1.0, t_min=1.0, t_max=31**0.5)
+    >>> (1 + times**2).round(2).tolist()
+    [32.0, 8.0, 2.0]
     """
     checks.integer("num_steps", num_steps, 1)
     checks.positive_number("variance", variance)

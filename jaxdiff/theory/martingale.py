@@ -85,6 +85,13 @@ def martingale_terms(
     still sum to H, but their mean is not zero. path: by `forward_path`, under that schedule. Raises TypeError
     for what is no denoiser; ValueError for shapes that disagree, for times that do not increase or that a
     denoiser does not know and for denoisers of two schedules.
+
+    >>> exact, wrong = (jd.Gaussian([mean], 1.0).denoiser(jd.Karras()) for mean in (0.0, 1.0))
+    >>> key, data, times = jax.random.key(0), jnp.array([[0.5], [-1.0]]), jnp.array([1.0, 2.0, 4.0])
+    >>> path = jd.theory.forward_path(key, jd.Karras(), data, times)
+    >>> terms = jd.theory.martingale_terms(wrong, exact, data, path, times, jnp.ones(3))
+    >>> bool(jnp.allclose(terms.increments.sum(0), terms.total, atol=1e-5))  # eq. (3)
+    True
     """
     check_path(estimate, data, path, times, weights)
     check_denoiser("exact", exact)
@@ -114,7 +121,16 @@ def _martingale_terms(
 
 
 def martingale_constant(terms: MartingaleTerms) -> Array:
-    """K = E H^2 / E sum_j g_j |zeta_j|^2, with means over the paths; a scalar."""
+    """K = E H^2 / E sum_j g_j |zeta_j|^2, with means over the paths; a scalar.
+
+    >>> law, wrong = (jd.Gaussian([mean], 1.0) for mean in (0.0, 1.0))
+    >>> data, times = law.sample(jax.random.key(0), 10_000), jnp.ones(1)
+    >>> path = jd.theory.forward_path(jax.random.key(1), jd.Karras(), data, times)
+    >>> denoisers = wrong.denoiser(jd.Karras()), law.denoiser(jd.Karras())
+    >>> terms = jd.theory.martingale_terms(*denoisers, data, path, times, jnp.ones(1))
+    >>> round(float(jd.theory.martingale_constant(terms)), 1)  # of one level, Cov(x_0 | x_1)
+    0.5
+    """
     return jnp.mean(terms.total**2) / jnp.mean(terms.squared_error)
 
 
@@ -122,6 +138,10 @@ def posterior_covariance(denoise: Denoiser, x: Array, t: Time) -> Array:
     """Cov(x_0 | x_t = x), eq. (5), for x (n, d) at a scalar time; shape (n, d, d), by d tangents.
 
     Raises TypeError for what is no denoiser, ValueError for other shapes and for a t that it does not know.
+
+    >>> denoise = jd.Gaussian(jnp.zeros(2), 1.0).denoiser(jd.Karras())
+    >>> jd.theory.posterior_covariance(denoise, jnp.ones((1, 2)), 1.0).round(4).tolist()  # 1 / (1 + 1)
+    [[[0.5, 0.0], [0.0, 0.5]]]
     """
     _check_at(denoise, "x", x, "t", t)
     return _posterior_covariance(denoise, x, t)
@@ -141,6 +161,11 @@ def increment_covariance(denoise: Denoiser, x_s: Array, x_t: Array, s: Time, t: 
 
     x_s: (draws, n, d), draws of x_s given x_t; the inner mean is over them. The first innovation x_0 - D_1
     has no s: its covariance is the `posterior_covariance`. Raises as that, and ValueError unless s < t.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x_t, x_s = jnp.zeros((1, 1)), jnp.zeros((1, 1, 1))  # for Gaussian data it does not depend on them
+    >>> round(float(jd.theory.increment_covariance(denoise, x_s, x_t, 1.0, 2.0)[0, 0, 0]), 4)  # 4 / 5 - 1 / 2
+    0.3
     """
     _check_at(denoise, "x_t", x_t, "t", t)
     checks.shape("x_s", x_s, (None, *x_t.shape))
@@ -162,6 +187,11 @@ def increment_constants(schedule: Schedule, times: Array, curvature: Array | flo
     a^2 / v <= L, for there the step is too long for the bound: `cluster_constants` has another. Raises
     TypeError for what is no schedule, ValueError for times that do not increase or are out of its range and
     for a curvature of another shape.
+
+    >>> times, curvature = jnp.array([1.0, 2.0]), jnp.array([-1.0, -0.5])  # N(0, 1), and N(0, 2) at t = 1
+    >>> constants = jd.theory.increment_constants(jd.Karras(), times, curvature)
+    >>> [round(float(c), 4) for c in constants]  # the variances of M_k, see `increment_covariance`
+    [0.5, 0.3]
     """
     _check_levels(schedule, times)
     if jnp.shape(curvature):
@@ -184,6 +214,11 @@ def cluster_constants(
     radius: rho, half the largest distance between two of the clusters' centres; std: s, the standard
     deviation of each around its centre, which may be 0. Raises as `increment_constants`, and ValueError for a
     negative radius or std.
+
+    >>> times = jnp.array([1.0, 2.0])
+    >>> constants = jd.theory.cluster_constants(jd.Karras(), times, radius=0.0, std=1.0)  # one, N(0, 1)
+    >>> [round(float(c), 4) for c in constants]  # as `increment_constants`
+    [0.5, 0.3]
     """
     _check_levels(schedule, times)
     for name, value in (("radius", radius), ("std", std)):

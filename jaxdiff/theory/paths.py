@@ -17,6 +17,11 @@ def forward_path(key: Key, schedule: Schedule, data: Array, times: Array) -> Arr
 
     Path i depends on (key, i) only. Raises TypeError for what is no key or schedule and for integer data, and
     ValueError for times that do not increase or are out of the schedule's range.
+
+    >>> data, times = jnp.zeros((10_000, 1)), jnp.array([1.0, 3.0])
+    >>> path = jd.theory.forward_path(jax.random.key(0), jd.Karras(), data, times)
+    >>> path.std((1, 2)).round(1).tolist()
+    [1.0, 3.0]
     """
     checks.key(key)
     checks.schedule(schedule)

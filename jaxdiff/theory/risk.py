@@ -18,6 +18,12 @@ def empirical_risk(denoise: Denoiser, data: Array, path: Array, times: Array, we
     """sum_j g_j |f_j + n_j / sigma_j|^2 for each path, shape (n,), with f_j = -noise / sigma of the denoiser.
 
     Arguments and errors are those of `martingale_terms`.
+
+    >>> silent = jd.as_denoiser(lambda x, t: jd.Denoised(x, 0 * x), jd.Karras(), shape=(1,))  # says: no noise
+    >>> data, times = jnp.zeros((1, 1)), jnp.array([1.0, 2.0])
+    >>> path = jnp.array([[[1.0]], [[4.0]]])  # so n_1 / sigma_1 = n_2 / sigma_2 = 1
+    >>> jd.theory.empirical_risk(silent, data, path, times, jnp.array([1.0, 3.0])).tolist()
+    [4.0]
     """
     check_path(denoise, data, path, times, weights)
     return _empirical_risk(denoise, data, path, times, weights)
@@ -47,6 +53,14 @@ def minimize_risk(
     paths, shape (k,), each minimization seeing the first m. Returns the minimizers' numbers, shape (k,), and
     the mean risks, shape (k, candidates). Errors are those of `martingale_terms`, and ValueError for sizes
     out of [1, n].
+
+    >>> family = lambda mean: jd.Gaussian(mean[None], 1.0).denoiser(jd.Karras())
+    >>> key, means, times = jax.random.key(0), jnp.array([0.0, 2.0, 4.0]), jnp.array([1.0, 2.0])
+    >>> data = jd.Gaussian([2.0], 1.0).sample(key, 1000)
+    >>> path = jd.theory.forward_path(key, jd.Karras(), data, times)
+    >>> options = {"weights": jnp.ones(2), "sizes": jnp.array([1000])}
+    >>> jd.theory.minimize_risk(family, means, data, path, times, **options)[0].tolist()  # the second mean
+    [1]
     """
     first = family(jax.tree.map(lambda leaf: leaf[0], candidates))
     check_denoiser("family(candidate)", first)

@@ -31,6 +31,11 @@ def fit_levels(
     is compiled once, and may be vmapped over seeds, data and hyper-parameters.
 
     Raises ValueError unless levels are increasing and mix lies in [0, 1].
+
+    >>> fit = lambda key, params, s, t, mix: params + t  # in the place of one that learns
+    >>> levels = jnp.array([1.0, 2.0, 3.0])
+    >>> jd.bootstrap.fit_levels(jax.random.key(0), fit, jnp.array(0.0), levels, mix=0.5).tolist()
+    [1.0, 3.0, 6.0]
     """
     checks.key(key)
     checks.increasing("levels", levels)
@@ -70,6 +75,13 @@ def make_joint_step(
     say which: ``teacher=lambda state: state.ema_params["long"]``. step counts from 0, for a mix that waits
     until the teacher knows something. Otherwise as `training.make_train_step`, with a state from
     `training.init_state`.
+
+    >>> loss = lambda params, average, step, key, batch: (params - average / 2) ** 2 / 2
+    >>> step = jd.bootstrap.make_joint_step(loss, optax.sgd(1.0), ema_decay=0.5)
+    >>> state = jd.init_state(jnp.array(4.0), optax.sgd(1.0), ema_decay=0.5)
+    >>> state, _ = step(jax.random.key(0), state, None)
+    >>> float(state.params), float(state.ema_params)  # the target was 4 / 2; half-way from 4 to there
+    (2.0, 3.0)
     """
 
     def step(key: Key, state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:

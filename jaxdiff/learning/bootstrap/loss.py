@@ -34,6 +34,12 @@ def half_noise_loss(
 
     Raises as `denoising_loss` and `half_noise_target`, and ValueError for a teacher of another schedule or
     shape.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> data = jnp.array([[-1.0], [1.0]])
+    >>> loss = jd.bootstrap.half_noise_loss(jax.random.key(0), law, law, data, mix=1.0, gate=law)
+    >>> bool(loss.max() < 1e-6)  # an exact teacher, and the gate that is best for Gaussian data
+    True
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -201,6 +201,12 @@ def half_noise_target(
     to t the mix is multiplied by (1 - rho^2) / (1 - 1/4), so that it goes to 0 as s -> t: there, and at every
     t <= t_min, the target is that of denoising. It is finite at every time of every schedule. Raises as
     `bootstrapped_target`.
+
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t), jd.Karras(), shape=(1,))
+    >>> data = jnp.ones((2, 1))
+    >>> x, target = jd.bootstrap.half_noise_target(jax.random.key(0), zero, data, 2.0, mix=0.75)
+    >>> target.data.round(4).tolist()  # a quarter of the data, the rest of the teacher: eq. (6)
+    [[0.25], [0.25]]
     """
     check_denoiser("teacher", teacher)
     checks.within("mix", mix, 0.0, 1.0)

@@ -13,7 +13,11 @@ from jaxdiff.typing import Array, Schedule, Time
 
 @compiled
 def noise_correlation(schedule: Schedule, s: Time, t: Time) -> Array:
-    """rho of eq. (2) for scalar times s <= t: the correlation of the noises of one path at s and t."""
+    """rho of eq. (2) for scalar times s <= t: the correlation of the noises of one path at s and t.
+
+    >>> round(float(jd.bootstrap.noise_correlation(jd.Karras(), 1.0, 2.0)), 4)
+    0.5
+    """
     return correlation(schedule, s, t)[0]
 
 
@@ -24,6 +28,10 @@ def earlier_time(schedule: Schedule, t: Time, correlation: Array | float, *, t_m
     Where no time from t_min to t has it, s is t_min, or t itself where t <= t_min, where alpha_t = 0 and for
     a correlation of 1. Raises ValueError for a correlation outside [0, 1] and for times out of the schedule's
     range.
+
+    >>> s = jd.bootstrap.earlier_time(jd.Karras(), jnp.array([2.0, 8.0]), 0.5, t_min=0.01)
+    >>> s.round(3).tolist()  # half the noise
+    [1.0, 4.0]
     """
     checks.schedule(schedule)
     checks.shape("correlation", correlation, ())
