@@ -49,8 +49,8 @@ class Rows(NamedTuple):
     """Encoded; may be empty where nothing is judged."""
     test: jax.Array
     """Encoded."""
-    unit: float = 0.0
-    """What the models' log-densities gain, in nats, by being of the table's variables."""
+    unit: jax.Array | float = 0.0
+    """What log-densities gain, in nats, by being of the table's variables; one for all rows, or one each."""
     exact: np.ndarray | None = None
     """log p of the test rows in the table's variables, where it is known."""
 
@@ -124,7 +124,7 @@ def _one(
         )
         figures = {"steps": float(fitted.steps), "seconds": fitted.seconds}
         values = jnp.concatenate(list(_in_turns(model, fitted.params, law, judge_key, rows.test)))
-    nats = np.asarray(values, np.float64) + rows.unit
+    nats = np.asarray(values, np.float64) + np.asarray(rows.unit)
     if not np.isfinite(nats).all():
         raise FloatingPointError(f"{(~np.isfinite(nats)).sum()} of {len(nats)} log-densities are not finite.")
     figures |= {"nats": float(nats.mean()), "over_rows": float(nats.std(ddof=1) / len(nats) ** 0.5)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import estimates
-from experiments.density_table import compare, descent, flows, images, laws, models, tables, toys
+from experiments.density_table import compare, descent, flows, images, laws, margins, models, tables, toys
 from jaxdiff.denoising import quantized
 from jaxdiff.laws.gaussian import Gaussian
 
@@ -72,6 +72,21 @@ def test_a_row_of_the_table_is_less_the_truth_and_in_its_unit():
 def test_patches_lose_their_mean_and_the_entry_that_it_gives_away():
     x = jnp.array([[1.0, 2.0, 6.0]])
     np.testing.assert_allclose(images.without_mean(x), [[-2.0, -1.0]])
+
+
+def test_normal_margins_have_the_density_of_levels_that_are_dequantized():
+    """If entries are independent and as frequent as said, log p is known; the slope is also a difference's."""
+    log_frequencies = jnp.log(jnp.array([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]]))
+    to_normal = margins.Margins(log_frequencies)
+    pixels = jax.random.randint(jax.random.key(0), (50, 2), 0, 3)
+    x = (pixels + jax.random.uniform(jax.random.key(1), pixels.shape, minval=0.1, maxval=0.9)) / 3
+    y, log_slope = to_normal(x)
+    wanted = jnp.take_along_axis(log_frequencies[None], pixels[..., None], 2)[..., 0].sum(1) + 2 * jnp.log(
+        3.0
+    )
+    np.testing.assert_allclose(jax.scipy.stats.norm.logpdf(y).sum(1) + log_slope, wanted, atol=1e-4)
+    slopes = jax.vmap(jax.jacfwd(lambda row: to_normal(row[None])[0][0]))(x)
+    np.testing.assert_allclose(jnp.linalg.slogdet(slopes)[1], log_slope, atol=1e-4)
 
 
 def test_the_steps_of_a_table_s_grid():
