@@ -60,8 +60,8 @@ one a row, which their log-densities gain by being of the table's variables."""
 class Config:
     """What a part depends on.
 
-    Rates and the least noise of what has no head, and the mixture's size, were chosen on validation images and
-    seed 7, which is none of the table's. With the head they are the quickstart's, and of flows first guesses.
+    Rates and the least noise of what has no head, and the mixture's size, were chosen on validation images
+    and seed 7, which is none of the table's. With the head they are the quickstart's; flows' first guesses.
     """
 
     dataset: str = "digits"
