@@ -21,7 +21,7 @@ import numpy as np
 from experiments.conditional import judges
 from experiments.conditional.methods import METHODS, Problem
 from experiments.few_step import tasks
-from experiments.networks import started
+from experiments.networks import applied, started
 from experiments.optimizers import adamw
 from jaxdiff import inverse, pytree
 from jaxdiff.denoising.denoiser import Denoiser
@@ -149,7 +149,7 @@ def _fit(config: Config, key: Key, task: tasks.Task, law: Denoiser) -> Denoiser:
     init_key, key = jax.random.split(key)
 
     def model(params: Params) -> Denoiser:
-        denoise = make_denoiser(network.apply, params, SCHEDULE, shape=SHAPE, scale=1.0)
+        denoise = make_denoiser(applied(network), params, SCHEDULE, shape=SHAPE, scale=1.0)
         return dataclasses.replace(denoise, estimate=_Residual(denoise, law))
 
     def loss(params: Params, key: Key, batch: Array) -> Array:
