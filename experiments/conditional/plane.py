@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 CONFIG = Config(d=2, observed=1, std=0.1, coverage_observations=100, methods=NONLINEAR)
 EDGE, CELLS, SHOWN = 5.0, 501, 300
+EVERY = 5
+"""Cell is kept of the density, to be looked at."""
 
 
 def smoke() -> Config:
@@ -108,11 +110,13 @@ def run(config: Config) -> dict[str, Any]:
         if row["compute"] == compute:
             got = mixtures.draws(config, ring, row["method"], compute, row["setting"], y, jax.random.key(9))
             shown[row["method"]] = np.asarray(got)[:SHOWN]
+    density = ring.density(y).reshape(CELLS, CELLS)[::EVERY, ::EVERY]
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,
         "coverage": coverage,
         "shown": {name: np.round(x, 3).tolist() for name, x in shown.items()},
+        "density": np.round(density / density.max(), 4).tolist(),
     }
 
 
@@ -122,12 +126,20 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
-    """Draws of one posterior by each method, side by side."""
+    """Draws of one posterior by each method, side by side, over its density's contours."""
+    line = np.linspace(-EDGE, EDGE, CELLS)[::EVERY]
+    inside = np.abs(line) < 2.7
+    density = np.asarray(figures["density"])[np.ix_(inside, inside)].T
     for i, (name, points) in enumerate(figures["shown"].items()):
-        x = np.clip(np.asarray(points), -2.6, 2.6)
-        right, down = i % 4, i // 4
-        axes.scatter(x[:, 0] + 6 * right, x[:, 1] - 6.5 * down, s=1.5, linewidths=0)
-        axes.text(6 * right, 3 - 6.5 * down, name, fontsize=5, ha="center")
+        x = np.asarray(points)
+        x = x[(np.abs(x) < 2.7).all(1)]
+        right, down = 6 * (i % 4), 6.5 * (i // 4)
+        levels = [0.03, 0.3, 1.0]
+        axes.contourf(
+            line[inside] + right, line[inside] - down, density, levels=levels, colors=["#dfe9f5", "#a9c6e6"]
+        )
+        axes.scatter(x[:, 0] + right, x[:, 1] - down, s=1.5, linewidths=0, color="#b03a2e")
+        axes.text(right, 3 - down, name, fontsize=5, ha="center")
     axes.set_aspect("equal")
     axes.axis("off")
     axes.set_title("seen: the distance from the middle")
