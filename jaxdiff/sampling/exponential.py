@@ -98,12 +98,15 @@ def weights(
     nodes: Sequence[Array],
     ready: Sequence[Array],
     tau: Array | float = 0.0,
+    *,
+    midpoint: bool = False,
 ) -> list[Array]:
     """What multiplies V_j - V_0 in x_s, for the polynomial through V_0 at `start` and V_j at the nodes.
 
     start, nodes: values of l. ready: which nodes count; the degree is their number. All zero where the step
     is far. The integrals of eq. (1) and (2) over Lagrange's polynomials by Gauss and Legendre's rule of 16
-    points: nothing cancels, so that float32 keeps its digits at any h.
+    points: nothing cancels, so that float32 keeps its digits at any h. midpoint: the polynomial's value at
+    h / 2 in place of all of it.
     """
     h = half_log_snr(schedule, s) - start
     near = is_near(h)
@@ -114,6 +117,7 @@ def weights(
     else:
         kernel = -schedule.sigma(s) * rate * jnp.exp(h - u)
     kernel = kernel * h * jnp.asarray(_WEIGHTS, h.dtype)
+    u = 0.5 * h if midpoint else u
     known = [near & ok & jnp.isfinite(node) for ok, node in zip(ready, nodes, strict=True)]
     at = [jnp.where(ok, node - start, 1.0) for ok, node in zip(known, nodes, strict=True)]
     answers = []

@@ -44,6 +44,7 @@ ODE = {
     "dpm_solver_pp_1": (dpm_solver_pp(order=1), 1),
     "dpm_solver_pp_2": (dpm_solver_pp(order=2), 2),
     "dpm_solver_pp_3": (dpm_solver_pp(order=3), 3),
+    "adams_2": (ExponentialAdams(order=2), 2),
     "adams_4": (ExponentialAdams(order=4), 4),
     "deis_3": (deis(3), 3),
     "unipc_2": (unipc(2), 3),
@@ -213,6 +214,27 @@ def test_multistep_rules_are_interpolation(order, estimate, corrector, tau, floa
     np.testing.assert_allclose(
         integrate(key, denoise, x, times, sampler=sampler), wanted, rtol=1e-8, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("tau", [0.0, 1.0])
+def test_the_second_order_of_dpm_solver_pp_is_the_papers(tau, float64):
+    """Algorithm 2 of arXiv 2211.01095, 2M, and SDE-DPM-Solver++(2M), eq. (18) there, as they stand."""
+    case, key = CASES["vp"], jax.random.key(5)
+    denoise, x = mixture_denoiser(case.schedule), jax.random.normal(jax.random.key(0), (7, 2))
+    times = np.array([0.9, 0.7, 0.55, 0.3, 0.12, 0.05, 0.01])
+    sampler = sde_dpm_solver_pp(2) if tau else dpm_solver_pp(2)
+    got = integrate(key, denoise, x, times, sampler=sampler)
+    lam = [np.log(case.alpha(t) / case.sigma(t)) for t in times]
+    y, before = np.asarray(x), None
+    for i, (t, s) in enumerate(itertools.pairwise(times)):
+        z, h = np.asarray(noise_like(jax.random.fold_in(key, i), x)), lam[i + 1] - lam[i]
+        here = np.asarray(denoise(jnp.asarray(y), t).data)
+        r = (lam[i] - lam[i - 1]) / h if i else 1.0
+        data = here if before is None else (1 + 1 / (2 * r)) * here - before / (2 * r)
+        shrunk = case.sigma(s) / case.sigma(t) * np.exp(-h * tau) * y
+        y = shrunk + case.alpha(s) * (1 - np.exp(-h * (1 + tau))) * data
+        y, before = y + tau * case.sigma(s) * np.sqrt(1 - np.exp(-2 * h)) * z, here
+    np.testing.assert_allclose(got, y, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("sampler", [dpm_solver_pp(3), deis(3), unipc(2)])
