@@ -26,6 +26,7 @@ from experiments.optimizers import adamw
 from jaxdiff import inverse, pytree
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.laws.factors import FactorMixture
 from jaxdiff.learning import ema, training
 from jaxdiff.learning.losses import denoising_loss
 from jaxdiff.noising.schedules import Karras
@@ -110,7 +111,7 @@ def run(config: Config) -> dict[str, Any]:
             method: _draws(config, denoise, operator, seen, method, setting, jax.random.fold_in(key, i))
             for i, (method, setting) in enumerate(config.settings)
         }
-        draws["Gaussian"] = _conditioned(config, law, matrix, seen, rng)
+        draws["Gaussian"] = conditioned(law.law, matrix, seen, config.draws, config.std, rng)
         rows += [
             {"task": name, "method": method, **judges.images(got[:, :, judged], truth[:, judged])}
             for method, got in draws.items()
@@ -191,18 +192,18 @@ def _draws(
     return np.asarray(jnp.stack(got), np.float64).reshape(len(seen), config.draws, SIZE)
 
 
-def _conditioned(
-    config: Config, law: Any, matrix: np.ndarray, seen: np.ndarray, rng: np.random.Generator
+def conditioned(
+    law: FactorMixture, matrix: np.ndarray, seen: np.ndarray, draws: int, std: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws of the Gaussian, each moved by what is seen of it (Matheron's rule): (images, draws, numbers)."""
-    n = len(seen) * config.draws
-    data = np.asarray(law.sample(jax.random.key(rng.integers(2**31)), n), np.float64).reshape(n, SIZE)
-    factors, rest = np.asarray(law.law.factors[0], np.float64), float(law.law.variances.reshape(-1)[0])
-    cross = factors @ (matrix @ factors).T + rest * matrix.T
-    spread = matrix @ cross + config.std**2 * np.eye(len(matrix))
-    off = np.repeat(seen, config.draws, axis=0) - data @ matrix.T
-    off -= config.std * rng.standard_normal(off.shape)
-    return (data + np.linalg.solve(spread, off.T).T @ cross.T).reshape(len(seen), config.draws, SIZE)
+    """Draws of its one component, moved by what is seen (Matheron's rule): (images, draws, numbers)."""
+    n = len(seen) * draws
+    data = np.asarray(law.sample(jax.random.key(rng.integers(2**31)), n), np.float64)
+    factors, rest = np.asarray(law.factors[0], np.float64), np.asarray(law.variances[0], np.float64)
+    cross = factors @ (matrix @ factors).T + rest[:, None] * matrix.T
+    spread = matrix @ cross + std**2 * np.eye(len(matrix))
+    off = np.repeat(seen, draws, axis=0) - data @ matrix.T
+    off -= std * rng.standard_normal(off.shape)
+    return (data + np.linalg.solve(spread, off.T).T @ cross.T).reshape(len(seen), draws, -1)
 
 
 def table(figures: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.conditional import digits, judges, methods, mixtures, plane
+from experiments.conditional import classes, digits, judges, methods, mixtures, patches, plane
+from jaxdiff.laws.factors import FactorMixture
 
 
 def test_exact_draws_are_of_the_posterior():
@@ -112,3 +113,28 @@ def test_holes_are_filled(axes):
         assert np.abs(kept - truth[:, None]).mean() < 0.1  # what is seen is kept
     assert "small" in digits.table(figures)
     digits.draw(figures, axes)
+
+
+@pytest.mark.slow
+def test_guidance_makes_classes_surer(axes):
+    figures = classes.run(classes.smoke())
+    assert json.loads(json.dumps(figures, allow_nan=False))
+    right = {row["name"]: row["right"]["mean"] for row in figures["rows"]}
+    assert right["scale 3.0"] > right["the classes' Gaussians"] - 0.02
+    assert right["training images"] == 1
+    assert "told from test" in classes.table(figures)
+    classes.draw(figures, axes)
+
+
+def test_the_gaussian_of_patches_is_conditioned():
+    """A line of numbers, of rank one: mean and covariance of what is drawn, by NumPy."""
+    rng = np.random.default_rng(0)
+    factors, matrix, y = rng.standard_normal((3, 1)), rng.standard_normal((2, 3)), np.array([0.4, -0.3])
+    law = FactorMixture(jnp.ones(1), jnp.zeros((1, 3)), jnp.asarray(factors)[None], jnp.full((1, 3), 0.3))
+    got = patches.conditioned(law, matrix, y[None], 20_000, 0.5, rng)[0]
+    covariance = factors @ factors.T + 0.3 * np.eye(3)
+    gain = covariance @ matrix.T @ np.linalg.inv(matrix @ covariance @ matrix.T + 0.25 * np.eye(2))
+    left = covariance - gain @ matrix @ covariance
+    assert (np.abs(got.mean(0) - gain @ y) < 4.5 * np.sqrt(np.diag(left) / 20_000)).all()
+    spread = np.sqrt((left**2 + np.outer(np.diag(left), np.diag(left))) / 20_000)
+    assert (np.abs(np.cov(got.T) - left) < 4.5 * spread).all()
