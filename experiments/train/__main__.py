@@ -98,7 +98,7 @@ def main(
     # Unless JAX_COMPILATION_CACHE_DIR says where.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined] - made as jax starts
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
-    problem = problems.load(config, data)
+    problem = problems.load(config, data, kept=out / "gaussian.npz")
     single = configs.in_single_precision(config)
     if single != config and not keep_dtype and jax.devices()[0].platform == "cpu":
         config = single

@@ -11,7 +11,12 @@ In 3,072 dimensions the first is fitted to noise. Fitted to the training patches
 6.11 where that has 5.16 (astronaut and rocket; MEASURED, jax 0.12.0.1, 2026-11-22).
 """
 
+import hashlib
+import math
+import os
 import pathlib
+import zipfile
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -56,19 +61,61 @@ class Problem(NamedTuple):
         return np.clip(self.mean + self.std * x, 0, 1)
 
 
-def load(config: Config, directory: pathlib.Path | None) -> Problem:
-    """The config's data set; directory is where the user has its files, for those that ship with nothing."""
+def load(config: Config, directory: pathlib.Path | None, *, kept: pathlib.Path | None = None) -> Problem:
+    """The config's data set; directory is where the user has its files, for those that ship with nothing.
+
+    kept: a file for the Gaussian, whose eigenvectors are most of a start (half a minute in 3,072 dimensions).
+    It is read if it is of these pixels, and written if not.
+    """
     split, levels = _read(config, directory)
-    pixels = (split.train + 0.5) / levels
-    mean, std = float(pixels.mean()), float(pixels.std())
-    law = _gaussian(
-        (pixels.astype(np.float32) - mean) / std,
-        1 / (levels * std) ** 2 / 12,
-        stationary=config.gaussian == "stationary",
-    )
+    mean, std = _mean_and_std(split.train, levels)
+    stationary = config.gaussian == "stationary"
+
+    def fit() -> _Moments:
+        images = ((split.train.astype(np.float32) + 0.5) / levels - mean) / std
+        return _moments(images, 1 / (levels * std) ** 2 / 12, stationary=stationary)
+
+    described = f"{split.train.shape} {split.train.dtype} {levels} {stationary}".encode()
+    digest = hashlib.sha256(described + np.ascontiguousarray(split.train).tobytes()).hexdigest()
+    center, values, basis = map(jnp.asarray, fit() if kept is None else _read_or_made(kept, digest, fit))
+    law = Shaped(Gaussian(center, Spectrum(values, basis)), split.train.shape[1:])
     # A part of the test images may be evaluated: then of all of them.
     test = np.random.default_rng(0).permutation(split.test)
     return Problem(split.train, test, levels, mean, std, law)
+
+
+def _mean_and_std(pixels: np.ndarray, levels: int) -> tuple[float, float]:
+    """Of (pixels + 1/2) / levels, from how often each level is there."""
+    shares = np.bincount(pixels.ravel(), minlength=levels) / pixels.size
+    values = (np.arange(levels) + 0.5) / levels
+    mean = float(shares @ values)
+    return mean, math.sqrt(shares @ (values - mean) ** 2)
+
+
+class _Moments(NamedTuple):
+    """Of a Gaussian."""
+
+    mean: np.ndarray
+    values: np.ndarray
+    """Of the covariance, and its eigenvectors as columns."""
+    basis: np.ndarray
+
+
+def _read_or_made(file: pathlib.Path, digest: str, make: Callable[[], _Moments]) -> _Moments:
+    """What a file holds, if it is there, whole, and of data of this digest; else made, and put there."""
+    try:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            if str(arrays["digest"]) == digest:
+                return _Moments(*(arrays[name] for name in _Moments._fields))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # not there, or not whole
+    moments = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_name(f"{file.name}.{os.getpid()}")  # each process its own, and whole before it is seen
+    with new.open("wb") as opened:
+        np.savez(opened, digest=digest, **moments._asdict())
+    new.replace(file)
+    return moments
 
 
 def flipped(key: Key, images: Array) -> Array:
@@ -90,7 +137,7 @@ def _read(config: Config, directory: pathlib.Path | None) -> tuple[Split, int]:
     return {"cifar10": image_sets.cifar10, "mnist": image_sets.mnist}[config.dataset](directory), 256
 
 
-def _gaussian(images: np.ndarray, noise_variance: float, *, stationary: bool) -> Shaped:
+def _moments(images: np.ndarray, noise_variance: float, *, stationary: bool) -> _Moments:
     """Fitted to images and the variance of their dequantization, which no direction has less than."""
     size = images[0].size
     mean = images.mean((0, 1, 2) if stationary else 0, dtype=np.float64)
@@ -104,8 +151,7 @@ def _gaussian(images: np.ndarray, noise_variance: float, *, stationary: bool) ->
     # The mean over unequal numbers of pairs may leave a direction with less than nothing.
     values = np.maximum(values, 0) + noise_variance
     mean = np.broadcast_to(mean, images.shape[1:]).ravel()
-    mean, values, basis = (jnp.asarray(array, jnp.float32) for array in (mean, values, basis))
-    return Shaped(Gaussian(mean, Spectrum(values, basis)), images.shape[1:])
+    return _Moments(*(array.astype(np.float32) for array in (mean, values, basis)))
 
 
 def _stationary_covariance(images: np.ndarray) -> np.ndarray:

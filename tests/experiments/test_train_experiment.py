@@ -257,6 +257,30 @@ def test_a_stationary_covariance_is_the_mean_over_equal_differences():
     np.testing.assert_allclose(got, wanted.reshape(24, 24), atol=1e-10)
 
 
+def test_the_gaussian_of_a_run_is_kept_and_read_if_it_is_of_these_pixels(tmp_path, monkeypatch):
+    file = tmp_path / "out" / "gaussian.npz"
+    first = problems.load(CONFIG, None, kept=file)
+    [there] = file.parent.iterdir()
+    assert there == file
+    real, made = np.linalg.eigh, []
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: made.append(matrix) or real(matrix))
+
+    def same(other):
+        return all(jax.tree.leaves(jax.tree.map(np.array_equal, first.law, other.law)))
+
+    assert same(problems.load(CONFIG, None, kept=file))
+    assert not made
+    other = dataclasses.replace(CONFIG, gaussian="stationary" if CONFIG.gaussian == "full" else "full")
+    assert not same(problems.load(other, None, kept=file))
+    assert len(made) == 1
+    for damage in (lambda content: content[: len(content) // 2], lambda content: b""):
+        file.write_bytes(damage(file.read_bytes()))
+        assert same(problems.load(CONFIG, None, kept=file))
+    assert len(made) == 3
+    assert same(problems.load(CONFIG, None, kept=file))
+    assert len(made) == 3
+
+
 def test_the_network_learns_what_the_reference_leaves_over(finished):
     """An untrained one is silent; where the gain of one pixel's own output is 1, it adds in EDM's row."""
     run, _, _, _ = finished
@@ -308,7 +332,7 @@ def test_bfloat16_is_for_accelerators_unless_it_is_asked_for(
         raise PreparedError(config)
 
     monkeypatch.setattr(trainer, "prepare", prepare)
-    monkeypatch.setattr(problems, "load", lambda config, data: None)
+    monkeypatch.setattr(problems, "load", lambda config, data, **kept: None)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
     with pytest.raises(PreparedError) as prepared:
         program.main(CONFIGS["cifar10"], tmp_path, keep_dtype=keep)
