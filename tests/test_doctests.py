@@ -24,8 +24,14 @@ SLOW = {
     "choose_horizon",
     "class_logits",
     "density_formula",
+    "fit_factor_mixture",
+    "fit_flow",
     "fit_mixture",
+    "fit_student_mixture",
+    "learn_sampler",
     "optimal_grid",
+    "pilot_time_density",
+    "telescoped_log_density",
     "tune_sampler",
 } | {
     "jumps.particle_gibbs",
@@ -107,7 +113,6 @@ def test_public_names_say_what_they_are_and_take(package):
 SAID_ELSEWHERE = {
     f"sampling.starts.{name}"
     for name in [
-        "by_labels",
         "check_fit",
         "gaussian_mixture",
         "low_rank",

@@ -84,6 +84,13 @@ def telescoped_log_density(
     `log_density_difference`. So the last is evaluated evaluations[-1].number times a row. The first may be a
     smaller network, or the same in bfloat16. Raises as those, and ValueError unless there are evaluations for
     each denoiser, at least one.
+
+    >>> rough, fine = (jd.Gaussian([0.0], v).denoiser(jd.Karras()) for v in (2.0, 1.0))
+    >>> evaluations, x = [jd.Evaluations(256), jd.Evaluations(64)], jnp.zeros((1, 1))
+    >>> answer = jd.telescoped_log_density(jax.random.key(0), [rough, fine], x, evaluations)
+    >>> error = answer.value[0] + math.log(2 * math.pi) / 2
+    >>> bool(abs(error) < 4 * answer.standard_error[0])
+    True
     """
     denoisers = tuple(denoisers)
     if isinstance(evaluations, Evaluations) or not denoisers or len(denoisers) != len(evaluations):

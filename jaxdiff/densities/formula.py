@@ -217,6 +217,12 @@ def pilot_time_density(
     The masses are the standard deviations over noise of the integral over each bin of u, plus a tenth of
     their mean, so that no bin starves. evaluations, at least 4 num_bins, are for each row; of their time
     density only the scale matters. Raises as `density_formula`.
+
+    >>> denoise, x = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.linspace(-2, 2, 16)[:, None]
+    >>> density = jd.pilot_time_density(jax.random.key(0), denoise, x)
+    >>> evaluations = jd.Evaluations(256, time_density=density)  # for `log_density` of all the others
+    >>> bool(density.masses.min() > density.masses.mean() / 12)  # no bin starves
+    True
     """
     x = check_data(key, denoise, x)
     checks.integer("num_bins", num_bins, 1)
@@ -253,6 +259,13 @@ def noise_level_curve(
     reference's, say, is much more precise than either. evaluations, at least 16 len(times), are for each row
     and all times together. Raises as `density_formula`, and ValueError unless the denoiser knows the times
     and sigma > 0 at every one.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> x, times, evaluations = jnp.zeros((1, 1)), jnp.array([1.0]), jd.Evaluations(512)
+    >>> curve = jd.noise_level_curve(jax.random.key(0), law, x, times, evaluations)
+    >>> error = curve.squared_error[0, 0] - 1 / (1 + 1) ** 2  # r = noise / (1 + t^2)
+    >>> bool(abs(error) < 4 * curve.standard_error[0, 0] + 1e-3)
+    True
     """
     x = check_data(key, denoise, x)
     checks.shape("times", times, (None,))

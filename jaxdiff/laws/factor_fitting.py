@@ -80,6 +80,12 @@ def fit_factor_mixture(
 
     Raises ValueError for what `fit_low_rank` does, fewer rows than components, a count below one or a
     negative noise variance.
+
+    >>> line = jnp.linspace(-1, 1, 50)[:, None] * jnp.array([1.0, 1.0, 0.0])
+    >>> data = jnp.concatenate([line - 5.0, line + 5.0])
+    >>> law = jd.fit_factor_mixture(jax.random.key(0), data, 2, 1, num_steps=50)
+    >>> law.weights.round(1).tolist(), sorted(law.means[:, 2].round(1).tolist())
+    ([0.5, 0.5], [-5.0, 5.0])
     """
     checks.key(key)
     data, shape, least = check_mixture_data(data, num_components, floor)

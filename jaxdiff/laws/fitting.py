@@ -142,6 +142,12 @@ def fit_student_mixture(
     Statistics are averaged over the last quarter of the iterations. Degrees of freedom are kept within
     [0.5, 500]. Restarts begin at rows drawn at random: k-means++ would begin in the tails. The other options
     and the errors are those of `fit_mixture`.
+
+    >>> angles = jnp.pi * (jnp.arange(1, 200) / 200 - 0.5)
+    >>> cauchy = jnp.tan(angles)[:, None]  # of one degree of freedom, even quantiles
+    >>> law = jd.fit_student_mixture(jax.random.key(0), cauchy, 1, num_restarts=1)
+    >>> round(float(law.degrees_of_freedom[0]))
+    1
     """
     checks.key(key)
     _check_counts(num_restarts, num_iterations)

@@ -97,6 +97,11 @@ def max_sliced_wasserstein(
     laws, by more as d / n grows, since it is taken over the points that it is measured on; for an honest
     distance find the direction on one half and take `wasserstein_1d` on the other. Deshpande et al. 2019,
     arXiv 1904.05877. Raises as `sliced_wasserstein`.
+
+    >>> x = jax.random.normal(jax.random.key(0), (100, 2))
+    >>> far = jd.metrics.max_sliced_wasserstein(jax.random.key(1), x, x + jnp.array([3.0, 0.0]))
+    >>> round(float(far.value), 2), abs(far.direction.round(2)).tolist()  # seen along the first axis
+    (3.0, [1.0, 0.0])
     """
     x, y = _samples(x, y, low=1)
     checks.key(key)
@@ -135,6 +140,10 @@ def mmd(x: Array, y: Array, *, bandwidth: Array | float | None = None) -> Estima
     sqrt(2) too large when they are equal, where the first order on which it rests vanishes. It takes h as
     given. Raises ValueError for mismatched d, fewer than two points in either sample, non-finite values, or
     a bandwidth that is not positive (more than half of the points being equal makes the default zero).
+
+    >>> x, y = jnp.array([[0.0], [0.0]]), jnp.array([[9.0], [9.0]])
+    >>> round(float(jd.metrics.mmd(x, y, bandwidth=1.0).value), 4)  # 1 + 1 - 2 e^(-81 / 2)
+    2.0
     """
     x, y = _samples(x, y, low=2)
     if bandwidth is None:
@@ -177,6 +186,11 @@ def classifier_two_sample_test(
     is 0.5 under equal laws whatever n and m are; the standard error is an upper bound of its spread under
     equal laws, and (value - 0.5) / standard_error is a test. Lopez-Paz & Oquab 2017, arXiv 1610.06545.
     Raises ValueError for mismatched d, fewer than four points in either sample, or non-finite values.
+
+    >>> x = jax.random.normal(jax.random.key(0), (100, 1))
+    >>> test = jd.metrics.classifier_two_sample_test(jax.random.key(1), x, x + 9.0, num_steps=100)
+    >>> float(test.value), round(float(test.standard_error), 4)  # on 50 points of either that it has not seen
+    (1.0, 0.05)
     """
     checks.key(key)
     x, y = _samples(x, y, low=4)
@@ -341,7 +355,11 @@ def _squared(x: Array, y: Array) -> Array:
 
 @jax.jit
 def median_distance(x: Array, y: Array) -> Array:
-    """Between points (n, d) of two samples together, of at most a thousand evenly spaced ones."""
+    """Between points (n, d) of two samples together, of at most a thousand evenly spaced ones.
+
+    >>> float(jd.metrics.median_distance(jnp.array([[0.0]]), jnp.array([[1.0], [3.0]])))  # of 1, 2 and 3
+    2.0
+    """
     points = jnp.concatenate([x, y])
     points = points[:: math.ceil(len(points) / 1000)]
     return jnp.median(jnp.sqrt(_squared(points, points))[np.triu_indices(len(points), 1)])

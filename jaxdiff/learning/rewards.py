@@ -63,6 +63,12 @@ def adjoint_matching_target(
     ((K + 1) n, *shape) and ((K + 1) n,). Cost: a call of the model and of the base, with its vjp, a step.
     Nothing is differentiated. Raises TypeError for what is no key or denoiser, ValueError for denoisers that
     disagree, times that they do not know and a reward that is not one number a row.
+
+    >>> base, tilt = (jd.Gaussian([mean], 1.0).denoiser(jd.Karras()) for mean in (0.0, 1.0))
+    >>> key, reward, times = jax.random.key(0), lambda data: data[:, 0], jnp.geomspace(50.0, 0.01, 9)
+    >>> x, t, target = jd.rewards.adjoint_matching_target(key, base, base, reward, 2, times=times)
+    >>> bool(jnp.allclose(target.noise, tilt(x, t).noise, atol=1e-3))  # N(0, 1) e^x is N(1, 1)
+    True
     """
     checks.key(key)
     _check_pair(denoise, base, reward)
@@ -100,6 +106,12 @@ def renoised_reward_target(
 
     Nothing is differentiated. Raises TypeError for what is no key or denoiser, ValueError for data of another
     shape, denoisers that disagree, times that they do not know and a rate out of (0, 1].
+
+    >>> base = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> key, reward, data = jax.random.key(0), lambda data: data[:, 0], jnp.array([[-1.0], [3.0]])
+    >>> x, target = jd.rewards.renoised_reward_target(key, base, base, reward, data, 1.0)
+    >>> (target.data - data).round(3).tolist()  # as N(1, 1), the tilt, is from N(0, 1): (x + 1) / 2 - x / 2
+    [[0.5], [0.5]]
     """
     checks.key(key)
     _check_pair(denoise, base, reward)

@@ -34,6 +34,13 @@ def interruption() -> Iterator[Callable[[int], bool]]:
 
     In a run of several processes (`jax.distributed.initialize`) all must ask at the same steps, with growing
     numbers. A signal to any of them then stops all at one step, which JAX's preemption service settles.
+
+    >>> import signal
+    >>> with jd.interruption() as stop:
+    ...     before = stop(0)
+    ...     signal.raise_signal(signal.SIGTERM)  # as a scheduler does
+    ...     before, stop(1)
+    (False, True)
     """
     several = jax.distributed.is_initialized()
     received = False

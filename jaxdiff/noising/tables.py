@@ -42,6 +42,11 @@ def logarithmic_betas(num_steps: int, c0: float, c1: float) -> Array:
 
     The noise variance grows by the factor 1 + delta a step until it is of order one, and then tends to one.
     Li & Yan 2024, arXiv 2409.18959, eq. 2.3. Raises ValueError unless c0, c1 > 0 and delta < 1.
+
+    >>> betas = jd.logarithmic_betas(100, 1.0, 5.0)
+    >>> delta = 5 * math.log(100) / 100
+    >>> round(float(betas[0]), 4), round(float(betas[2] / betas[1] - 1), 3) == round(delta, 3)
+    (0.01, True)
     """
     checks.integer("num_steps", num_steps, 2)
     checks.positive("c0", c0)

@@ -65,6 +65,15 @@ class Checkpoints:
     directory holds a run with another config (the fields are named; leave out of config what may change, such
     as the number of steps). What goes wrong in writing, a full disk say, is an OSError of the next save or of
     the end of the ``with``.
+
+    >>> import tempfile
+    >>> directory = tempfile.mkdtemp()
+    >>> state = jd.init_state(jnp.array(1.0), optax.sgd(0.1), ema_decay=None)
+    >>> with jd.Checkpoints(directory, config={}) as checkpoints:
+    ...     for step, loss in enumerate([0.5, 0.1, 0.3]):
+    ...         checkpoints.save(state._replace(step=jnp.array(step)), {"loss": loss})
+    >>> [int(jd.restore(directory, state, step=step).state.step) for step in ("latest", "best")]
+    [2, 1]
     """
 
     def __init__(
@@ -251,7 +260,15 @@ def save(
     config: Config,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
-    """Save one state in a directory and wait for it. Errors as in `Checkpoints`, which opens it."""
+    """Save one state in a directory and wait for it. Errors as in `Checkpoints`, which opens it.
+
+    >>> import tempfile
+    >>> directory = tempfile.mkdtemp()
+    >>> state = jd.init_state({"w": jnp.array([1.0, 2.0])}, optax.adam(0.1), ema_decay=None)
+    >>> jd.save(directory, state, config={"width": 64})
+    >>> jd.restore(directory, state).state.params["w"].tolist()
+    [1.0, 2.0]
+    """
     with Checkpoints(directory, config=config) as checkpoints:
         checkpoints.save(state, metrics)
 
@@ -280,6 +297,15 @@ def restore(
     NotADirectoryError, ValueError if the checkpoint is of another config (where one is given) or of another
     model: each field or leaf is named with what was got and what was wanted. Raises OSError if the checkpoint
     is damaged, and no earlier one may stand in for it.
+
+    >>> import tempfile
+    >>> directory = tempfile.mkdtemp()
+    >>> state = jd.init_state({"w": jnp.array([1.0, 2.0])}, optax.adam(0.1), ema_decay=None)
+    >>> jd.save(directory, state, config={"width": 64}, metrics={"loss": 0.5})
+    >>> like = jax.eval_shape(lambda: {"params": {"w": jnp.zeros(2)}})
+    >>> back = jd.restore(directory, like, part=True)
+    >>> back.state["params"]["w"].tolist(), back.config, back.metrics
+    ([1.0, 2.0], {'width': 64}, {'loss': 0.5})
     """
     directory = local(directory)
     if directory.exists() and not directory.is_dir():

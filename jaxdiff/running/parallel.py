@@ -210,6 +210,14 @@ def data_parallel(step: StepFn, layout: Layout, *, engine: str = "jit") -> StepF
 
     Raises ValueError for another engine, for pmap with a fully sharded layout or in several processes, and
     for rows that the devices do not divide.
+
+    >>> step = jd.make_train_step(lambda w, key, x: ((w - x) ** 2).mean() / 2, optax.sgd(1.0), ema_decay=None)
+    >>> layout = jd.Layout(jd.data_mesh())  # of all devices
+    >>> spread = jax.jit(jd.data_parallel(step, layout))
+    >>> state = jd.init_state(jnp.array(0.0), optax.sgd(1.0), ema_decay=None)
+    >>> state, _ = spread(jax.random.key(0), state, jnp.arange(8.0))
+    >>> float(state.params)  # the mean of all rows, as on one device
+    3.5
     """
     checks.option("engine", engine, ["jit", "pmap"])
     if not isinstance(layout, Layout):

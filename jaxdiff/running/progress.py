@@ -43,6 +43,17 @@ class Progress:
                 writer.add_scalar(name, value, step)
 
     Use it as a context manager, which closes the file.
+
+    >>> import io
+    >>> losses = {}
+    >>> sink = lambda step, values: losses.update({step: values["loss"]})
+    >>> report = jd.Progress(4, sinks=[sink], stream=io.StringIO())  # by itself a line on the terminal
+    >>> step = jd.make_train_step(lambda params, key, batch: params**2 / 2, optax.sgd(0.5), ema_decay=None)
+    >>> key, state = jax.random.key(0), jd.init_state(jnp.array(2.0), optax.sgd(0.5), ema_decay=None)
+    >>> options = {"num_steps": 4, "steps_per_dispatch": 2, "report": report}
+    >>> state = jd.train(key, state, step, lambda key: jnp.zeros(1), **options)
+    >>> losses  # means of 2, 1/2 and of 1/8, 1/32
+    {2: 1.25, 4: 0.078125}
     """
 
     def __init__(

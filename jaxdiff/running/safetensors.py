@@ -107,6 +107,13 @@ def load_safetensors(path: str | os.PathLike[str]) -> Tensors:
     Raises ValueError, saying what is wrong, for a file that is not of the format: cut, with a header that is
     no JSON or too long, of types that are not known, with offsets that leave the file, overlap, leave gaps or
     do not hold what the shape says, or with a name twice.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/model.safetensors"
+    >>> jd.save_safetensors(path, {"dense": {"bias": jnp.arange(2.0)}}, metadata={"format": "pt"})
+    >>> tensors = jd.load_safetensors(path)
+    >>> tensors["dense.bias"].tolist(), tensors.nested()["dense"]["bias"].tolist(), tensors.metadata["format"]
+    ([0.0, 1.0], [0.0, 1.0], 'pt')
     """
     try:
         buffer = np.fromfile(path, np.uint8)

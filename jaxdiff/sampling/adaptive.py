@@ -106,6 +106,11 @@ def integrate_adaptively(
     error. Pure JAX; derivatives in forward mode only, as of every loop without a known end. Raises as
     `integrate`, and ValueError for a tolerance that is not positive, max_steps < 1, or a t_min not below
     t_max. Where it is traced what is refused answers NaN.
+
+    >>> denoise = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> answer = jd.integrate_adaptively(jax.random.key(0), denoise, jnp.array([[2.0]]), t_max=1.0)
+    >>> round(float(answer.x[0, 0]), 1)  # 2 / 2^(1/2)
+    1.4
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -30,6 +30,12 @@ class CFGPlusPlus:
     unconditional DDIM. Chung et al. 2024, arXiv 2406.08070.
 
     unconditional: by default the denoiser itself, bound to its null condition. Raises as `guided`.
+
+    >>> one, none = (jd.Gaussian([m], 1.0).denoiser(jd.Karras()) for m in (2.0, 0.0))
+    >>> sampler = jd.CFGPlusPlus(0.5, unconditional=none)
+    >>> x, times = jnp.array([[0.0]]), jnp.array([1.0, 0.0])
+    >>> jd.integrate(jax.random.key(0), one, x, times, sampler=sampler).tolist()  # half-way from 0 to 1
+    [[0.5]]
     """
 
     scale: Array | float
@@ -66,6 +72,12 @@ class APG:
 
     unconditional: by default the denoiser itself, bound to its null condition. Raises as `guided`, and
     ValueError for a radius that is not positive.
+
+    >>> one, none = (jd.Gaussian(m, 1.0).denoiser(jd.Karras()) for m in ([2.0, 0.0], [0.0, -2.0]))
+    >>> sampler = jd.APG(3.0, unconditional=none)
+    >>> x, times = jnp.zeros((1, 2)), jnp.array([1.0, 0.0])
+    >>> jd.integrate(jax.random.key(0), one, x, times, sampler=sampler).tolist()  # (1, 0) + 2 (0, 1), across
+    [[1.0, 2.0]]
     """
 
     scale: Array | float

@@ -63,6 +63,11 @@ def dip_scores(key: Key, data: Array, schedule: Schedule, times: ArrayLike) -> n
     """`dip_score` of data, (n, ...), noised to each of times, (m,), such as `choose_horizon`'s; shape (m,).
 
     Raises as `dip_score`, and ValueError for times out of range.
+
+    >>> modes = jnp.linspace(0, 1, 200)[:, None] + jnp.arange(200)[:, None] % 2 * 5.0
+    >>> scores = jd.dip_scores(jax.random.key(0), modes, jd.Karras(), [0.1, 20.0])
+    >>> (scores > 0).tolist()  # two modes, and under much noise one
+    [True, False]
     """
     checks.shape("times", times, (None,))
     checks.in_range("times", schedule, times)

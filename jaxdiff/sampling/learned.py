@@ -86,6 +86,14 @@ def learn_sampler(
     One program for all denoisers alike, whatever their parameters, and pure JAX. What is learned is for this
     denoiser: another deserves its own. Raises TypeError for what is no `LinearMultistep`, and ValueError for
     times where noise does not dominate if no start is given, or that the denoiser does not know.
+
+    >>> law = jd.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [0.01, 0.01]).denoiser(jd.Karras())
+    >>> times = jd.times.to_clean(jd.Karras(), jd.times.noise_grid(jd.Karras(), 4, t_max=20.0))
+    >>> sampler = jd.linear_multistep(jd.DDIM(), jd.Karras(), times)
+    >>> options = {"num_samples": 64, "batch": 16, "num_steps": 40}
+    >>> learned = jd.learn_sampler(jax.random.key(0), law, sampler, **options)
+    >>> bool(learned.error < learned.error_before)
+    True
     """
     checks.key(key)
     _check_learning(denoise, sampler, num_samples, batch, num_steps, learning_rate)

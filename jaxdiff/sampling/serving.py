@@ -72,6 +72,14 @@ def export_sampler(
     Raises ImportError without flatbuffers (the extra "export"), ValueError for an unknown platform, or if the
     answer has not n rows, TypeError if config is not for JSON, and an error of jax if draw needs n to be a
     number.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/sampler"
+    >>> denoise = jd.Gaussian([3.0], 1e-8).denoiser(jd.Karras())
+    >>> draw = jax.tree_util.Partial(lambda denoise, key, n: jd.sample(key, denoise, n, num_steps=4), denoise)
+    >>> jd.export_sampler(path, draw, platforms=["cpu"])
+    >>> jd.load_sampler(path)(jax.random.key(0), 2).round().tolist()  # here or in another process
+    [[3.0], [3.0]]
     """
     _need_flatbuffers()
     unknown = [platform for platform in platforms if platform not in ("cpu", "cuda", "rocm", "tpu")]
@@ -123,6 +131,13 @@ def load_sampler(path: str | os.PathLike[str]) -> ExportedSampler:
 
     Raises FileNotFoundError, ImportError without flatbuffers, and ValueError if the file is something else,
     cut short or damaged, or if this jax cannot read its program.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/sampler"
+    >>> jd.export_sampler(path, lambda key, n: jnp.full(n, 2.0), config={"data": "twos"}, platforms=["cpu"])
+    >>> sampler = jd.load_sampler(path)
+    >>> sampler(jax.random.key(0), 3).tolist(), sampler.header["config"]
+    ([2.0, 2.0, 2.0], {'data': 'twos'})
     """
     _need_flatbuffers()
     header, program, arrays = _read(pathlib.Path(path))

@@ -57,7 +57,14 @@ Law = TypeVar("Law", bound=StartLaw)
 
 
 class Family(NamedTuple, Generic[Law]):
-    """A way to fit a start law."""
+    """A way to fit a start law.
+
+    >>> wide = jd.starts.Family(lambda key, data, schedule, t_max: jd.Gaussian([0.0], 99.0), lambda d: 0)
+    >>> data = jnp.array([[0.0], [2.0]])
+    >>> start = jd.fit_start(jax.random.key(0), wide, data, jd.Karras(), 3.0)  # a law of one's own
+    >>> round(float(start.scale) ** 2, 2)
+    99.0
+    """
 
     fit: Callable[[Key, Array, Schedule, Time], Law]
     """From data, (n, *shape), to a law of ``alpha(t_max) data + sigma(t_max) noise``, a pytree.
@@ -117,13 +124,24 @@ def fit_labelled_start(
 def fit_labelled(
     key: Key, family: Family[Any], parts: Sequence[Array], schedule: Schedule, t_max: Time
 ) -> Labelled:
-    """The same of rows by label, without checks."""
+    """The same of rows by label, without checks.
+
+    >>> parts = [jnp.array([[0.0], [2.0]]), jnp.array([[7.0], [9.0]])]
+    >>> laws = jd.starts.fit_labelled(jax.random.key(0), jd.starts.gaussian(), parts, jd.Karras(), 3.0)
+    >>> laws.law(0).mean.tolist(), laws.law(1).mean.tolist()
+    ([1.0], [8.0])
+    """
     laws = (family.fit(jax.random.fold_in(key, i), rows, schedule, t_max) for i, rows in enumerate(parts))
     return Labelled(tuple(laws))
 
 
 def by_labels(data: Array, labels: ArrayLike) -> list[Array]:
-    """The rows of each label, after the checks of `fit_labelled_start`."""
+    """The rows of each label, after the checks of `fit_labelled_start`. Raises as that for the labels.
+
+    >>> data = jnp.array([[0.0], [7.0], [2.0], [9.0]])
+    >>> [rows.ravel().tolist() for rows in jd.starts.by_labels(data, [0, 1, 0, 1])]
+    [[0.0, 2.0], [7.0, 9.0]]
+    """
     labels = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     checks.integers("labels", labels)
     checks.shape("labels", labels, (len(data),))
@@ -140,7 +158,12 @@ def by_labels(data: Array, labels: ArrayLike) -> list[Array]:
 
 
 def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, times: ArrayLike) -> Array:
-    """The data in single precision or better, after the checks of `fit_start` for fits at times."""
+    """The data in single precision or better, after the checks of `fit_start` for fits at times.
+
+    >>> half = jnp.zeros((100, 2), jnp.bfloat16)
+    >>> jd.starts.check_fit(jax.random.key(0), jd.starts.gaussian(), half, jd.Karras(), 3.0).dtype
+    dtype('float32')
+    """
     checks.key(key)
     if not isinstance(family, Family):
         raise TypeError(
@@ -165,17 +188,33 @@ def check_fit(key: Key, family: Family[Any], data: Array, schedule: Schedule, ti
 
 
 def sampling_error(family: Family[Any], data: Array) -> float:
-    """d* / 2n, in nats: the mean divergence that fitting d* parameters to n rows of data costs."""
+    """d* / 2n, in nats: the mean divergence that fitting d* parameters to n rows of data costs.
+
+    >>> jd.starts.sampling_error(jd.starts.gaussian(), jnp.zeros((100, 2)))  # 2 + 3 numbers, 5 / 200
+    0.025
+    """
     return family.num_parameters(data.size // len(data)) / (2 * len(data))
 
 
 def plain() -> Family[Distribution]:
-    """N(0, sigma^2 I), which is not fitted at all: the start of every sampler without a learned one."""
+    """N(0, sigma^2 I), which is not fitted at all: the start of every sampler without a learned one.
+
+    >>> data = jnp.array([[0.0], [2.0]])
+    >>> start = jd.fit_start(jax.random.key(0), jd.starts.plain(), data, jd.Karras(), 3.0)
+    >>> start.mean.tolist(), round(float(start.scale) ** 2, 4)
+    ([0.0], 9.0)
+    """
     return Family(_plain_fit, lambda d: 0)
 
 
 def isotropic(*, noise: str = "dynamic") -> Family[Distribution]:
-    """The Gaussian of the data's mean and mean variance, N(m, (alpha^2 v + sigma^2) I)."""
+    """The Gaussian of the data's mean and mean variance, N(m, (alpha^2 v + sigma^2) I).
+
+    >>> data = jnp.array([[0.0, 0.0], [2.0, 4.0]])  # variances 1 and 4
+    >>> start = jd.fit_start(jax.random.key(0), jd.starts.isotropic(), data, jd.Karras(), 3.0)
+    >>> round(float(start.scale) ** 2, 4)  # 5 / 2 + 3^2
+    11.5
+    """
     return Family(_gaussian_fit("isotropic", noise), lambda d: d + 1)
 
 
@@ -185,6 +224,11 @@ def gaussian(*, noise: str = "dynamic") -> Family[Distribution]:
     Dynamic noise is exact here. With fixed noise the law is that of the noised rows, and for Gaussian data of
     whatever moments its divergence from the truth has the mean
     (d n (1 + 1/n) / (n - d - 2) - d + sum_{i<=d} psi((n - i) / 2) + d log(2 / n)) / 2.
+
+    >>> data, key = jnp.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), jax.random.key(0)
+    >>> start = jd.fit_start(key, jd.starts.gaussian(), data, jd.Karras(), 2.0)
+    >>> sorted(round(float(value), 3) for value in start.covariance.values)  # 1 / 2 and 9 / 2, and 2^2
+    [4.5, 8.5]
     """
     return Family(_gaussian_fit("full", noise), lambda d: d + _of_covariance(d))
 
@@ -197,7 +241,14 @@ def gaussian_mixture(
     num_restarts: int = 16,
     num_iterations: int = 300,
 ) -> Family[Distribution]:
-    """A mixture of Gaussians, by `fit_mixture` of noised data; under dynamic noise, of up to eight copies."""
+    """A mixture of Gaussians, by `fit_mixture` of noised data; under dynamic noise, of up to eight copies.
+
+    >>> data = jnp.repeat(jnp.array([[-90.0], [90.0]]), 50, axis=0)
+    >>> family = jd.starts.gaussian_mixture(2, num_restarts=1)
+    >>> start = jd.fit_start(jax.random.key(0), family, data, jd.Karras(), 3.0)
+    >>> start.weights.round(2).tolist()
+    [0.5, 0.5]
+    """
     checks.option("noise", noise, NOISES)
     parameters = {"full": _of_covariance, "diagonal": lambda d: d, "isotropic": lambda d: 1}
     checks.option("covariance", covariance, parameters)
@@ -221,6 +272,12 @@ def low_rank(rank: int, *, noise: str = "dynamic") -> Family[Distribution]:
     """The Gaussian of a few factors and one variance for the rest, by `fit_low_rank`: for many entries.
 
     Dynamic noise is exact here.
+
+    >>> data, key = jnp.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), jax.random.key(0)
+    >>> start = jd.fit_start(key, jd.starts.low_rank(1), data, jd.Karras(), 2.0)
+    >>> variance = (start.factors**2).sum() + start.variances.ravel()[0]
+    >>> round(float(variance), 3)  # the largest, 9 / 2 of the data and 2^2
+    8.5
     """
     checks.option("noise", noise, NOISES)
 
@@ -238,6 +295,10 @@ def factor_mixture(
     """A mixture of factor analyzers, by `fit_factor_mixture` of minibatches: for thousands of entries.
 
     Under dynamic noise every minibatch has noise of its own.
+
+    >>> family = jd.starts.factor_mixture(8, 3)  # to be given to `fit_start`
+    >>> family.num_parameters(1000)  # about 8 (2 + 3) 1000; full covariances are 4 million numbers
+    39983
     """
     checks.option("noise", noise, NOISES)
 
@@ -264,7 +325,12 @@ def factor_mixture(
 def student_t_mixture(
     num_components: int, *, noise: str = "dynamic", num_restarts: int = 2, num_iterations: int = 100
 ) -> Family[Distribution]:
-    """A mixture of Student t laws with the noise added, by `fit_student_mixture`: tails stay heavy."""
+    """A mixture of Student t laws with the noise added, by `fit_student_mixture`: tails stay heavy.
+
+    >>> family = jd.starts.student_t_mixture(2)  # to be given to `fit_start`
+    >>> family.num_parameters(1)  # two means, scales and degrees of freedom, and a weight
+    7
+    """
     checks.option("noise", noise, NOISES)
 
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
@@ -290,6 +356,11 @@ def early(family: Family[Any], t: float) -> Family[Distribution]:
     here but flows) can be fitted where they show; what is lost at t is an upper bound of what is lost later.
     Small t asks more of the family: data that it does not fit at t it may well fit at t_max.
     fit_start raises ValueError unless t < t_max.
+
+    >>> data, family = jnp.array([[0.0], [2.0]]), jd.starts.early(jd.starts.gaussian(), 1.0)
+    >>> start = jd.fit_start(jax.random.key(0), family, data, jd.Karras(), 3.0)
+    >>> round(float(start.scale) ** 2, 4)  # what `gaussian` itself gives: 1 + 3^2
+    10.0
     """
 
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Distribution:
@@ -311,6 +382,10 @@ def flow(model: nn.Module, **options: Any) -> Family[Flow]:
 
     The parameters counted are those of the Gaussian that it starts from; the network's own are held back by
     data that are kept from its fit.
+
+    >>> family = jd.starts.flow(jd.models.SplineCoupling(), rank=1)  # to be given to `fit_start`
+    >>> family.num_parameters(10)  # of the Gaussian alone: a mean, a factor and a variance
+    21
     """
 
     def fit(key: Key, data: Array, schedule: Schedule, t_max: Time) -> Flow:

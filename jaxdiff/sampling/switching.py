@@ -43,6 +43,12 @@ def switched(denoisers: Sequence[Denoiser], at: Sequence[Time]) -> Denoiser:
     It knows the times of all together, is bound to a condition as a whole, and keeps the scale of the first.
     Raises ValueError for other numbers of denoisers and times, times that do not increase, denoisers of
     another schedule or shape, and for one that does not know the times that it is to answer.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> zero = jd.as_denoiser(lambda x, t: jd.Denoised(0 * x, x / t), jd.Karras(), shape=(1,))
+    >>> both = jd.switched([law, zero], [3.0])
+    >>> [float(both(jnp.array([[2.0]]), t).data[0, 0]) for t in (1.0, 4.0)]
+    [1.0, 0.0]
     """
     denoisers = tuple(denoisers)
     for i, one in enumerate(denoisers):
@@ -69,6 +75,12 @@ def denoiser_flops(denoise: Denoiser, times: Array, *, n: int = 1) -> np.ndarray
     Before it compiles, so nothing is fused, and a loop inside the network is counted once. For a sampler of
     one call a step ``denoiser_flops(denoise, times[:-1]).sum()`` is what a sample costs. Raises ValueError
     for times that are traced or that the denoiser does not know.
+
+    >>> weights = jnp.ones((64, 64))
+    >>> wide = jd.make_denoiser(lambda w, x, t: x @ w, weights, jd.Karras(), shape=(64,))
+    >>> flops = jd.denoiser_flops(wide, jnp.array([1.0]))
+    >>> bool(1 <= flops[0] / (2 * 64 * 64) < 1.5)  # little but the product
+    True
     """
     check_denoiser("denoise", denoise)
     checks.integer("n", n, 1)
