@@ -127,7 +127,7 @@ def run(config: Config) -> dict[str, Any]:
             {"task": task, "method": name, **judges.images(got[:, :, judged], x[:, judged])}
             for name, got in draws.items()
         ]
-        shown[task] = {name: got[: config.shown, :4].tolist() for name, got in draws.items()}
+        shown[task] = {name: np.nan_to_num(got[: config.shown, :4]).tolist() for name, got in draws.items()}
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,

@@ -23,7 +23,9 @@ def interval(draws: np.ndarray, share: float, axis: int = 0) -> tuple[np.ndarray
 
 
 def images(draws: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-    """draws (images, draws, judged pixels) against truth (images, judged pixels)."""
+    """draws (images, draws, judged) against truth (images, judged); None where any is no number."""
+    if not np.isfinite(draws).all():
+        return dict.fromkeys(("error", "coverage", "energy_score"))
     error = np.sqrt(((draws.mean(1) - truth) ** 2).mean(1))
     low, high = interval(draws, 0.9, axis=1)
     covered = ((truth >= low) & (truth <= high)).mean(1)

@@ -116,13 +116,14 @@ def run(config: Config) -> dict[str, Any]:
             {"task": name, "method": method, **judges.images(got[:, :, judged], truth[:, judged])}
             for method, got in draws.items()
         ]
+        print(judges.table(rows[-len(draws) :]), file=sys.stderr, flush=True)
         simple = (seen @ np.linalg.pinv(matrix).T)[:1]
         shown[name] = {"truth": truth[:1], "seen": simple} | {m: got[0, :2] for m, got in draws.items()}
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,
         "shown": {
-            name: {method: np.round(x, 2).tolist() for method, x in own.items()}
+            name: {method: np.nan_to_num(np.round(x, 2)).tolist() for method, x in own.items()}
             for name, own in shown.items()
         },
     }
