@@ -34,7 +34,7 @@ processes together, between the parts of the evaluation); Ctrl-C twice leaves at
 A line of metrics.jsonl has beside the loss what the devices do: model_flops a second, mfu, their part of the
 peak where it is known, and goodput, the part of the time in which the run made steps, with the seconds in
 which it did not: restore, compile, feed (it waited for rows) and save. Programs are kept in --out/compiled
-for a run that goes on, or where JAX_COMPILATION_CACHE_DIR says.
+for a run that goes on, or where JAX_COMPILATION_CACHE_DIR says, and the Gaussian in --out/gaussian.npz.
 
 Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
 
