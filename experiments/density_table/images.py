@@ -7,9 +7,10 @@
 
 The denoiser without a head is one of EDM's prediction over a *reference*, the mixture that stands beside it:
 the network learns what the mixture leaves over. A second table is of the same ways, all of them shown every
-entry mapped to a normal one by its own histogram (`margins`), which is no more than a change of variables. With the head (`jaxdiff.denoising.quantized`) it is that of
-`experiments.quickstart`; beside it FlowJAX's flows with the same head (`flows`), since that is where the nats
-of digits are: the levels themselves are known.
+entry mapped to a normal one by its own histogram (`margins`), which is no more than a change of variables.
+With the head (`jaxdiff.denoising.quantized`) it is that of `experiments.quickstart`; beside it FlowJAX's
+flows with the same head (`flows`), since that is where the nats of digits are: the levels themselves are
+known.
 
 Flows are stopped by a tenth of the training rows, which all the others leave aside too (but for the denoiser
 with the head, whose histogram has them).
