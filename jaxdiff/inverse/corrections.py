@@ -47,6 +47,13 @@ def linear_gaussian(
 
     Matheron's rule with Cov[data | x_t] = (sigma^2 / alpha) dD/dx, as in `mmps`, whose arguments and errors
     these are: one vjp for each of num_iterations, and one more.
+
+    >>> law, x, key = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.zeros((4000, 1)), jax.random.key(0)
+    >>> data = 0.5**0.5 * jax.random.normal(key, x.shape)  # p(data | x_1 = 0)
+    >>> correct = jd.inverse.linear_gaussian(jd.inverse.mask(jnp.array([True])), jnp.array([2.0]), 1.0)
+    >>> draws = correct(jax.random.key(1), law, x, jnp.array(1.0), data)
+    >>> round(float(draws.mean()), 1)  # the mean of 0, 2 and x_t = 0: 2 / 3
+    0.7
     """
     check_operator(operator, y, std)
     checks.integer("num_iterations", num_iterations, 1)
@@ -78,6 +85,13 @@ def langevin(log_likelihood: Reward, *, num_moves: int = 50) -> Correction:
     gradient of the likelihood and no call of the denoiser; each row finds the length of its own. Where the
     likelihood is narrower than rho by a factor of k, about k^2 moves are asked for. Raises TypeError for what
     is no function, ValueError for num_moves < 1.
+
+    >>> law, x, key = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.zeros((4000, 1)), jax.random.key(0)
+    >>> data = 0.5**0.5 * jax.random.normal(key, x.shape)  # p(data | x_1 = 0)
+    >>> correct = jd.inverse.langevin(lambda data: -((data[:, 0] - 2.0) ** 2) / 2)  # y = 2, of std 1
+    >>> draws = correct(jax.random.key(1), law, x, jnp.array(1.0), data)
+    >>> round(float(draws.mean()), 1)  # the mean of 0, 2 and x_t = 0: 2 / 3
+    0.7
     """
     if not callable(log_likelihood) or isinstance(log_likelihood, Denoiser):
         raise TypeError(
@@ -97,6 +111,13 @@ def ensemble_kalman(seen: Seen, y: Array, std: Array | float) -> Correction:
     be many times more than there are numbers in y. In the manner of Zheng et al. 2024 (EnKG), arXiv
     2409.20175. Raises TypeError for what is no function, ValueError for a y that is no vector or not finite
     and a std that is not positive.
+
+    >>> law, x, key = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.zeros((4000, 1)), jax.random.key(0)
+    >>> data = 0.5**0.5 * jax.random.normal(key, x.shape)  # p(data | x_1 = 0)
+    >>> correct = jd.inverse.ensemble_kalman(lambda data: data, jnp.array([2.0]), 1.0)
+    >>> draws = correct(jax.random.key(1), law, x, jnp.array(1.0), data)
+    >>> round(float(draws.mean()), 1)  # the mean of 0, 2 and x_t = 0: 2 / 3
+    0.7
     """
     if not callable(seen) or isinstance(seen, Denoiser):
         raise TypeError(f"seen must be a function of data, (batch, *shape), got {checks.described(seen)}.")

@@ -49,6 +49,13 @@ def daps(
     Denoiser calls: levels times num_steps, and the correction's. Rows see each other only through a
     correction that makes them. Raises TypeError for what is no key, denoiser or correction, and ValueError
     for noises that do not fall or are beyond the denoiser's working range.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> correct = jd.inverse.linear_gaussian(seen, jnp.array([2.0]), 1.0)
+    >>> noises = jnp.array([20.0, 1.0, 0.1])
+    >>> data = jd.inverse.daps(jax.random.key(0), law, correct, 4000, noises=noises)
+    >>> round(float(data.mean()), 1), round(float(data.var()), 1)  # N(1, 1 / 2)
+    (1.0, 0.5)
     """
     checks.key(key)
     check_denoiser("denoise", denoise)

@@ -33,6 +33,11 @@ def denoising_posterior(denoise: Denoiser, x: Array, t: Time) -> Denoiser:
     x: (batch, *shape), one law a row, so that batches of that many are answered; t: its time, a scalar or
     (batch,). Exact, but that no cleaner time than the denoiser's t_min is asked of it. Raises TypeError for
     what is no denoiser, ValueError for an x of another shape or a t that the denoiser does not know.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> posterior = jd.inverse.denoising_posterior(law, jnp.array([[2.0]]), 1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # the mean of 0, 2 and x_t = 0
+    0.6667
     """
     check_denoiser("denoise", denoise)
     checks.batch("x", x, t)

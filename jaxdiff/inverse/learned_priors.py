@@ -49,6 +49,12 @@ def draw_each(
 
     observations: a pytree whose leaves have a row for each, which posterior is given one by one. Raises
     TypeError for what is no key, denoiser or function, ValueError for no observations and as `sample`.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = lambda prior, y: jd.inverse.mmps(prior, seen, y, 0.01)
+    >>> y = jnp.array([[2.0], [-2.0]])
+    >>> jd.inverse.draw_each(jax.random.key(0), law, y, posterior, num_steps=8).round().tolist()
+    [[2.0], [-2.0]]
     """
     checks.key(key)
     check_denoiser("prior", prior)
@@ -93,6 +99,14 @@ def learn_prior(
     The first guess matters as in every such search: begin wide, with what the observations' moments say.
     posterior is compiled once if fit answers denoisers of one structure. Raises as `draw_each`, and TypeError
     for a fit that is no function or answers no denoiser.
+
+    >>> first, seen = jd.Gaussian([0.0], 9.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = lambda prior, y: jd.inverse.mmps(prior, seen, y, 0.1)
+    >>> fit = lambda key, data: jd.fit_gaussian(data, covariance="isotropic").denoiser(jd.Karras())
+    >>> y = jnp.linspace(2.0, 4.0, 100)[:, None]
+    >>> prior = jd.inverse.learn_prior(jax.random.key(0), first, y, posterior, fit, num_rounds=2, num_steps=8)
+    >>> round(float(prior.scale), 1)  # 1 / 3^(1/2)
+    0.6
     """
     checks.integer("num_rounds", num_rounds, 1)
     if not callable(fit):

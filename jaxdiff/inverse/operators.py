@@ -18,7 +18,14 @@ from jaxdiff.typing import Array
 @pytree
 @dataclass(frozen=True, eq=False)
 class Operator:
-    """A linear function of one datum, (*shape) -> (*observed), and its adjoint, each applied to rows."""
+    """A linear function of one datum, (*shape) -> (*observed), and its adjoint, each applied to rows.
+
+    >>> every_other = jd.inverse.Operator(lambda x: x[::2], (4,))
+    >>> every_other.apply(jnp.array([[1.0, 2.0, 3.0, 4.0]])).tolist()
+    [[1.0, 3.0]]
+    >>> every_other.adjoint(jnp.array([[1.0, 3.0]])).tolist()
+    [[1.0, 0.0, 3.0, 0.0]]
+    """
 
     function: Callable[[Array], Array]
     shape: tuple[int, ...]

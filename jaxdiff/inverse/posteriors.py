@@ -118,6 +118,11 @@ def dps(denoise: Denoiser, operator: Operator, y: Array, *, step: Array | float 
 
     Chung et al. 2022, arXiv 2209.14687, whose step this is in terms of the score: the data move by
     (sigma^2 / alpha) h. Other arguments and errors are those of `mmps`.
+
+    >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
+    >>> posterior = jd.inverse.dps(law, seen, jnp.array([2.0]), step=1.0)
+    >>> round(float(posterior(jnp.zeros((1, 1)), 1.0).data[0, 0]), 4)  # dD/dx, whatever y lacks
+    0.5
     """
     checks.positive_number("step", step)
     return _made(denoise, operator, y, 1.0, "dps", 1, step)

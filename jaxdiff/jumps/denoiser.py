@@ -42,6 +42,10 @@ class CategoricalDenoiser:
     t_max] is refused where it is known and answered with NaN where it is traced, as is an x that cannot be.
     Raises TypeError for x that is not of integers, ValueError for another shape, tokens that the process does
     not know, a t that goes with other rows, or a condition of another number of rows.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.25, 0.75])).denoiser(jd.jumps.Masking(2))
+    >>> denoise.shape, jnp.exp(denoise(jnp.array([[2]]), 0.5)).round(4).tolist()
+    ((1,), [[[0.25, 0.75]]])
     """
 
     estimate: Estimate

@@ -34,6 +34,11 @@ class Enumerated:
     """Any law over the sequences of a few tokens: probs has one axis of the vocabulary for each of them.
 
     Raises ValueError for axes of several lengths, or chances that are negative or do not sum to one.
+
+    >>> alike = jd.jumps.Enumerated(jnp.array([[0.5, 0.0], [0.0, 0.5]]))  # of two equal tokens
+    >>> denoise, seen = alike.denoiser(jd.jumps.Masking(2)), jnp.array([[1, 2]])  # 2 is the mask
+    >>> jnp.exp(denoise(seen, 0.5))[0, 1].round(4).tolist()
+    [0.0, 1.0]
     """
 
     probs: Array
@@ -96,6 +101,11 @@ class HiddenMarkov:
     """Sequences of one length that a hidden Markov chain shows, eq. (1).
 
     Raises ValueError for shapes that do not go together and chances that do not sum to one.
+
+    >>> coin = {"initial": [0.5, 0.5], "transition": [[1.0, 0.0], [0.0, 1.0]]}  # fair or not, and stays so
+    >>> law = jd.jumps.HiddenMarkov(**coin, emission=[[0.5, 0.5], [0.0, 1.0]], length=2)
+    >>> jnp.exp(law.log_prob(jnp.array([[1, 1]]))).round(4).tolist()  # (1 / 4 + 1) / 2
+    [0.625]
     """
 
     initial: Array

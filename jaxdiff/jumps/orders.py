@@ -77,6 +77,11 @@ class Confident:
     the two likeliest (Kim et al. 2025, arXiv 2502.06768), least "entropy", or "random". All but the last have
     another law than the process, even with exact conditionals: it is better where those are not. Raises
     ValueError for another order, and of a process without a mask.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.full((2, 2), 0.25)).denoiser(jd.jumps.Masking(2))
+    >>> x = jd.jumps.Confident("margin").step(jax.random.key(0), denoise, jnp.full((5, 2), 2), 1.0, 0.5)
+    >>> (x == 2).sum(1).tolist()  # one of two is still masked, in each row
+    [1, 1, 1, 1, 1]
     """
 
     order: str = "probability"

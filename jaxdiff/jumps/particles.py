@@ -116,6 +116,12 @@ class Resampled:
 
     log_prob: of data, integers (rows, *shape) -> (rows,), up to a constant: minus an energy. It is called on
     num_candidates rows for each. Raises TypeError for what is no function, ValueError for no candidates.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.5, 0.5])).denoiser(jd.jumps.Masking(2))
+    >>> sampler = jd.jumps.Resampled(lambda data: math.log(9) * data[:, 0], num_candidates=64)
+    >>> x = sampler.step(jax.random.key(0), denoise, jnp.full((4000, 1), 2), 1.0, 0.0)
+    >>> round(float(x.mean()), 1)  # weights of 1 and 9
+    0.9
     """
 
     log_prob: TokenReward

@@ -119,6 +119,12 @@ class Masking(_Replacing):
 
     alpha(t) is the share that is not masked. Sahoo et al. 2024, arXiv 2406.07524; Shi et al. 2024, arXiv
     2406.04329. Raises ValueError for a vocabulary below 2 or a schedule without alpha + sigma = 1.
+
+    >>> process = jd.jumps.Masking(3)
+    >>> process.states, process.mask
+    (4, 3)
+    >>> jd.jumps.perturb(jax.random.key(0), process, jnp.array([[0, 1, 2]]), 1.0).tolist()
+    [[3, 3, 3]]
     """
 
     @property
@@ -140,6 +146,10 @@ class Uniform(_Replacing):
     """Tokens 0, ..., vocabulary - 1 are replaced by draws of them all, of equal chances.
 
     alpha(t) is the share that was never replaced. Raises as `Masking`.
+
+    >>> x = jd.jumps.perturb(jax.random.key(0), jd.jumps.Uniform(2), jnp.zeros((10_000, 1), int), 0.5)
+    >>> round(float(x.mean()), 1)  # half were replaced, by as many zeros as ones: .25
+    0.2
     """
 
     def final_law(self) -> Array:

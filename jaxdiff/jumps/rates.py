@@ -26,6 +26,10 @@ class Rates:
     some token that is never left for good; log(1 / alpha(t)) is the time that Q has been at work. In P_st no
     two numbers are subtracted, so that small probabilities keep their digits. Raises TypeError for a matrix
     that is not known, ValueError for one of another kind or a schedule without alpha + sigma = 1.
+
+    >>> process = jd.jumps.Rates(jd.jumps.birth_death([1.0], [3.0]))
+    >>> process.stationary.round(4).tolist()  # up at the rate 1, down at the rate 3
+    [0.75, 0.25]
     """
 
     matrix: Array

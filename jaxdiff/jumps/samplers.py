@@ -53,7 +53,14 @@ class _Independent:
 @pytree
 @dataclass(frozen=True)
 class Ancestral(_Independent):
-    """Eq. (1): data are drawn for each token, and x_s by the bridge. Austin et al. 2021, arXiv 2107.03006."""
+    """Eq. (1): data are drawn for each token, and x_s by the bridge. Austin et al. 2021, arXiv 2107.03006.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.25, 0.75])).denoiser(jd.jumps.Masking(2))
+    >>> masks = jnp.full((10_000, 1), 2)
+    >>> x = jd.jumps.Ancestral().step(jax.random.key(0), denoise, masks, 1.0, 0.5)
+    >>> round(float((x == 2).mean()), 1)  # half are shown
+    0.5
+    """
 
     def chances(self, denoise: CategoricalDenoiser, x: Array, t: Array, s: Array) -> Array:
         return reverse_step(denoise.process, denoise(x, t), x, s, t)
@@ -65,7 +72,13 @@ ANCESTRAL = Ancestral()
 @pytree
 @dataclass(frozen=True)
 class Euler(_Independent):
-    """Eq. (2); where (t - s) H is above one the token jumps."""
+    """Eq. (2); where (t - s) H is above one the token jumps.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.25, 0.75])).denoiser(jd.jumps.Masking(2))
+    >>> x = jd.jumps.Euler().step(jax.random.key(0), denoise, jnp.full((10_000, 1), 2), 1.0, 0.8)
+    >>> round(float((x == 2).mean()), 1)  # by the rate at the end of the step, 1 / .8: 1 - .2 / .8
+    0.8
+    """
 
     def chances(self, denoise: CategoricalDenoiser, x: Array, t: Array, s: Array) -> Array:
         jumps = (t - s) * _away(denoise, x, t, s)
@@ -76,7 +89,13 @@ class Euler(_Independent):
 @pytree
 @dataclass(frozen=True)
 class TauLeaping(_Independent):
-    """Eq. (3): a token that jumps does so once in a step."""
+    """Eq. (3): a token that jumps does so once in a step.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.25, 0.75])).denoiser(jd.jumps.Masking(2))
+    >>> x = jd.jumps.TauLeaping().step(jax.random.key(0), denoise, jnp.full((10_000, 1), 2), 1.0, 0.8)
+    >>> round(float((x == 2).mean()), 1)
+    0.8
+    """
 
     def chances(self, denoise: CategoricalDenoiser, x: Array, t: Array, s: Array) -> Array:
         return _leap(one_hot(x, denoise.process.states), (t - s) * _away(denoise, x, t, s))
@@ -129,6 +148,12 @@ class Remasking(_Independent):
     all of them, with exact conditionals, errs more than without, by the order 1 / steps only where eta falls
     so too: it is for denoisers that err. Raises ValueError for an eta out of range, and of a process without
     a mask.
+
+    >>> denoise = jd.jumps.Enumerated(jnp.array([0.25, 0.75])).denoiser(jd.jumps.Masking(2))
+    >>> shown = jnp.ones((10_000, 1), int)
+    >>> x = jd.jumps.Remasking(0.5).step(jax.random.key(0), denoise, shown, 0.6, 0.4)
+    >>> round(float((x == 2).mean()), 1)  # masked again: half of the most, which is 1 here
+    0.5
     """
 
     eta: Array | float = 0.1

@@ -21,7 +21,12 @@ from jaxdiff.typing import Array, Time
 @pytree
 @dataclass(frozen=True)
 class Linear(RectifiedFlow):
-    """alpha = 1 - t, t in [0, 1]; the straight path, known to its clean end."""
+    """alpha = 1 - t, t in [0, 1]; the straight path, known to its clean end.
+
+    >>> schedule = jd.jumps.Linear()
+    >>> float(schedule.alpha(0.25)), float(schedule.sigma(0.25))
+    (0.75, 0.25)
+    """
 
     working_range = (0.0, 1.0)
 
@@ -32,6 +37,10 @@ class Cosine:
     """alpha = 1 - cos(pi (1 - t) / 2), t in [0, 1]: few jumps late in the reverse process.
 
     Chang et al. 2022, arXiv 2202.04200 (how many tokens are masked); Shi et al. 2024, arXiv 2406.04329.
+
+    >>> schedule = jd.jumps.Cosine()
+    >>> round(float(schedule.sigma(1 / 3)), 4)  # half are masked in the first third of the time: sin(pi / 6)
+    0.5
     """
 
     t_min = 0.0
@@ -48,7 +57,12 @@ class Cosine:
 @pytree
 @dataclass(frozen=True)
 class Exponential:
-    """alpha = e^-t, t >= 0: a clock of rate one for each token, the convention of theory papers."""
+    """alpha = e^-t, t >= 0: a clock of rate one for each token, the convention of theory papers.
+
+    >>> schedule = jd.jumps.Exponential()
+    >>> round(float(schedule.alpha(math.log(4))), 4)
+    0.25
+    """
 
     t_min = 0.0
     t_max = math.inf

@@ -59,6 +59,13 @@ class DDPMUNet(TorchNetwork):
 
     Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), if labels
     are missing or not expected, or for a block_type that is not known.
+
+    >>> config = {"down_block_types": ["DownBlock2D"] * 2, "up_block_types": ["UpBlock2D"] * 2}
+    >>> network = jd.models.DDPMUNet.from_config(config | {"block_out_channels": [32, 64]})
+    >>> x, steps = jnp.ones((1, 8, 8, 3)), jnp.zeros(1)
+    >>> params = jax.eval_shape(network.init, jax.random.key(0), x, steps)
+    >>> params["params"]["conv_in.weight"].shape  # PyTorch's order
+    (32, 3, 3, 3)
     """
 
     block_out_channels: tuple[int, ...] = (224, 448, 672, 896)

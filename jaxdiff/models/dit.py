@@ -64,6 +64,12 @@ class DiT(TorchNetwork):
 
     Raises ValueError if a shape is wrong, if an image is not cut by patch_size, or if labels are missing or
     known ones out of range; TypeError if they are not integers.
+
+    >>> network = jd.models.DiT(num_attention_heads=2, attention_head_dim=8, num_layers=1, sample_size=8)
+    >>> x, steps, labels = jnp.ones((1, 8, 8, 4)), jnp.zeros(1), jnp.array([1000])  # no class
+    >>> params = jax.eval_shape(network.init, jax.random.key(0), x, steps, labels)
+    >>> jax.eval_shape(network.apply, params, x, steps, labels).shape
+    (1, 8, 8, 4)
     """
 
     num_attention_heads: int = 16

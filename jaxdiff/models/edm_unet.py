@@ -42,6 +42,12 @@ class EDMUNet(TorchNetwork):
 
     Raises ValueError if a shape is wrong, if height or width is not img_resolution, if labels are missing or
     not expected, or for an encoder or embedding that is not known; TypeError if labels are not integers.
+
+    >>> network = jd.models.EDMUNet(img_resolution=8, model_channels=32, channel_mult=(1,), num_blocks=1)
+    >>> x, levels = jnp.ones((1, 8, 8, 3)), jnp.zeros(1)
+    >>> params = jax.eval_shape(network.init, jax.random.key(0), x, levels)
+    >>> jax.eval_shape(network.apply, params, x, levels).shape
+    (1, 8, 8, 3)
     """
 
     img_resolution: int = 32

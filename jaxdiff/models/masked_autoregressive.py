@@ -43,6 +43,13 @@ class MaskedAutoregressive(nn.Module):
     order holds a permutation of 0, ..., n - 1 for each row, shape (batch, n): order[:, 0] comes first. The
     answer is zero at initialization; dropout and precision are those of `ResidualMLP`. Raises ValueError if a
     shape is wrong or width is not a multiple of num_heads, and TypeError if order is not of integers.
+
+    >>> model, tokens = jd.models.MaskedAutoregressive(5), jnp.ones((2, 16, 5))
+    >>> order = jnp.tile(jnp.arange(16), (2, 1))  # the first comes first
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), tokens, order, tokens, jnp.zeros(2))
+    >>> condition = lambda params: model.apply(params, tokens, order, method="condition")
+    >>> jax.eval_shape(condition, params).shape
+    (2, 16, 64)
     """
 
     num_outputs: int

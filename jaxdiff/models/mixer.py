@@ -20,6 +20,12 @@ class Mixer(nn.Module):
     """Features (batch, tokens, f), noise levels t (batch,), labels or None -> (batch, tokens, num_outputs).
 
     Zero at initialization; dropout, num_classes, precision and errors are those of `ResidualMLP`.
+
+    >>> model = jd.models.Mixer(num_outputs=3)
+    >>> x, t = jnp.ones((2, 16, 5)), jnp.zeros(2)  # 16 tokens of 5 features
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x, t)
+    >>> jax.eval_shape(model.apply, params, x, t).shape
+    (2, 16, 3)
     """
 
     num_outputs: int = 1

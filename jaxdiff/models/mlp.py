@@ -34,6 +34,11 @@ class ResidualMLP(nn.Module):
 
     Raises ValueError if a shape is wrong, if labels are missing or not expected, or if known ones are out of
     range; TypeError if they are not integers.
+
+    >>> model, x, t = jd.models.ResidualMLP(width=8, num_blocks=1), jnp.ones((1, 2)), jnp.zeros(1)
+    >>> params = jax.jit(model.init)(jax.random.key(0), x, t)
+    >>> jax.jit(model.apply)(params, x, t).tolist()  # before training
+    [[0.0, 0.0]]
     """
 
     width: int = 256

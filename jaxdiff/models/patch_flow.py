@@ -42,6 +42,12 @@ class PatchFlow(nn.Module):
     The computation and both answers are in the precision of x, and in float32 at least. Raises ValueError if
     a shape is wrong, if the image is not cut by patch_size, if width is not a multiple of num_heads, if
     labels are missing or not expected, or if known ones are out of range; TypeError if they are not integers.
+
+    >>> model, x = jd.models.PatchFlow(width=8, num_heads=2, num_blocks=1), jnp.ones((2, 4, 4, 1))
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x)
+    >>> z, log_det = jax.eval_shape(model.apply, params, x)
+    >>> z.shape, log_det.shape
+    ((2, 4, 4, 1), (2,))
     """
 
     patch_size: int = 2

@@ -37,6 +37,12 @@ class TokenTransformer(nn.Module):
 
     Raises ValueError if a shape is wrong, if width / num_heads is not even, if labels are missing or not
     expected or out of range, or for more than num_places; TypeError if x or labels are not integers.
+
+    >>> process, x, t = jd.jumps.Masking(27), jnp.zeros((2, 10), int), jnp.ones(2)
+    >>> model = jd.models.TokenTransformer(process.vocabulary, process.states, width=32, num_blocks=1)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x, t)
+    >>> jax.eval_shape(model.apply, params, x, t).shape  # numbers for each letter at each place
+    (2, 10, 27)
     """
 
     vocabulary: int

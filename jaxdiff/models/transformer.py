@@ -65,6 +65,12 @@ class DiffusionTransformer(nn.Module):
     Raises ValueError if a shape is wrong, if an image is not cut by patch_size, if width is not a multiple of
     num_heads and of 4, if labels or a context are missing or not expected, or if known labels are out of
     range; TypeError if labels are not integers, a context not floats, or its mask not booleans.
+
+    >>> model = jd.models.DiffusionTransformer(patch_size=4, num_classes=10)
+    >>> x, t, labels = jnp.ones((2, 32, 32, 3)), jnp.zeros(2), jnp.array([3, 10])  # a three, and no class
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x, t, labels)
+    >>> jax.eval_shape(model.apply, params, x, t, labels).shape
+    (2, 32, 32, 3)
     """
 
     patch_size: int = 2
@@ -200,6 +206,10 @@ def scanned_blocks(tree: Any) -> Any:
     """Parameters of a `DiffusionTransformer` as those with scan, wherever in a tree they are.
 
     So are all of a `TrainState`: its averages and its optimizer's moments are trees like the parameters.
+
+    >>> tree = {"params": {"in": jnp.zeros(3), "block_0": {"w": jnp.zeros(2)}, "block_1": {"w": jnp.ones(2)}}}
+    >>> jd.models.scanned_blocks(tree)["params"]["blocks"]["block"]["w"].tolist()
+    [[0.0, 0.0], [1.0, 1.0]]
     """
 
     def stacked(node: Any) -> Any:
@@ -213,7 +223,12 @@ def scanned_blocks(tree: Any) -> Any:
 
 
 def separate_blocks(tree: Any) -> Any:
-    """The other way: parameters with scan as those without."""
+    """The other way: parameters with scan as those without.
+
+    >>> tree = {"blocks": {"block": {"w": jnp.array([[0.0, 0.0], [1.0, 1.0]])}}}
+    >>> sorted(jd.models.separate_blocks(tree)), jd.models.separate_blocks(tree)["block_1"]["w"].tolist()
+    (['block_0', 'block_1'], [1.0, 1.0])
+    """
 
     def separated(node: Any) -> Any:
         if not _has(node, "blocks"):

@@ -39,6 +39,12 @@ class UNet(nn.Module):
 
     Raises ValueError if a shape is wrong, if height or width is not a multiple of 2^(levels - 1), if labels
     are missing or not expected, or if known ones are out of range; TypeError if they are not integers.
+
+    >>> model = jd.models.UNet(channels=32, channel_multipliers=(1, 2), attention_levels=(1,))
+    >>> x, t = jnp.ones((2, 32, 32, 3)), jnp.zeros(2)
+    >>> params = jax.eval_shape(model.init, jax.random.key(0), x, t)
+    >>> jax.eval_shape(model.apply, params, x, t).shape
+    (2, 32, 32, 3)
     """
 
     channels: int = 64

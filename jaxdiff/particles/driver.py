@@ -60,7 +60,14 @@ class Process(Protocol):
 @pytree
 @dataclass(frozen=True, eq=False)
 class Particles:
-    """Groups of weighted particles, independent of each other."""
+    """Groups of weighted particles, independent of each other.
+
+    >>> x, even = jnp.array([[[1.0], [3.0]], [[5.0], [7.0]]]), jnp.full((2, 2), math.log(0.5))
+    >>> groups = jd.particles.Particles(x, even, jnp.log(jnp.array([1.0, 3.0])))
+    >>> mean, evidence = groups.expectation(lambda x: x[:, 0]), groups.log_evidence
+    >>> round(float(mean.value), 3), round(math.exp(evidence.value), 3)  # (2 + 3 * 6) / 4, and (1 + 3) / 2
+    (5.0, 2.0)
+    """
 
     x: Array
     """(groups, n, *shape)."""
@@ -117,6 +124,13 @@ def run(
 
     Raises TypeError for what is no key or process; ValueError for fewer than 2 particles, no groups, a
     threshold out of range or times that the denoiser does not know.
+
+    >>> law = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras())
+    >>> tilt = jd.particles.Twisted(law, lambda data: data[:, 0])  # N(0, 1) e^x = e^(1/2) N(1, 1)
+    >>> got = jd.particles.run(jax.random.key(0), tilt, 200, num_steps=100)
+    >>> mean = got.expectation(lambda x: x[:, 0])
+    >>> bool(abs(mean.value - 1) < 0.15), bool(abs(got.log_evidence.value - 1 / 2) < 0.1)
+    (True, True)
     """
     checks.integer("n", n, 2)
     checks.integer("groups", groups, 1)

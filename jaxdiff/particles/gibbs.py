@@ -57,6 +57,11 @@ def noised_path(key: Key, denoise: Denoiser, data: Array, times: Array) -> Array
 
     Draws of the forward process, in the order of sampling. Raises ValueError for data of another shape and
     times that the denoiser does not know.
+
+    >>> law, times = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jnp.array([3.0, 1.0, 0.01])
+    >>> path = jd.particles.noised_path(jax.random.key(0), law, jnp.zeros((10_000, 1)), times)
+    >>> [round(float(std), 1) for std in path.std((1, 2))]
+    [3.0, 1.0, 0.0]
     """
     checks.key(key)
     check_denoiser("denoise", denoise)
