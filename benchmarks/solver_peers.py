@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
+from jaxdiff._numerics.randomness import noise_like
 
 Peer = Callable[[jd.Denoiser, np.ndarray, int, float, tuple[float, float]], np.ndarray]
 """``peer(denoise, x, calls, rho, ends)``: x at the second of the ends, by so many calls from the first."""
@@ -91,7 +93,8 @@ def deterministic() -> tuple[dict[str, Peer], dict[str, tuple[Peer, jd.Sampler]]
         }
         same |= {
             "DPM-Solver++ 1": (solver(multistep, 1), jd.dpm_solver_pp(1)),
-            "DPM-Solver++ 2 without halving": (solver(multistep, 2, solver_type="heun"), jd.dpm_solver_pp(2)),
+            "DPM-Solver++ 2": (solver(multistep, 2), jd.dpm_solver_pp(2)),
+            "DPM-Solver++ 2, integrated": (solver(multistep, 2, solver_type="heun"), jd.ExponentialAdams(2)),
             "DEIS 2": (solver(deis, 2), jd.deis(2)),
         }
     if found := _found(["diffrax"], "diffrax"):
@@ -132,9 +135,11 @@ def _solved(denoise: jd.Denoiser, x: jax.Array, times: jax.Array, solver: Any) -
     return solution.ys[-1]
 
 
-def noisy() -> dict[str, Peer]:
-    """Solvers of the reverse SDE; of what is not installed none."""
+def noisy() -> tuple[dict[str, Peer], dict[str, tuple[Peer, jd.Sampler]]]:
+    """Solvers of the reverse SDE, and those that are ours too where draws are; of what is not installed
+    none."""
     peers: dict[str, Peer] = {}
+    same: dict[str, tuple[Peer, jd.Sampler]] = {}
     if found := _found(["diffusers", "torch"], "diffusers"):
         solver, diffusers = _of_diffusers(*found)
         multistep = functools.partial(
@@ -143,27 +148,34 @@ def noisy() -> dict[str, Peer]:
         peers["diffusers SDE-DPM-Solver++ 2"] = solver(multistep, 2, noisy=True)
     if found := _found(["k_diffusion.sampling", "torch"], "k-diffusion"):
         sampling, torch = found
-        peers["k-diffusion DPM++ 2M SDE"] = functools.partial(_k, sampling.sample_dpmpp_2m_sde, torch)
-        peers["k-diffusion DPM++ 3M SDE"] = functools.partial(_k, sampling.sample_dpmpp_3m_sde, torch)
-    return peers
+        peers["k-diffusion DPM++ 2M SDE"] = functools.partial(_k, sampling.sample_dpmpp_2m_sde, torch, None)
+        peers["k-diffusion DPM++ 3M SDE"] = functools.partial(_k, sampling.sample_dpmpp_3m_sde, torch, None)
+        ours = functools.partial(_k, sampling.sample_dpmpp_2m_sde, torch, jax.random.key(0))
+        same["SDE-DPM-Solver++ 2"] = (ours, jd.sde_dpm_solver_pp(2))
+    return peers, same
 
 
 def _k(
     sampler: Any,
     torch: Any,
+    key: jax.Array | None,
     denoise: jd.Denoiser,
     x: np.ndarray,
     calls: int,
     rho: float,
     ends: tuple[float, float],
 ) -> np.ndarray:
-    generator = torch.Generator().manual_seed(calls)
+    """key: of the draws that `jd.integrate` makes, in place of the generator's."""
+    generator, steps = torch.Generator().manual_seed(calls), itertools.count()
 
     def model(y: Any, sigma: Any) -> Any:
         return torch.from_numpy(np.array(data(denoise, jnp.asarray(y.numpy()), float(sigma[0]))))
 
     def fresh(sigma: Any, next_sigma: Any) -> Any:
         del sigma, next_sigma
+        if key is not None:
+            ours = noise_like(jax.random.fold_in(key, next(steps)), jnp.asarray(x))
+            return torch.from_numpy(np.array(ours))
         return torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
     sigmas = torch.from_numpy(grid_of(calls, rho, ends))

@@ -17,10 +17,12 @@ import numpy as np
 
 import jaxdiff as jd
 from experiments import quickstart
+from experiments.few_step import methods
+from experiments.few_step.study import SETTINGS, Study
 
 SCHEDULE = jd.Karras()
 DIGITS = pathlib.Path("results/quickstart-digits")
-_STEPS = {"digits, a trained network": (80, 60)}  # of others 600 and 400
+_STEPS = {"digits, a trained network": (80, 60), "patches, a trained network": (60, 45)}  # else 600 and 400
 
 
 class Task(NamedTuple):
@@ -35,7 +37,7 @@ class Task(NamedTuple):
     """Root mean square change of an entry by other numbers of its steps."""
     t_max: float
     t_min: float
-    law: jd.Distribution
+    law: jd.StartLaw
     """What x is, before its noise."""
 
 
@@ -43,7 +45,7 @@ class Posed(NamedTuple):
     """A denoiser, the law whose noised points it is solved from, and the ends."""
 
     denoise: jd.Denoiser
-    law: jd.Distribution
+    law: jd.StartLaw
     t_max: float = 20.0
     t_min: float = 0.02
 
@@ -112,11 +114,36 @@ def _digits(draw: np.random.Generator, seed: int) -> Posed:
     return Posed(denoise, problem.law, problem.t_max)
 
 
+@functools.cache
+def _of_patches() -> tuple[jd.Denoiser, jd.StartLaw]:
+    """The denoiser of `experiments.few_step` and a Gaussian of its data, trained anew as there.
+
+    It knows rectified flow, and is asked at the same sigma / alpha.
+    """
+    with jax.enable_x64(False):
+        study = Study(SETTINGS["patches"], 0)
+        params, _ = study.fit(methods.denoising)
+        network, law = study.make(params).denoiser, study.task.fit(jax.random.key(0))
+
+    def answer(x: jax.Array, sigma: jax.Array) -> jd.Denoised:
+        t = sigma / (1 + sigma)
+        return network((1 - t) * x, t)
+
+    return jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale), law
+
+
+def _patches(draw: np.random.Generator, seed: int) -> Posed:
+    """One network for all seeds, which have other starts."""
+    del draw, seed
+    return Posed(*_of_patches())
+
+
 POSED: dict[str, Callable[[np.random.Generator, int], Posed]] = {
     **{name: functools.partial(_exact, name) for name in LAWS},
     "guided by 3, d = 2": functools.partial(_guided, 2),
     "guided by 3, d = 16": functools.partial(_guided, 16),
     "digits, a trained network": _digits,
+    "patches, a trained network": _patches,
 }
 """Everything that is solved, by name."""
 

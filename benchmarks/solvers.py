@@ -13,8 +13,9 @@ Calls are counted, not steps.
 the same denoiser, grids and calls, each at its own best rho. Three that are defined alike must agree: that is
 the control that these are used rightly.
 
-The part "learned" chooses solver and grid for each judged denoiser itself (`tune_sampler`) and learns from
-there, both on a pilot's starts, not on the judged ones.
+"fitted on other laws" is `jd.fitted_multistep`, which has its own grid. The part "learned" chooses solver and
+grid for each judged denoiser itself (`tune_sampler`) and learns from there, and from `fitted_multistep`, on a
+pilot's starts, not on the judged ones.
 
 MEASURED (one busy core of an AMD EPYC, jax 0.10.2, diffusers 0.42.1, 2026-11-29, --peers --parts classical
 --seeds 3 --rows 200, a law at a time; the three that are defined alike differ by at most 6e-7; all of it in
@@ -54,7 +55,6 @@ own. A few rows are all of that mean; presumably they begin between two basins, 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -68,12 +68,14 @@ from benchmarks import solver_peers
 from benchmarks import solvers_noisy as noisy
 from benchmarks.machine import machine
 from benchmarks.solver_peers import Peer
-from benchmarks.solver_tasks import LAWS, POSED, SCHEDULE, run, task
+from benchmarks.solver_tasks import LAWS, POSED, SCHEDULE, Task, run, task
+from jaxdiff.sampling import fitted
 
 CALLS = (4, 5, 6, 8, 10, 12, 16, 24, 40)
 RHOS = (2.0, 3.0, 5.0, 7.0, 10.0, 14.0)
 PEERS_UP_TO = 16  # calls; each of theirs is a dispatch from Python
 LEARNED_CALLS, LEARNING_STEPS = (5, 8, 12), 1000
+FITTED = "fitted on other laws"
 PARTS = ("classical", "learned", "noisy")
 
 # Sampler and calls a step.
@@ -81,6 +83,7 @@ SOLVERS: dict[str, tuple[jd.Sampler, int]] = {
     "DDIM": (jd.DDIM(), 1),
     "Heun": (jd.Heun(), 2),
     "DPM-Solver++ 2": (jd.dpm_solver_pp(2), 1),
+    "Adams 2, data": (jd.ExponentialAdams(2), 1),
     "DPM-Solver++ 3": (jd.dpm_solver_pp(3), 1),
     "DEIS 3": (jd.deis(3), 1),
     "UniPC 2, data": (jd.unipc(2, "data"), 1),
@@ -97,17 +100,24 @@ SOLVERS: dict[str, tuple[jd.Sampler, int]] = {
 Errors = dict[str, dict[int, np.ndarray]]
 
 
-def measure(name: str, seeds: range, rows: int, peers: dict[str, Peer]) -> tuple[Errors, float]:
+def measure(
+    name: str, seeds: range, rows: int, peers: dict[str, Peer], solvers: Sequence[str]
+) -> tuple[Errors, float]:
     """Solver to calls to root mean square errors, (seeds, rhos), and the largest doubt of the map."""
-    errors: Errors = {solver: {} for solver in (*SOLVERS, *peers)}
+    errors: Errors = {solver: {} for solver in (*solvers, *peers)}
+    own = {solver: SOLVERS[solver] for solver in solvers if solver != FITTED}
     doubt = 0.0
     for row, seed in enumerate(seeds):
         of = task(name, seed, rows)
         x, best, ends = np.asarray(of.x), np.asarray(of.best), (of.t_max, of.t_min)
         doubt = max(doubt, of.doubt)
         for calls in CALLS:
+            if FITTED in solvers and calls in fitted.CALLS:  # which has its own grid
+                got = _by_fitted(of, calls)
+                for column in range(len(RHOS)):
+                    _put(errors[FITTED], calls, len(seeds), row, column, got - best)
             for column, rho in enumerate(RHOS):
-                for solver, (sampler, per_step) in SOLVERS.items():
+                for solver, (sampler, per_step) in own.items():
                     if calls % per_step == 0:
                         got = run(of.denoise, of.x, ends, jnp.asarray(rho), sampler, calls // per_step)
                         _put(errors[solver], calls, len(seeds), row, column, got - best)
@@ -115,6 +125,15 @@ def measure(name: str, seeds: range, rows: int, peers: dict[str, Peer]) -> tuple
                     got = sample(of.denoise, x, calls, rho, ends)
                     _put(errors[solver], calls, len(seeds), row, column, got - best)
     return errors, doubt
+
+
+def _by_fitted(of: Task, calls: int) -> np.ndarray:
+    """NaN where its last call would see hardly more noise than is left in."""
+    try:
+        made = jd.fitted_multistep(of.denoise, calls, t_max=of.t_max, t_min=of.t_min)
+    except ValueError:
+        return np.full(of.x.shape, np.nan)
+    return np.asarray(jd.integrate(jax.random.key(0), of.denoise, of.x, made.times, sampler=made))
 
 
 def _put(
@@ -125,21 +144,23 @@ def _put(
 
 def learn(name: str, seeds: range, rows: int, of_calls: Sequence[int]) -> dict[str, dict[int, float]]:
     """Mean errors over the seeds of the sampler chosen by a pilot run, and of that learned from there."""
-    errors = {solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned")}
+    errors = {
+        solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned", "fitted, learned")
+    }
     for seed in seeds:
         of = task(name, seed, rows)
-        tune = functools.partial(
-            jd.tune_sampler,
-            jax.random.key(1000 + seed),
-            of.denoise,
-            t_max=of.t_max,
-            t_min=of.t_min,
-            start=of.law.perturbed(SCHEDULE, of.t_max),
-            num_steps=LEARNING_STEPS,
-        )
+        key, ends = jax.random.key(1000 + seed), {"t_max": of.t_max, "t_min": of.t_min}
+        options = {"start": of.law.perturbed(SCHEDULE, of.t_max), "num_steps": LEARNING_STEPS}
         for calls in of_calls:
-            for solver, choice in (("chosen", tune(calls)), ("learned", tune(calls, learned=True))):
-                got = jd.integrate(jax.random.key(0), of.denoise, of.x, choice.times, sampler=choice.sampler)
+            chosen = jd.tune_sampler(key, of.denoise, calls, **ends, start=options["start"])
+            made = jd.fitted_multistep(of.denoise, calls, **ends)
+            choices = {
+                "chosen": chosen.sampler,
+                "learned": jd.learn_sampler(key, of.denoise, chosen.sampler, **options).sampler,
+                "fitted, learned": jd.learn_sampler(key, of.denoise, made, **options).sampler,
+            }
+            for solver, choice in choices.items():
+                got = jd.integrate(jax.random.key(0), of.denoise, of.x, choice.times, sampler=choice)
                 errors[solver][calls].append(float(jnp.sqrt(jnp.mean((got - of.best) ** 2))))
                 print(
                     f"{name}, seed {seed}, {calls} calls, {solver}: {errors[solver][calls][-1]:.2g}",
@@ -156,7 +177,7 @@ def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, floa
         theirs = peer(of.denoise, np.asarray(of.x), 12, 7.0, ends)
         ours = run(of.denoise, of.x, ends, jnp.asarray(7.0), sampler, 12)
         rests[name] = float(np.abs(theirs - ours).max())
-        print(f"{name}: diffusers and jaxdiff differ by at most {rests[name]:.0e}")
+        print(f"{name}: the peer and jaxdiff differ by at most {rests[name]:.0e}")
     return rests
 
 
@@ -168,18 +189,19 @@ def main(
     laws: Sequence[str] | None = None,
     parts: Sequence[str] = PARTS,
     learned_calls: Sequence[int] | None = None,
+    solvers: Sequence[str] | None = None,
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
     print(machine())
     others, same = solver_peers.deterministic() if peers else ({}, {})
-    noisy_others = solver_peers.noisy() if peers and "noisy" in parts else {}
-    rests = agree(same, rows)
-    results = {}
+    noisy_others, noisy_same = solver_peers.noisy() if peers and "noisy" in parts else ({}, {})
+    rests = agree(same | noisy_same, rows)
+    results, distances, solvers = {}, {}, solvers or (*SOLVERS, FITTED)
     for name in laws or POSED:
         rows_of = results[name] = {}
         if "classical" in parts:
-            tuning, _ = measure(name, range(100, 100 + seeds), rows, others)
-            judged, doubt = measure(name, range(seeds), rows, others)
+            tuning, _ = measure(name, range(100, 100 + seeds), rows, others, solvers)
+            judged, doubt = measure(name, range(seeds), rows, others, solvers)
             print(f"\n{name}; the map is known to {doubt:.0e}")
             for solver in judged:
                 best = {calls: errors.mean(0).argmin() for calls, errors in tuning[solver].items()}
@@ -189,15 +211,18 @@ def main(
         if "learned" in parts:
             rows_of |= learn(name, range(seeds), rows, learned_calls or LEARNED_CALLS)
         if "noisy" in parts and name in LAWS:
-            rows_of |= noisy.league(name, seeds, rows, noisy_others)
-        print(f"{name:<26}" + "".join(f"{c:>9}" for c in CALLS))
-        for solver, by_calls in rows_of.items():
+            distances[name] = noisy.league(name, seeds, rows, noisy_others)
+        print(f"{name:<28}" + "".join(f"{c:>9}" for c in CALLS))
+        for solver, by_calls in (rows_of | distances.get(name, {})).items():
             shown = (f"{by_calls[c]:9.2g}" if c in by_calls else f"{'':9}" for c in CALLS)
-            print(f"{solver:<26}" + "".join(shown), flush=True)
+            print(f"{solver:<28}" + "".join(shown), flush=True)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "solvers.json").write_text(
-            json.dumps({"machine": machine(), "agreement": rests, "errors": results}, indent=1)
+            json.dumps(
+                {"machine": machine(), "agreement": rests, "errors": results, "distances": distances},
+                indent=1,
+            )
         )
     return results
 
@@ -216,6 +241,8 @@ if __name__ == "__main__":
     parser.add_argument("--laws", nargs="+", choices=tuple(POSED), default=tuple(POSED))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--learned-calls", nargs="+", type=int, default=LEARNED_CALLS)
+    everything = (*SOLVERS, FITTED)
+    parser.add_argument("--solvers", nargs="+", choices=everything, default=everything)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
@@ -227,4 +254,5 @@ if __name__ == "__main__":
         arguments.laws,
         arguments.parts,
         arguments.learned_calls,
+        arguments.solvers,
     )

@@ -5,7 +5,7 @@
 RUN: folders that `benchmarks.solvers --out` wrote, of other laws or parts each, which are gathered into
 benchmarks/solvers.json; without any that file is read. Draws benchmarks/solvers.png, and prints for every
 number of calls how far above the least classical error of a law each solver is, in the median over the laws,
-and where diffusers is below jaxdiff.
+where a peer is below all of jaxdiff's classical solvers, and jaxdiff's best over the peers' best, law by law.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ HERE = pathlib.Path(__file__).parent
 DRAWN = {
     "DDIM": "0.75",
     "Heun": "0.55",
-    "DPM-Solver++ 2": "tab:blue",
+    "diffusers DPM-Solver++ 2": "tab:blue",
     "DEIS 3": "tab:green",
     "UniPC 2, noise": "tab:orange",
     "UniPC 3, noise": "tab:red",
 }
-PEERS = "diffusers "
-NOT_CLASSICAL = ("chosen", "learned")
+PEERS = ("diffusers ", "diffrax ", "k-diffusion ")
+FITTED = "fitted on other laws"
+NOT_CLASSICAL = (FITTED, "chosen", "learned", "fitted, learned")
 
 Results = dict[str, dict[str, dict[str, float]]]
 """Law to solver to calls, as JSON has them, to the mean error."""
@@ -35,15 +36,19 @@ Results = dict[str, dict[str, dict[str, float]]]
 
 def gathered(runs: list[pathlib.Path]) -> dict[str, Any]:
     """The runs' files as one."""
-    record: dict[str, Any] = {"machine": None, "agreement": {}, "errors": {}}
+    record: dict[str, Any] = {"machine": None, "agreement": {}, "errors": {}, "distances": {}}
     for run in runs:
         one = json.loads((run / "solvers.json").read_text())
         record["machine"] = one["machine"]
         record["agreement"] |= one["agreement"]
-        for law, solvers in one["errors"].items():
-            of_law = record["errors"].setdefault(law, {})
-            for solver, by_calls in solvers.items():
-                of_law.setdefault(solver, {}).update(by_calls)
+        for part in ("errors", "distances"):
+            for law, solvers in one.get(part, {}).items():
+                of_law = record[part].setdefault(law, {})
+                for solver, by_calls in solvers.items():
+                    known = {
+                        calls: e for calls, e in by_calls.items() if np.isfinite(e)
+                    }  # of steps there were
+                    of_law.setdefault(solver, {}).update(known)
     return record
 
 
@@ -64,7 +69,7 @@ def above(results: Results, calls: int) -> dict[str, float]:
 
 
 def behind(results: Results) -> list[str]:
-    """Every law and number of calls at which diffusers has a smaller error than all of jaxdiff's solvers."""
+    """Every law and number of calls at which a peer has a smaller error than all that is classical here."""
     lines = []
     for law, solvers in results.items():
         for calls in calls_of(results):
@@ -79,6 +84,24 @@ def behind(results: Results) -> list[str]:
     return lines
 
 
+def beside(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """jaxdiff's least error over the peers' least: law to kind ("classical", fitted, learned) to calls."""
+    ratios: dict[str, dict[str, dict[str, float]]] = {}
+    for law, solvers in results.items():
+        kinds: dict[str, list[dict[str, float]]] = {}
+        for name, by_calls in solvers.items():
+            kind = name if name in (FITTED, "chosen") else "learned" if name in NOT_CLASSICAL else "classical"
+            kinds.setdefault("peers" if name.startswith(PEERS) else kind, []).append(by_calls)
+
+        def least(kind: str, calls: str, kinds: dict[str, list[dict[str, float]]] = kinds) -> float:
+            return min((by[calls] for by in kinds.get(kind, []) if calls in by), default=np.nan)
+
+        for kind in kinds if "peers" in kinds else ():
+            of = {c: least(kind, c) / least("peers", c) for c in map(str, calls_of(results))}
+            ratios.setdefault(law, {})[kind] = {c: ratio for c, ratio in of.items() if np.isfinite(ratio)}
+    return ratios
+
+
 def draw(results: Results, path: pathlib.Path) -> None:
     """Error against calls, a panel a law."""
     import matplotlib
@@ -86,31 +109,39 @@ def draw(results: Results, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    columns = min(4, len(results))
+    rows = -(-len(results) // columns)
     figure, axes = plt.subplots(
-        1, len(results), figsize=(3.4 * len(results), 3.6), sharex=True, squeeze=False
+        rows, columns, figsize=(3.4 * columns, 2.9 * rows + 0.7), sharex=True, squeeze=False
     )
-    for axis, (law, solvers) in zip(axes[0], results.items(), strict=True):
+    for axis in axes.flat[len(results) :]:
+        axis.remove()
+    for axis, (law, solvers) in zip(axes.flat, results.items(), strict=False):
         peers = [by for name, by in solvers.items() if name.startswith(PEERS)]
         if peers:
             shared = sorted({int(c) for by in peers for c in by})
             least = [min(by[str(c)] for by in peers if str(c) in by) for c in shared]
-            axis.plot(shared, least, "k:", label="diffusers, its best")
+            axis.plot(shared, least, "k:", label="the peers' best")
         for name, color in DRAWN.items():
             if name in solvers:
                 calls = sorted(map(int, solvers[name]))
                 axis.plot(calls, [solvers[name][str(c)] for c in calls], color=color, label=name)
-        if "learned" in solvers:
-            calls = sorted(map(int, solvers["learned"]))
-            axis.plot(calls, [solvers["learned"][str(c)] for c in calls], "k*", label="learned")
+        for name, style in ((FITTED, "k--"), ("learned", "k*"), ("fitted, learned", "kx")):
+            if name in solvers:
+                calls = sorted(map(int, solvers[name]))
+                axis.plot(calls, [solvers[name][str(c)] for c in calls], style, label=name)
         axis.set(title=law, xlabel="denoiser calls", xscale="log", yscale="log")
         ticks = [4, 6, 8, 12, 16, 24, 40]
         axis.set_xticks(ticks, [str(c) for c in ticks])
         axis.minorticks_off()
-    axes[0, 0].set_ylabel("RMSE to the exact flow map")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("RMSE to the exact flow map")
     handles = {
-        label: h for axis in axes[0] for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        label: h
+        for axis in axes.flat[: len(results)]
+        for h, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=6, fontsize=8)
     figure.set_layout_engine("constrained")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -129,7 +160,12 @@ def main(runs: list[pathlib.Path], folder: pathlib.Path = HERE) -> dict[int, dic
     for name in names:
         shown = (f"{row[name]:7.2f}" if name in row else f"{'':7}" for row in table.values())
         print(f"{name:<26}" + "".join(shown))
-    print("diffusers below jaxdiff:", *(behind(results) or ["nowhere"]), sep="\n")
+    print("a peer below jaxdiff's classical solvers:", *(behind(results) or ["nowhere"]), sep="\n")
+    print("jaxdiff's least over the peers' least")
+    for law, kinds in beside(results).items():
+        for kind, ratios in kinds.items():
+            if kind != "peers":
+                print(f"{law:<26} {kind:<22}" + "".join(f"{c:>4}: {r:4.2f}" for c, r in ratios.items()))
     return table
 
 

@@ -119,6 +119,7 @@ from jaxdiff.sampling.exponential_adams import (
     unipc,
 )
 from jaxdiff.sampling.exponential_runge_kutta import ExponentialRungeKutta
+from jaxdiff.sampling.fitted import fitted_multistep
 from jaxdiff.sampling.flow_fitting import fit_flow
 from jaxdiff.sampling.flows import Flow
 from jaxdiff.sampling.heun import Heun
@@ -240,6 +241,7 @@ __all__ = [
     "fit_mixture",
     "fit_start",
     "fit_student_mixture",
+    "fitted_multistep",
     "from_betas",
     "guided",
     "image_sets",

@@ -208,6 +208,7 @@ def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64
     assert errors["learned"][5] < errors["chosen"][5]
     assert errors["UniPC 3, noise"][12] < errors["DPM-Solver++ 2"][12] < errors["DDIM"][12]
     assert errors["Runge-Kutta 3"][12] < errors["DDIM"][12]
+    assert errors[solvers.FITTED][12] < errors["UniPC 3, noise"][12]
     assert (
         json.loads((tmp_path / "solvers.json").read_text())["errors"][law]["DDIM"]["12"] == errors["DDIM"][12]
     )
@@ -252,6 +253,8 @@ def test_the_leagues_answer_is_read_off_its_errors(tmp_path, capsys):
     table = solvers_drawn.main([tmp_path / name for name in runs], tmp_path)
     assert table[4]["DDIM"] == pytest.approx(5.0)  # of 2 and 8
     assert table[4]["DEIS 3"] == 1.0
+    results = json.loads((tmp_path / "solvers.json").read_text())["errors"]
+    assert solvers_drawn.beside(results)["first"]["classical"]["4"] == pytest.approx(2.0)
     assert (tmp_path / "solvers.png").stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "first, 4 calls: diffusers DEIS 3 0.1, jaxdiff's DEIS 3 0.2" in printed
