@@ -78,6 +78,7 @@ class Config:
     copies: int = 4  # of each row for the mixture, dequantized anew: or it would find the grid of levels
     channels: int = 32
     num_blocks: int = 3
+    least_noise: float = 0.03  # of training, in standard deviations; a third of it is the flow's
     batch_size: int = 32
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
@@ -101,7 +102,8 @@ CONFIGS = {
         num_test=1000,
         components=30,
         copies=1,
-        learning_rate=1e-3,
+        least_noise=0.02,
+        batch_size=64,
         flow_batch=256,
     ),
 }
@@ -207,7 +209,10 @@ def _plain(config: Config, images: Images, there: bool) -> list[dict[str, Any]]:
         return (images.unit(key, pixels) - mean[None]) / std[None], log_slope
 
     return _figures(
-        config, images, _headless(config, images, see, there, models.Range(0.03, 30.0, 0.01)), see
+        config,
+        images,
+        _headless(config, images, see, there, models.Range(config.least_noise, 30.0, config.least_noise / 3)),
+        see,
     )
 
 
