@@ -14,7 +14,8 @@
     | classes   | digits of a wished class: guidance, weights that make it exact, spread     | classes  |
 
 Each part's module says what to expect and what was measured. Written to --out: a JSON file for each part as
-it is done, figures.json with all of them, and figure.png.
+it is done, figures.json with all of them, and figure.png; the one beside this file has plane, digits (without
+their lower half, blurred) and classes.
 """
 
 from experiments import parts
