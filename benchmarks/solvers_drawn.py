@@ -133,6 +133,7 @@ def draw(results: Results, path: pathlib.Path) -> None:
         axis.set(title=law, xlabel="denoiser calls", xscale="log", yscale="log")
         ticks = [4, 6, 8, 12, 16, 24, 40]
         axis.set_xticks(ticks, [str(c) for c in ticks])
+        axis.tick_params(labelbottom=True)
         axis.minorticks_off()
     for axis in axes[:, 0]:
         axis.set_ylabel("RMSE to the exact flow map")

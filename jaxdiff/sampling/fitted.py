@@ -62,16 +62,20 @@ def fitted_multistep(
     with the noise of that time left in, at most .8 of what the last call sees; by default they end without
     noise. Run it by ``sample(key, denoise, n, sampler=sampler)``; `learn_sampler` may go on from it.
 
-    What it leaves beside classical solvers on their best grids is in `benchmarks.solvers`. It has no order:
-    another number of calls is another table. Raises ValueError for a number of calls without one, a t_max
+    Over the best of diffusers on its best grid it leaves, at 8 calls, .19 to .96 of the error in the plane,
+    in 16 dimensions, with heavy tails and with guidance, and **3.2 times as much with five far modes in 128
+    dimensions**; from 10 calls on classical solvers are as good or better but in the plane (MEASURED,
+    `benchmarks.solvers`). Try `deis(3)` beside it. It has no order: another number of calls is another table.
+    Raises ValueError for a number of calls without one, a t_max
     where noise does not dominate, a t_min with more noise, or times that the denoiser does not know, or its
     schedule does not tell apart; where they are traced the answer is NaN.
 
-    >>> law = jd.GaussianMixture(np.ones(2) / 2, np.array([[-1.0], [1.0]]), np.full(2, 0.1))
+    >>> law = jd.GaussianMixture(jnp.ones(2) / 2, jnp.array([[-1.0], [1.0]]), jnp.full(2, 0.1))
     >>> denoise = law.denoiser(jd.Karras())
     >>> sampler = jd.fitted_multistep(denoise, 8)
     >>> x = jd.initial_noise(jax.random.key(0), denoise, 100)
-    >>> exact = jd.integrate(jax.random.key(0), denoise, x, sampler=jd.Heun(), num_steps=200)
+    >>> times = jd.times.to_clean(jd.Karras(), jd.times.noise_grid(jd.Karras(), 200))
+    >>> exact = jd.integrate(jax.random.key(0), denoise, x, times, sampler=jd.Heun())
     >>> got = jd.integrate(jax.random.key(0), denoise, x, sampler.times, sampler=sampler)
     >>> float(jnp.sqrt(jnp.mean((got - exact) ** 2))) < 0.03
     True
