@@ -232,29 +232,32 @@ def _cell(config: Config, task: _Task, sampler: str, calls: int) -> dict[str, fl
     grids = jnp.concatenate([choice.candidates.times, jnp.stack(edm)[:, None]], axis=1)
     score = functools.partial(_score, task.denoise, solver, task.draw_key, task.judge)
 
-    def least(start: StartLaw, horizons: Array, grids: Array) -> tuple[Array, Array]:
-        """The least distance, and the horizon it is from: the eight that seem best are judged again."""
+    def judged(start: StartLaw, *others: tuple[Any, Array]) -> tuple[Array, Array]:
+        """Distances and horizons: of the seven that seem best, then of the longest's best, then of others."""
         rough = score(start, grids, n=config.num_tried)
-        few = jnp.argsort(rough.reshape(-1))[:_FINALISTS]
-        laws, at = jax.tree.map(lambda leaf: leaf[few // rough.shape[1]], (start, horizons))
-        times = grids.reshape(-1, grids.shape[2])[few, None]
-        fine = score(laws, times, n=config.num_samples)[:, 0]
-        return fine.min(), at[jnp.argmin(fine)]
+        few = jnp.append(
+            jnp.argsort(rough.reshape(-1))[: _FINALISTS - 1], rough.size - rough.shape[1] + rough[-1].argmin()
+        )
+        laws = jax.tree.map(lambda leaf: leaf[few // rough.shape[1]], start)
+        times = grids.reshape(-1, grids.shape[2])[few]
+        for other in others:
+            laws, times = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (laws, times), other)
+        return score(laws, times[:, None], n=config.num_samples)[:, 0], times[:, 0]
 
-    one = jax.tree.map(lambda leaf: leaf[None], (choice.start, choice.times[None]))
-    chosen = float(score(*one, n=config.num_samples).min())
-    found = {name: least(start, horizons, grids) for name, start in task.starts.items()}
-    gaussian = jax.tree.map(lambda leaf: leaf[-1:], (task.starts["Gaussian"], horizons, grids))
+    found = {name: judged(start) for name, start in task.starts.items() if name != "best"}
+    distances, at = judged(task.starts["best"], (choice.start, choice.times))
+    chosen, best = float(distances[-1]), jnp.argmin(distances)
     figures = {
         "chosen": chosen,
-        **{name: float(distance) for name, (distance, _) in found.items()},
+        "best": float(distances[best]),
+        **{name: float(own.min()) for name, (own, _) in found.items()},
         "no calls": float(
             _no_calls(task.draw_key, task.judge, task.starts["best"], horizons, config.num_samples)
         ),
-        "long": float(least(*gaussian)[0]),
+        "long": float(found["Gaussian"][0][-1]),
         "floor": float(task.floor),
         "t_max": float(choice.t_max),
-        "best t_max": float(found["best"][1]),
+        "best t_max": float(at[best]),
     }
     return figures | {"ratio": chosen / figures["best"]}
 

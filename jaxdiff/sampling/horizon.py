@@ -10,7 +10,8 @@ bound or a surrogate, and no density or score of the start is asked for. Diverge
 Maruyama's chain (`jaxdiff.sampling.budget`), and rank horizons wrongly for any better integrator.
 
 Samples of the law itself are as far from the reference as so few samples are, which is more than good
-candidates differ by. So the reference has 8 times as many, and the 8 best candidates run again, with as many.
+horizons differ by. So the reference has 8 times as many, and the best grid of every horizon runs again with
+as many; the grids of a horizon start from the same draws, and few tell them apart.
 
 The grids, with r = sigma / alpha and a last step to no noise on every one of them, are, in K steps,
 
@@ -55,7 +56,7 @@ _LEAST, _MOST = 0.125, 64.0  # sigma over alpha in units of the data, on either 
 _POWERS, _LAST = (1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.04, 0.1)  # of (2) and (3)
 _REFERENCE_STEPS = 48  # of the long run, whose own error is then far below what samples can show
 _PROJECTIONS = 64
-_FINALISTS, _REPEATS = 8, 8
+_REPEATS = 8
 REFERENCES = ("model", "data")
 
 
@@ -67,7 +68,7 @@ class Candidates(NamedTuple):
     times: Array
     """Grids, (horizons, grids, num_steps + 1)."""
     distance: Array
-    """Of each, (horizons, grids); of the 8 that seemed best, from 8 times as many samples."""
+    """Of each, (horizons, grids); of the best grid of a horizon from 8 times as many samples."""
     from_data: Array
     """The same from the data themselves, noised, on the best grid of each horizon, (horizons,)."""
     no_steps: Array
@@ -142,8 +143,8 @@ def choose_horizon(
         as many samples as are wanted, so near candidates are told apart, and what the denoiser has learned
         wrongly counts for nothing. Or "data", a part held_out of the rows, which is not fitted: then all
         errors count, to the precision that as many rows have.
-    num_samples: of each run; there are 9 runs a horizon, 64 of the best and 8 long ones for the reference.
-        Candidates draw from the same random numbers.
+    num_samples: of each run; there are 9 and 8 runs a horizon, and 8 long ones for the reference. All draw
+        from the same random numbers.
     labels: of the rows, (n,), 0, ..., K - 1, for a denoiser that is told them: the start is then a `Labelled`
         of `fit_labelled_start`, to be bound to the labels of samples by its `given`. Not under ``jit``.
 
@@ -278,17 +279,16 @@ def _choose(
         ideal = distance(run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)]))
         return grids, distances, ideal, distance(x / schedule.alpha(t))
 
-    def again(place: Array) -> Array:
-        horizon, grid = place // candidates.times.shape[1], place % candidates.times.shape[1]
-        law, times = jax.tree.map(lambda leaf: leaf[horizon], laws), candidates.times[horizon, grid]
+    def again(candidate: tuple[Any, Array]) -> Array:
+        law, times = candidate
         found = jax.lax.map(lambda repeat: projections(run(drawn(law, repeat), times, repeat)), repeats)
         return jnp.sqrt(jnp.mean((together(found) - all_wanted) ** 2))
 
-    candidates = Candidates(horizons, *jax.lax.map(at, (laws, horizons)))
-    best = jax.lax.top_k(-candidates.distance.reshape(-1), _FINALISTS)[1]
-    distances = candidates.distance.reshape(-1).at[best].set(jax.lax.map(again, best))
-    candidates = candidates._replace(distance=distances.reshape(candidates.distance.shape))
-    horizon, grid = jnp.unravel_index(jnp.argmin(distances), candidates.distance.shape)
+    times, distances, from_data, no_steps = jax.lax.map(at, (laws, horizons))
+    each, best = jnp.arange(len(horizons)), jnp.argmin(distances, axis=1)
+    distances = distances.at[each, best].set(jax.lax.map(again, (laws, times[each, best])))
+    candidates = Candidates(horizons, times, distances, from_data, no_steps)
+    horizon, grid = jnp.unravel_index(jnp.argmin(distances), distances.shape)
     inside = (horizons > t_min) & (horizons < last_time(denoise))
     good = (inside & jnp.isfinite(candidates.distance).all(axis=1)).all()
 

@@ -73,9 +73,8 @@ def test_distances_are_those_of_gaussian_data():
     high, low = grids[..., :-1], grids[..., 1:]
     std = np.sqrt(1 + grids[..., 0] ** 2) * np.prod((1 + high * low) / (1 + high**2), axis=-1)
     np.testing.assert_allclose(tried.distance, np.abs(1 - std), atol=0.05)
-    # The eight that seem best are told apart: from 2,000 samples, .03 would read .075.
-    few = np.argsort(tried.distance, axis=None)[:8]
-    np.testing.assert_allclose(np.ravel(tried.distance)[few], np.abs(1 - std).ravel()[few], atol=0.028)
+    # The best grids of horizons are told apart: from 2,000 samples, .03 would read .075.
+    np.testing.assert_allclose(tried.distance.min(1), np.abs(1 - std).min(1), atol=0.028)
     np.testing.assert_allclose(tried.no_steps, np.sqrt(1 + grids[:, 0, 0] ** 2) - 1, rtol=0.05, atol=0.05)
     np.testing.assert_allclose(tried.from_data, np.min(np.abs(1 - std), axis=1), atol=0.05)
     assert np.abs(1 - std).max() > 0.5
