@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Task(NamedTuple):
     """Root mean square change of an entry by other numbers of its steps."""
     t_max: float
     t_min: float
-    law: jd.StartLaw
+    law: jd.Distribution
     """What x is, before its noise."""
 
 
@@ -45,7 +45,7 @@ class Posed(NamedTuple):
     """A denoiser, the law whose noised points it is solved from, and the ends."""
 
     denoise: jd.Denoiser
-    law: jd.StartLaw
+    law: jd.Distribution
     t_max: float = 20.0
     t_min: float = 0.02
 
@@ -115,7 +115,7 @@ def _digits(draw: np.random.Generator, seed: int) -> Posed:
 
 
 @functools.cache
-def _of_patches() -> tuple[jd.Denoiser, jd.StartLaw]:
+def _of_patches() -> tuple[jd.Denoiser, jd.Distribution]:
     """The denoiser of `experiments.few_step` and a Gaussian of its data, trained anew as there.
 
     It knows rectified flow, and is asked at the same sigma / alpha.
@@ -129,7 +129,8 @@ def _of_patches() -> tuple[jd.Denoiser, jd.StartLaw]:
         t = sigma / (1 + sigma)
         return network((1 - t) * x, t)
 
-    return jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale), law
+    denoise = jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale)
+    return denoise, cast(jd.Distribution, law)
 
 
 def _patches(draw: np.random.Generator, seed: int) -> Posed:

@@ -45,11 +45,11 @@ TABLES = pathlib.Path(__file__).with_name("fitted.json")
 class Coefficients(NamedTuple):
     """In units of the data's scale, for K calls."""
 
-    ratios: Array
+    ratios: Array | np.ndarray
     """Of the inner times, falling, (K - 1,)."""
-    calls: Array
+    calls: Array | np.ndarray
     """At which the denoiser is asked there, (K - 1,)."""
-    weights: Array
+    weights: Array | np.ndarray
     """(K + 1, K): row k of W up to column k, and the last row."""
 
 
