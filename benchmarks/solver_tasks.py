@@ -106,16 +106,22 @@ def _guided(d: int, draw: np.random.Generator, seed: int) -> Posed:
     return Posed(jd.guided(of_one, 3.0, unconditional=of_all), one)
 
 
-def _digits(draw: np.random.Generator, seed: int) -> Posed:
+@functools.cache
+def _of_digits() -> Posed:
     """The main job's network, as its last checkpoint has it, from the Gaussian of its data."""
-    del draw, seed
     with jax.enable_x64(False):  # in which it was trained
         problem, denoise = quickstart.trained(quickstart.CONFIGS["digits"], str(DIGITS))
     return Posed(denoise, problem.law, problem.t_max)
 
 
+def _digits(draw: np.random.Generator, seed: int) -> Posed:
+    """One network, and one set of programs, for all seeds, which have other starts."""
+    del draw, seed
+    return _of_digits()
+
+
 @functools.cache
-def _of_patches() -> tuple[jd.Denoiser, jd.Distribution]:
+def _of_patches() -> Posed:
     """The denoiser of `experiments.few_step` and a Gaussian of its data, trained anew as there.
 
     It knows rectified flow, and is asked at the same sigma / alpha.
@@ -130,13 +136,13 @@ def _of_patches() -> tuple[jd.Denoiser, jd.Distribution]:
         return network((1 - t) * x, t)
 
     denoise = jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale)
-    return denoise, cast(jd.Distribution, law)
+    return Posed(denoise, cast(jd.Distribution, law))
 
 
 def _patches(draw: np.random.Generator, seed: int) -> Posed:
-    """One network for all seeds, which have other starts."""
+    """As `_digits`."""
     del draw, seed
-    return Posed(*_of_patches())
+    return _of_patches()
 
 
 POSED: dict[str, Callable[[np.random.Generator, int], Posed]] = {
