@@ -64,6 +64,9 @@ twist that does not widen with the noise (the reward of the mean) and as this on
 so it was the chain's steps, each of which leaves out what the data vary given x_t, and the twist (a script
 of the day; `--parts d8` has the first and the last of them by the wider twist).
 
+In d = 800, 300 draws over four observations, two methods alone were run: the prior has 1.97 +- .25, and drawn
+again by its likelihoods 3.96 +- .45, for one or two of its draws are left.
+
 So particles with a twist that widens come nearest by far; of those that guide DPS with its step chosen at
 d = 80, and DAPS with the exact correction at d = 8 and much compute. In d = 8 a thousand draws of the prior,
 drawn again, are as good as any, which is no method where an observation says much. Noise between steps pays
