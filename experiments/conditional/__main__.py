@@ -6,7 +6,8 @@
 
     | part      | question                                                                  | module   |
     |-----------|---------------------------------------------------------------------------|----------|
-    | d8, d80   | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | d8        | each method against exact posterior draws, at equal compute; coverage      | mixtures |
+    | d80       | the same in 80 dimensions                                                  | mixtures |
     | d800      | the same where covariances are of factors; 100 evaluations, few observed   | mixtures |
     | plane     | a nonlinear observation in the plane: draws on rings, judged by a grid     | plane    |
     | digits    | digits seen in part by the main job's model; a Gaussian's conditional      | digits   |
