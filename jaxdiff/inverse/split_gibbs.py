@@ -27,7 +27,7 @@ from jaxdiff.inverse.posterior_generator import PosteriorGenerator, check_genera
 from jaxdiff.inverse.posteriors import check_observation, solve
 from jaxdiff.noising import times
 from jaxdiff.noising.process import inverse_log_snr, marginals
-from jaxdiff.sampling.driver import integrate
+from jaxdiff.sampling.driver import integrate_given
 from jaxdiff.sampling.exponential_adams import sde_dpm_solver_pp
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.typing import Array, Key, Time
@@ -121,7 +121,7 @@ def prior_given(key: Key, denoise: Denoiser, z: Array, rho: Array, num_steps: in
     # Even in log-SNR, to a hundredth of rho and then to none.
     grid = times.log_snr_grid(schedule, num_steps - 1, t_max=t, t_min=time_of(denoise, 0.01 * rho, t))
     grid = times.to_clean(schedule, grid)
-    return integrate(key, denoise, schedule.alpha(t) * z, grid, sampler=sampler)
+    return integrate_given(key, denoise, sampler, schedule.alpha(t) * z, grid)
 
 
 def time_of(denoise: Denoiser, ratio: Array, t_max: Time | None = None) -> Array:

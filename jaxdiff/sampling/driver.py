@@ -158,6 +158,13 @@ def _draw(key: Key, denoise: Denoiser, start: StartLaw | None, t: Array, n: int)
 
 @jax.jit
 def _integrate(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, times: Array) -> Array:
+    return integrate_given(key, denoise, sampler, x, _if_noisy(denoise, x, times))
+
+
+@jax.jit
+def integrate_given(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, times: Array) -> Array:
+    """`integrate` from points x of any law: data near a given point, say, have not all noise of its time."""
+
     def body(state: Any, step: tuple[Array, Array, Array]) -> tuple[Any, None]:
         return _step(key, denoise, sampler, state, step), None
 
@@ -170,7 +177,7 @@ def _integrate_path(key: Key, denoise: Denoiser, sampler: Sampler, x: Array, tim
         state = _step(key, denoise, sampler, state, step)
         return state, state.x
 
-    _, path = jax.lax.scan(body, sampler.init(x), _steps(denoise, x, times))
+    _, path = jax.lax.scan(body, sampler.init(x), _steps(denoise, x, _if_noisy(denoise, x, times)))
     return jnp.concatenate([x[None], path])
 
 
@@ -188,11 +195,17 @@ def _steps(denoise: Denoiser, x: Array, times: Array) -> tuple[Array, Array, Arr
     least, _ = checks.rounded_out(denoise.t_min, denoise.t_max)
     end_is_known = (times[-1] >= least) | (times[-1] <= denoise.schedule.t_min)
     good = jnp.all(times[:-1] > times[1:]) & end_is_known
-    if not jax.export.is_symbolic_dim(x.size) and x.size >= checks.FEW:  # and a start without noise
-        got = jnp.sqrt(jnp.mean(jnp.square(x.astype(times.dtype))))
-        good &= got >= 0.5 * denoise.schedule.sigma(times[0])
     times = jnp.where(good, times, jnp.nan)
     return jnp.arange(len(times) - 1), times[:-1], times[1:]
+
+
+def _if_noisy(denoise: Denoiser, x: Array, times: Array) -> Array:
+    """times, and NaN where they begin with a noise that x, of no few numbers, has not."""
+    times = jnp.asarray(times, jnp.result_type(x, jnp.float32))
+    if jax.export.is_symbolic_dim(x.size) or x.size < checks.FEW:
+        return times
+    got = jnp.sqrt(jnp.mean(jnp.square(x.astype(times.dtype))))
+    return jnp.where(got >= 0.5 * denoise.schedule.sigma(times[0]), times, jnp.nan)
 
 
 def _first(times: Array) -> Time:

@@ -150,3 +150,18 @@ def test_a_chain_does_not_see_its_neighbours():
         for n in (2, 5)
     )  # fmt: skip
     np.testing.assert_allclose(few, more[:2], rtol=1e-5, atol=1e-6)
+
+
+def test_what_an_observation_leaves_may_be_less_than_the_noise_of_a_sweep():
+    """Of many rows, z given x and y then has not half of rho; at a constant rho the law is known exactly.
+
+    p(data, z | y) of N(0, 1), N(z; data, rho^2) and N(y; z, std^2): data as if seen through rho^2 + std^2.
+    """
+    law, rho, std, n = Gaussian([0.0], 1.0).denoiser(Karras()), 5.0, 0.5, 4000
+    seen = inverse.mask(np.array([True]))
+    y = jnp.array([1.5])
+    key = jax.random.key(0)
+    x = inverse.split_gibbs(key, law, seen, y, std, n, noises=np.full(3, rho), num_steps=40)
+    variance = 1 / (1 + 1 / (rho**2 + std**2))
+    assert float(x.mean()) == pytest.approx(variance * 1.5 / (rho**2 + std**2), abs=4 * (variance / n) ** 0.5)
+    assert float(x.var()) == pytest.approx(variance, abs=4 * variance * (2 / n) ** 0.5 + 0.02)
