@@ -65,7 +65,7 @@ so it was the chain's steps, each of which leaves out what the data vary given x
 of the day; `--parts d8` has the first and the last of them by the wider twist).
 
 In d = 800, 300 draws over four observations, two methods alone were run: the prior has 1.97 +- .25, and drawn
-again by its likelihoods 3.96 +- .45, for one or two of its draws are left.
+again by its likelihoods 3.96 +- .45, perhaps since few of its draws are left (not counted).
 
 So particles with a twist that widens come nearest by far; of those that guide DPS with its step chosen at
 d = 80, and DAPS with the exact correction at d = 8 and much compute. In d = 8 a thousand draws of the prior,

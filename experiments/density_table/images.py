@@ -33,6 +33,18 @@ third of the learning rate: at 6e-3, with a decay of 1, it had learnt nothing th
 (`margins`) are worth more than the network is: one Gaussian of them, fitted in no time, has 85.2, and they
 give flows six nats and more than the head does. The main job's 100.05 are of two minutes on two cores and
 of all training images. Ours was chosen among some ten settings, flows were given a first guess of the rate.
+
+MEASURED of patches (`--parts patches`, the same machine and day, 20 s, 3 seeds; over patches the standard
+error is 2.7), nats in 63 dimensions:
+
+    denoiser over 30 Gaussians   188.8 +- 1.2
+    mixture of 30                188.9 +- 1.2
+    Gaussian                     104.9
+    FlowJAX, coupling            186.7 +- .0
+    FlowJAX, autoregressive      185.5 +- .1
+
+Fitting the mixture takes 14 of the 20 seconds, and in the rest the network adds nothing to it: what is ahead
+of the flows by two nats, less than the error over patches, is the mixture.
 """
 
 import dataclasses

@@ -11,7 +11,21 @@ noise of one step of each column's grid is added, anew at every step, as pixels 
 MINIBOONE is read from ``data.npy`` of the archive that Papamakarios et al. 2017 published
 (zenodo.org/records/1161203), by their rules: the last tenth tests, the last tenth of the rest validates, and
 what does not test is standardized by. Set JAXDIFF_MINIBOONE to the path of the file; without it the part says
-so and leaves it out. Not measured yet but at the size of tests.
+so and leaves it out.
+
+MEASURED (`--parts tables`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2, 2026-11-29; 5 s of
+processor time a way, 3 seeds), nats, held out:
+
+                                   wine           diabetes       breast cancer
+    denoiser over 2 Gaussians  -16.1 +- .9      -6.7 +- .1        -5.7 +- 6.7
+    mixture of 2               -15.6 +- .8      -7.9 +- .3       -10.7 +- 6.7
+    Gaussian                   -15.1 +- .4      -9.2 +- .3       -17.9 +- 8.7
+    FlowJAX, coupling          -19.1 +- 1.0    -10.1 +- .3       -17.3 +- 3.0
+    FlowJAX, autoregressive    -16.3 +- .6      -8.9 +- .3        -8.1 +- 3.6
+
+Seeds split the rows anew, so the errors are mostly of the split: of breast cancer a few rows far out decide,
+and there the denoiser is ahead of the autoregressive flow in two splits of three. Of 178 wines nothing learns
+more than a Gaussian knows.
 """
 
 import dataclasses

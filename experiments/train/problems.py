@@ -11,6 +11,7 @@ In 3,072 dimensions the first is fitted to noise. Fitted to the training patches
 6.11 where that has 5.16 (astronaut and rocket; MEASURED, jax 0.12.0.1, 2026-11-22).
 """
 
+import contextlib
 import hashlib
 import math
 import os
@@ -110,11 +111,15 @@ def _read_or_made(file: pathlib.Path, digest: str, make: Callable[[], _Moments])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or not whole
     moments = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f"{file.name}.{os.getpid()}")  # each process its own, and whole before it is seen
-    with new.open("wb") as opened:
-        np.savez(opened, digest=digest, **moments._asdict())
-    new.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with new.open("wb") as opened:
+            np.savez(opened, digest=digest, **moments._asdict())
+        new.replace(file)
+    except OSError:  # a run that cannot write is refused by its checkpoints, which say so
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
     return moments
 
 
