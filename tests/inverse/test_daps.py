@@ -118,12 +118,14 @@ def test_rings_are_found():
 
     got = inverse.daps(
         jax.random.key(2), law.denoiser(Karras()), inverse.langevin(log_likelihood), N,
-        noises=jnp.geomspace(10.0, 0.05, 12),
+        noises=jnp.geomspace(10.0, 0.05, 24),
     )  # fmt: skip
     got = np.asarray(got, np.float64)
+    # Annealing is too fast for the law itself: second moments are .12, .06, .03 off by 12, 24, 48 noises,
+    # whatever solver draws the data and in however many steps.
     for power in (1, 2):
         wanted = weights @ grid**power
-        assert np.abs((got**power).mean(0) - wanted).max() < 0.12, power
+        assert np.abs((got**power).mean(0) - wanted).max() < 0.1, power
     prior = np.asarray(law.sample(jax.random.key(3), N), np.float64)
     radius = np.linalg.norm(got, axis=1)
     assert radius.std() < 0.5 * np.linalg.norm(prior, axis=1).std()
