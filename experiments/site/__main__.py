@@ -25,7 +25,7 @@ import warnings
 
 from experiments.site import equations
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 HERE = pathlib.Path(__file__).parent
 TUTORIALS = ROOT / "experiments" / "tutorials"
 PAGES = {
@@ -218,7 +218,7 @@ def _linked(out: pathlib.Path, path: pathlib.Path) -> str:
         if target in pages:
             return f"[{words}]({pages[target]})"
         if target.endswith(".png"):
-            return f"[{words}]({_name(out, ROOT / target).name})"
+            return f"[{words}]({_name(out, (path.parent / target).resolve()).name})"
         return match.group(0) if ":" in target else words
 
     return re.sub(r"\[([^\]]*)\]\(([^)]*)\)", page, text)
