@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from experiments.density_table.margins import to_normal
 from jaxdiff.typing import Array, Key, Params
 
 KINDS = ("coupling", "autoregressive")
-_EDGE = 1e-6  # of F, of which the quantile is taken
 
 
 class FlowModel(NamedTuple):
@@ -125,13 +125,7 @@ def _levels_bijection(num_levels: int) -> Any:
         cond_shape: tuple[int, ...] | None = None
 
         def transform_and_log_det(self, x: Array, condition: Array | None = None) -> tuple[Array, Array]:
-            weights = jax.nn.softmax(self.logits)
-            number = jnp.clip(jnp.floor(num_levels * x), 0, num_levels - 1).astype(int)
-            below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(weights)])
-            inside = below[number] + weights[number] * (num_levels * x - number)
-            y = jax.scipy.special.ndtri(jnp.clip(inside, _EDGE, 1 - _EDGE))
-            slope = jax.nn.log_softmax(self.logits)[number] + jnp.log(float(num_levels))
-            return y, slope - jax.scipy.stats.norm.logpdf(y)
+            return to_normal(x, jax.nn.log_softmax(self.logits))
 
         def inverse_and_log_det(self, y: Array, condition: Array | None = None) -> tuple[Array, Array]:
             weights = jax.nn.softmax(self.logits)

@@ -28,14 +28,14 @@ class Margins:
 
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """y, shape (n, d), of rows x in [0, 1]^d, and the logarithm of the slope of it, shape (n,)."""
-        num_cells = self.log_frequencies.shape[1]
-        weights = jnp.exp(self.log_frequencies)
-        cell = jnp.clip(jnp.floor(num_cells * x), 0, num_cells - 1).astype(int)
+        y, log_slope = jax.vmap(jax.vmap(to_normal), (0, None))(x, self.log_frequencies)
+        return y, log_slope.sum(1)
 
-        def own(values: Array) -> Array:
-            return jax.vmap(lambda cells: jnp.take_along_axis(values, cells[:, None], 1)[:, 0])(cell)
 
-        below = own(jnp.cumsum(weights, 1) - weights) + own(weights) * (num_cells * x - cell)
-        y = jax.scipy.special.ndtri(jnp.clip(below, _EDGE, 1 - _EDGE))
-        slope = own(self.log_frequencies) + jnp.log(float(num_cells)) - jax.scipy.stats.norm.logpdf(y)
-        return y, slope.sum(1)
+def to_normal(x: Array, log_frequencies: Array) -> tuple[Array, Array]:
+    """y of one entry x, scalar, by log-frequencies (L,), and the logarithm of its slope."""
+    weights, num_cells = jnp.exp(log_frequencies), len(log_frequencies)
+    cell = jnp.clip(jnp.floor(num_cells * x), 0, num_cells - 1).astype(int)
+    inside = (jnp.cumsum(weights) - weights)[cell] + weights[cell] * (num_cells * x - cell)
+    y = jax.scipy.special.ndtri(jnp.clip(inside, _EDGE, 1 - _EDGE))
+    return y, log_frequencies[cell] + jnp.log(float(num_cells)) - jax.scipy.stats.norm.logpdf(y)

@@ -66,9 +66,10 @@ def fitted_multistep(
     in 16 dimensions, with heavy tails and with guidance, and **3.2 times as much with five far modes in 128
     dimensions**; from 10 calls on classical solvers are as good or better but in the plane (MEASURED,
     `benchmarks.solvers`). Try `deis(3)` beside it. It has no order: another number of calls is another table.
-    Raises ValueError for a number of calls without one, a t_max
-    where noise does not dominate, a t_min with more noise, or times that the denoiser does not know, or its
-    schedule does not tell apart; where they are traced the answer is NaN.
+
+    Raises ValueError for a number of calls without one, a t_max where noise does not dominate, a t_min with
+    more noise, or times that the denoiser does not know, or its schedule does not tell apart; where they are
+    traced the answer is NaN.
 
     >>> law = jd.GaussianMixture(jnp.ones(2) / 2, jnp.array([[-1.0], [1.0]]), jnp.full(2, 0.1))
     >>> denoise = law.denoiser(jd.Karras())
