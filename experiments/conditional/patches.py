@@ -26,15 +26,15 @@ from experiments.conditional.methods import METHODS, Problem
 from experiments.few_step import tasks
 from experiments.networks import applied, started
 from experiments.optimizers import adamw
-from jaxdiff import inverse, pytree
-from jaxdiff.denoising.denoiser import Denoiser
+from jaxdiff import inverse
+from jaxdiff.denoising.denoiser import Denoiser, Distribution
 from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.laws.factors import FactorMixture
 from jaxdiff.learning import ema, training
 from jaxdiff.learning.losses import denoising_loss
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.running.progress import Progress
-from jaxdiff.typing import Array, Denoised, Key, Params
+from jaxdiff.typing import Array, Key, Params
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,26 +82,12 @@ def smoke() -> Config:
     )
 
 
-@pytree
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Residual:
-    """The Gaussian's answer, and what a network adds to that of white data."""
-
-    network: Denoiser
-    law: Denoiser
-
-    def __call__(self, denoiser: Denoiser, x: Array, t: Array) -> Denoised:
-        share = 1 / (1 + jnp.broadcast_to(t, x.shape[:1]).reshape(-1, 1, 1, 1) ** 2)
-        white = Denoised(share * x, jnp.sqrt(share * (1 - share)) * x)
-        return jax.tree.map(lambda a, b, c: a - b + c, self.network(x, t), white, self.law(x, t))
-
-
 def run(config: Config) -> dict[str, Any]:
     """Judged draws of every method and of the control; and some of them, to be looked at."""
     task = tasks.task("patches", 0)
     key, fit_key, law_key, held_key = jax.random.split(jax.random.key(0), 4)
     law: Any = task.fit(law_key)
-    denoise = _fit(config, fit_key, task, law.denoiser(SCHEDULE))
+    denoise = _fit(config, fit_key, task, law)
     held = np.asarray(task.held(held_key, config.images), np.float64)
     rng, rows, shown = np.random.default_rng(0), [], {}
     for name in config.tasks:
@@ -148,14 +134,13 @@ def _products(vectors: Array, x: Array) -> Array:
     return vectors.astype(x.dtype) @ x.reshape(-1)
 
 
-def _fit(config: Config, key: Key, task: tasks.Task, law: Denoiser) -> Denoiser:
+def _fit(config: Config, key: Key, task: tasks.Task, law: Distribution) -> Denoiser:
     network = tasks.network("patches", config.width, config.blocks)
     optimizer, decay = adamw(config.learning_rate, config.steps, 0.0, warm_up=100), ema.power_function(0.1)
     init_key, key = jax.random.split(key)
 
     def model(params: Params) -> Denoiser:
-        denoise = make_denoiser(applied(network), params, SCHEDULE, shape=SHAPE, scale=1.0)
-        return dataclasses.replace(denoise, estimate=_Residual(denoise, law))
+        return make_denoiser(applied(network), params, SCHEDULE, shape=SHAPE, scale=1.0, reference=law)
 
     def loss(params: Params, key: Key, batch: Array) -> Array:
         return denoising_loss(key, model(params), batch).mean()
