@@ -17,12 +17,17 @@ import numpy as np
 
 import jaxdiff as jd
 from experiments import quickstart
+from experiments.density import classifier, classifier_network
 from experiments.few_step import methods
 from experiments.few_step.study import SETTINGS, Study
 
 SCHEDULE = jd.Karras()
 DIGITS = pathlib.Path("results/quickstart-digits")
-_STEPS = {"digits, a trained network": (80, 60), "patches, a trained network": (60, 45)}  # else 600 and 400
+_STEPS = {  # of what is no law; else 600 and 400
+    "digits, a trained network": (80, 60),
+    "digits guided by 3, a trained network": (80, 60),
+    "patches, a trained network": (60, 45),
+}
 
 
 class Task(NamedTuple):
@@ -120,23 +125,24 @@ def _digits(draw: np.random.Generator, seed: int) -> Posed:
     return _of_digits()
 
 
+def _under_karras(network: jd.Denoiser, time: Callable[[jax.Array], jax.Array]) -> jd.Denoiser:
+    """The same asked at a sigma, which is sigma / alpha of the network's own schedule at time(sigma)."""
+
+    def answer(x: jax.Array, sigma: jax.Array) -> jd.Denoised:
+        t = time(sigma)
+        return network(network.schedule.alpha(t) * x, t)
+
+    return jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale)
+
+
 @functools.cache
 def _of_patches() -> Posed:
-    """The denoiser of `experiments.few_step` and a Gaussian of its data, trained anew as there.
-
-    It knows rectified flow, and is asked at the same sigma / alpha.
-    """
+    """The denoiser of `experiments.few_step` and a Gaussian of its data, trained anew as there."""
     with jax.enable_x64(False):
         study = Study(SETTINGS["patches"], 0)
         params, _ = study.fit(methods.denoising)
         network, law = study.make(params).denoiser, study.task.fit(jax.random.key(0))
-
-    def answer(x: jax.Array, sigma: jax.Array) -> jd.Denoised:
-        t = sigma / (1 + sigma)
-        return network((1 - t) * x, t)
-
-    denoise = jd.as_denoiser(answer, SCHEDULE, shape=network.shape, scale=network.scale)
-    return Posed(denoise, cast(jd.Distribution, law))
+    return Posed(_under_karras(network, lambda sigma: sigma / (1 + sigma)), cast(jd.Distribution, law))
 
 
 def _patches(draw: np.random.Generator, seed: int) -> Posed:
@@ -145,27 +151,68 @@ def _patches(draw: np.random.Generator, seed: int) -> Posed:
     return _of_patches()
 
 
+@functools.cache
+def _of_guided_digits() -> Posed:
+    """The network of digits and their class of `experiments.conditional`, guided by 3; row i is of class i.
+
+    From the Gaussian of all digits, between the noises that it was trained for.
+    """
+    config, none = classifier.Config(), classifier_network.CLASSES
+    with jax.enable_x64(False):
+        pixels, labels, _, _ = classifier.split_digits(config)
+        of_classes = classifier.class_gaussians(config, pixels, labels)
+        x = jd.data.dequantize(jax.random.key(0), pixels, levels=classifier_network.LEVELS)
+        law = jd.Gaussian(x.mean(0), jnp.cov(x.T) + config.covariance_floor * jnp.eye(x.shape[1]))
+        laws = jd.Labelled([*(of_classes.law(jnp.asarray(c)) for c in range(none)), law])
+        labels = jnp.concatenate([labels, jnp.full(len(labels), none)])
+        network = classifier_network.fit(config, jnp.concatenate([pixels, pixels]), labels, laws)
+
+    def answer(x: jax.Array, t: jax.Array) -> jd.Denoised:
+        rows = jnp.arange(len(x))
+        of_class, of_all = network.given(rows % none), network.given(jnp.full_like(rows, none))
+        return jd.guided(of_class, 3.0, unconditional=of_all)(x, t)
+
+    guided = jd.as_denoiser(
+        answer, network.schedule, shape=network.shape, scale=network.scale, t_min=network.t_min,
+        t_max=network.t_max,
+    )  # fmt: skip
+    std = classifier_network.STD
+    posed = _under_karras(guided, lambda sigma: 2 / jnp.pi * jnp.arctan(sigma / std))
+    return Posed(posed, law, 20 * std, 0.02 * std)
+
+
+def _guided_digits(draw: np.random.Generator, seed: int) -> Posed:
+    """As `_digits`."""
+    del draw, seed
+    return _of_guided_digits()
+
+
 POSED: dict[str, Callable[[np.random.Generator, int], Posed]] = {
     **{name: functools.partial(_exact, name) for name in LAWS},
     "guided by 3, d = 2": functools.partial(_guided, 2),
     "guided by 3, d = 16": functools.partial(_guided, 16),
     "digits, a trained network": _digits,
+    "digits guided by 3, a trained network": _guided_digits,
     "patches, a trained network": _patches,
 }
 """Everything that is solved, by name."""
 
 
-@functools.partial(jax.jit, static_argnames=("sampler", "n"))
 def run(
     denoise: jd.Denoiser,
     x: jax.Array,
     ends: tuple[float, float],
-    rho: jax.Array,
+    rho: float,
     sampler: jd.Sampler,
     n: int,
 ) -> jax.Array:
-    """x at the second of the ends, by n steps of the grid of rho from the first."""
+    """x at the second of the ends, by n steps of the grid of rho from the first.
+
+    What is linear in the answers is run as its arrays: one program of the denoiser for all of these solvers.
+    """
     times = jd.times.power_grid(n, t_max=ends[0], t_min=ends[1], rho=rho)
+    if isinstance(sampler, jd.DDIM | jd.ExponentialAdams):
+        sampler = jd.linear_multistep(sampler, SCHEDULE, times)
     return jd.integrate(jax.random.key(0), denoise, x, times, sampler=sampler)
 
 
@@ -175,6 +222,6 @@ def task(name: str, seed: int, rows: int) -> Task:
     posed = POSED[name](draw, seed)
     x = posed.law.sample(jax.random.key(seed), rows)
     x = x + posed.t_max * draw.standard_normal(x.shape).astype(x.dtype)
-    ends, rho, solver = (posed.t_max, posed.t_min), jnp.asarray(7.0), jd.ExponentialRungeKutta(4)
+    ends, rho, solver = (posed.t_max, posed.t_min), 7.0, jd.ExponentialRungeKutta(4)
     best, less = (run(posed.denoise, x, ends, rho, solver, n) for n in _STEPS.get(name, (600, 400)))
     return Task(posed.denoise, x, best, float(jnp.sqrt(jnp.mean((best - less) ** 2))), *ends, posed.law)

@@ -1,6 +1,6 @@
 """Which solver for which number of denoiser calls?
 
-    python -m benchmarks.solvers [--peers] [--laws LAW ...] [--parts PART ...] [--out DIR]
+    python -m benchmarks.solvers [--peers] [--laws LAW ...] [--parts PART ...] [--calls K ...] [--out DIR]
 
 The root mean square error a coordinate of samples against the exact flow map, from the same starts, on exact
 denoisers of mixtures that no solver was made for; from sigma = 20 to 0.02 under `Karras`, in float64, so that
@@ -115,7 +115,12 @@ Errors = dict[str, dict[int, np.ndarray]]
 
 
 def measure(
-    name: str, seeds: range, rows: int, peers: dict[str, Peer], solvers: Sequence[str]
+    name: str,
+    seeds: range,
+    rows: int,
+    peers: dict[str, Peer],
+    solvers: Sequence[str],
+    of_calls: Sequence[int],
 ) -> tuple[Errors, float]:
     """Solver to calls to root mean square errors, (seeds, rhos), and the largest doubt of the map."""
     errors: Errors = {solver: {} for solver in (*solvers, *peers)}
@@ -125,7 +130,7 @@ def measure(
         of = task(name, seed, rows)
         x, best, ends = np.asarray(of.x), np.asarray(of.best), (of.t_max, of.t_min)
         doubt = max(doubt, of.doubt)
-        for calls in CALLS:
+        for calls in of_calls:
             if FITTED in solvers and calls in fitted.CALLS:  # which has its own grid
                 got = _by_fitted(of, calls)
                 for column in range(len(RHOS)):
@@ -133,7 +138,7 @@ def measure(
             for column, rho in enumerate(RHOS):
                 for solver, (sampler, per_step) in own.items():
                     if calls % per_step == 0:
-                        got = run(of.denoise, of.x, ends, jnp.asarray(rho), sampler, calls // per_step)
+                        got = np.asarray(run(of.denoise, of.x, ends, rho, sampler, calls // per_step))
                         _put(errors[solver], calls, len(seeds), row, column, got - best)
                 for solver, sample in peers.items() if calls <= PEERS_UP_TO else ():
                     got = sample(of.denoise, x, calls, rho, ends)
@@ -199,7 +204,7 @@ def agree(same: dict[str, tuple[Peer, jd.Sampler]], rows: int) -> dict[str, floa
     rests, ends = {}, (of.t_max, of.t_min)
     for name, (peer, sampler) in same.items():
         theirs = peer(of.denoise, np.asarray(of.x), 12, 7.0, ends)
-        ours = run(of.denoise, of.x, ends, jnp.asarray(7.0), sampler, 12)
+        ours = run(of.denoise, of.x, ends, 7.0, sampler, 12)
         rests[name] = float(np.abs(theirs - ours).max())
         print(f"{name}: the peer and jaxdiff differ by at most {rests[name]:.0e}")
     return rests
@@ -212,7 +217,7 @@ def main(
     out: pathlib.Path | None,
     laws: Sequence[str] | None = None,
     parts: Sequence[str] = PARTS,
-    learned_calls: Sequence[int] | None = None,
+    calls: Sequence[int] | None = None,
     solvers: Sequence[str] | None = None,
 ) -> dict[str, dict[str, dict[int, float]]]:
     """Print and return the mean error over the judged seeds: law to solver to calls."""
@@ -224,16 +229,14 @@ def main(
     for name in laws or POSED:
         rows_of = results[name] = {}
         if "classical" in parts:
-            tuning, _ = measure(name, range(100, 100 + seeds), rows, others, solvers)
-            judged, doubt = measure(name, range(seeds), rows, others, solvers)
+            tuning, _ = measure(name, range(100, 100 + seeds), rows, others, solvers, calls or CALLS)
+            judged, doubt = measure(name, range(seeds), rows, others, solvers, calls or CALLS)
             print(f"\n{name}; the map is known to {doubt:.0e}")
             for solver in judged:
-                best = {calls: errors.mean(0).argmin() for calls, errors in tuning[solver].items()}
-                rows_of[solver] = {
-                    calls: float(judged[solver][calls][:, i].mean()) for calls, i in best.items()
-                }
+                best = {n: errors.mean(0).argmin() for n, errors in tuning[solver].items()}
+                rows_of[solver] = {n: float(judged[solver][n][:, i].mean()) for n, i in best.items()}
         if "learned" in parts:
-            rows_of |= learn(name, range(seeds), rows, learned_calls or LEARNED_CALLS)
+            rows_of |= learn(name, range(seeds), rows, calls or LEARNED_CALLS)
         if "noisy" in parts and name in LAWS:
             distances[name] = noisy.league(name, seeds, rows, noisy_others)
         print(f"{name:<28}" + "".join(f"{c:>9}" for c in CALLS))
@@ -264,7 +267,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--laws", nargs="+", choices=tuple(POSED), default=tuple(POSED))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--learned-calls", nargs="+", type=int, default=LEARNED_CALLS)
+    parser.add_argument(
+        "--calls", nargs="+", type=int, help=f"by default {CALLS}, of what is learned {LEARNED_CALLS}"
+    )
     everything = (*SOLVERS, FITTED)
     parser.add_argument("--solvers", nargs="+", choices=everything, default=everything)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
@@ -277,6 +282,6 @@ if __name__ == "__main__":
         arguments.out,
         arguments.laws,
         arguments.parts,
-        arguments.learned_calls,
+        arguments.calls,
         arguments.solvers,
     )
