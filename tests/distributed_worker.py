@@ -1,11 +1,16 @@
 """A training run over several processes of this machine, one of which this is.
 
-python distributed_worker.py directory port number_of_processes own_number devices_of_each
+python distributed_worker.py directory port number_of_processes own_number devices_of_each [local_directory last]
 
-Process 0 prints the losses. Stopped by SIGTERM to any of them, all save and exit with status 75.
+Process 0 prints the losses. Stopped by SIGTERM to any of them, all save and exit with status 75. With a local
+directory, states between the checkpoints are kept there, and each process kills itself when that of the step
+last is.
 """
 
+import contextlib
 import json
+import os
+import signal
 import sys
 import time
 
@@ -17,6 +22,7 @@ import optax
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.learning.training import EXIT_INTERRUPTED, init_state, interruption, make_train_step, train
 from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.emergency import EmergencyCheckpoints
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 
 NUM_STEPS = 40
@@ -34,11 +40,27 @@ def start():
     return init_state(params, OPTIMIZER, ema_decay=0.9)
 
 
-def fit(directory, layout, rows, report):
-    """The state at the run's end, or where a signal has stopped it, from what the directory holds."""
+def fit(directory, layout, rows, report, local_directory=None, last=None):
+    """The state at the run's end, or where a signal has stopped it, from what the directories hold."""
     step = data_parallel(make_train_step(loss, OPTIMIZER, ema_decay=0.9), layout)
-    with interruption() as stop, Checkpoints(directory, config={"rate": 1e-2}) as checkpoints:
-        restored = checkpoints.restore(layout.like(start))
+    config, like = {"rate": 1e-2}, layout.like(start)
+    with interruption() as stop, contextlib.ExitStack() as exits:
+        checkpoints = exits.enter_context(Checkpoints(directory, config=config))
+        local, restored = None, None
+        if local_directory:
+            local = exits.enter_context(EmergencyCheckpoints(local_directory, config=config))
+            restored = local.restore(like, after=checkpoints.latest_step)
+        restored = restored or checkpoints.restore(like)
+
+        def save(state, means):
+            if local is None or int(state.step) % 8 == 0:
+                checkpoints.save(state, means)
+            else:
+                local.save(state)
+            if int(state.step) == last:
+                exits.close()  # which waits until it lies there
+                os.kill(os.getpid(), signal.SIGKILL)
+
         return train(
             layout.place(jax.random.key(0)),
             layout.create(start) if restored is None else restored.state,
@@ -48,13 +70,13 @@ def fit(directory, layout, rows, report):
             feed=layout.feed(rows),
             steps_per_dispatch=4,
             report=report,
-            save=checkpoints.save,
-            save_every=8,
+            save=save,
+            save_every=4 if local else 8,
             stop=stop,
         )
 
 
-def main(directory, port, processes, number, devices):
+def main(directory, port, processes, number, devices, local=None, last=0):
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     if processes > 1:
@@ -69,9 +91,9 @@ def main(directory, port, processes, number, devices):
             print(json.dumps([step, *map(float, metrics.loss)]), flush=True)
         time.sleep(0.1)
 
-    state = fit(directory, Layout(data_mesh()), rows, report)
+    state = fit(directory, Layout(data_mesh()), rows, report, local, int(last))
     return 0 if int(state.step) == NUM_STEPS else EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
+    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:6]), *sys.argv[6:]))

@@ -9,21 +9,13 @@ version, is read as it is: a file that is cut or gone is noticed there, but not 
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import gc
-import importlib.metadata
 import itertools
-import json
-import logging
 import math
 import os
 import pathlib
-import sys
-import time
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
@@ -37,14 +29,15 @@ from jaxdiff.learning.training import TrainState
 from jaxdiff.running import sums
 from jaxdiff.running.differences import check_config
 from jaxdiff.running.directory import check_writable, local, locked
-from jaxdiff.running.quiet import no_unraisable, quiet
-from jaxdiff.running.stored import DamagedError, Restored, first_line, read_about, restore_step, steps_in
+from jaxdiff.running.quiet import quiet
+from jaxdiff.running.stored import DamagedError, Restored, about, read_about, restore_step, steps_in
+from jaxdiff.running.writing import writing
 
 _FILE_SIZE = 2**27
 """Bytes of a file of arrays, about: they are written, and summed, several at once."""
-
-Config = Mapping[str, Any]
-"""Anything that JSON can hold, under string names; ``dataclasses.asdict(config)`` is one."""
+_PART_SIZE = 2**22
+"""Bytes of an array that are read together, at most: a process of a restore reads those with rows of its own,
+however many devices the array lay on when it was saved."""
 
 
 class Checkpoints:
@@ -80,7 +73,7 @@ class Checkpoints:
         self,
         directory: str | os.PathLike[str],
         *,
-        config: Config,
+        config: Mapping[str, Any],
         keep_latest: int = 2,
         keep_best: int = 1,
         keep_every: int | None = None,
@@ -90,7 +83,7 @@ class Checkpoints:
         checks.integer("keep_latest", keep_latest, 1)
         checks.integer("keep_best", keep_best, 0)
         self.directory = local(directory)
-        self._config = _as_json(config)
+        self._about = about(config)
         self._metric = metric
         policies = ocp.checkpoint_managers
         best = policies.BestN(
@@ -130,7 +123,7 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            with self._writing():  # Orbax has files of its own to end
+            with writing(self.directory):  # Orbax has files of its own to end
                 self._exit.close()
 
     @property
@@ -160,11 +153,11 @@ class Checkpoints:
             metrics = {name: float(value) for name, value in metrics.items()}
             if not math.isfinite(metrics.get(self._metric, math.nan)):
                 raise ValueError(f"metrics must hold a finite {self._metric!r} to rank by, got {metrics}.")
-        about = {"config": self._config, "version": _version()}
-        arrays = ocp.args.PyTreeSave(state, ocdbt_target_data_file_size=_FILE_SIZE)
-        items = ocp.args.Composite(state=arrays, about=ocp.args.JsonSave(about))
+        parts = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_PART_SIZE), state)
+        arrays = ocp.args.PyTreeSave(state, parts, ocdbt_target_data_file_size=_FILE_SIZE)
+        items = ocp.args.Composite(state=arrays, about=ocp.args.JsonSave(self._about))
         self._wait()
-        with self._writing():
+        with writing(self.directory):
             self._manager.save(step, args=items, metrics=metrics, force=True)
         if self._sums and jax.process_index() == 0:
             self._summing = self._summer.submit(self._sum, step)
@@ -187,12 +180,12 @@ class Checkpoints:
         steps, damaged = steps_in(self.directory), []
         for step in steps:
             try:
-                about = read_about(self.directory, step)
+                found = read_about(self.directory, step)
             except DamagedError as error:
                 _warn(self.directory, step, error)
                 damaged.append(step)
             else:
-                check_config(self.directory / str(step), about.config, self._config)
+                check_config(self.directory / str(step), found.config, self._about["config"])
         if steps and damaged == steps:
             raise _none_readable(self.directory, steps)
         _set_aside(self.directory, damaged)
@@ -206,58 +199,20 @@ class Checkpoints:
     def _wait(self) -> None:
         """For the last save and its sums."""
         summing, self._summing = self._summing, None
-        with self._writing():
+        with writing(self.directory):
             self._manager.wait_until_finished()
             if summing is not None:
                 summing.result()
 
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError) as error:  # the first from Python, the second from TensorStore
-            # What Orbax says when files that it has just written are not there.
-            removed = not self.directory.is_dir() or "No ArrayMetadata found" in str(error)
-            if isinstance(error, ValueError) and not removed and "writing" not in str(error):
-                raise
-            time.sleep(0.5)  # for the other writes, which end in threads, to complain where nobody listens
-            # Some do whenever they are freed, at the end of Python where the error's traceback keeps them.
-            logging.getLogger("asyncio").addFilter(_unless_dropped)
-            atexit.register(_free)
-            with no_unraisable():
-                cause: BaseException | None = error
-                while cause is not None:
-                    traceback.clear_frames(cause.__traceback__)
-                    cause = cause.__cause__ or cause.__context__
-                gc.collect()
-            steps = steps_in(self.directory) if self.directory.is_dir() else []
-            whole = f"Step {steps[-1]} is whole" if steps else "None is there"
-            removed |= isinstance(error, FileNotFoundError)
-            reason, wanted = ("was it removed?", "keep it") if removed else ("is the disk full?", "make room")
-            raise OSError(
-                f"A checkpoint could not be written in {self.directory}: {reason} {whole}; {wanted}, and go "
-                f"on. ({_last_words(error)})"
-            ) from None
-
     def _score(self, metrics: Mapping[str, float]) -> float:
         return metrics[self._metric]
-
-
-def _free() -> None:
-    with no_unraisable():
-        sys.last_value = sys.last_traceback = None
-        gc.collect()
-
-
-def _unless_dropped(record: logging.LogRecord) -> bool:
-    return "exception was never retrieved" not in record.getMessage()
 
 
 def save(
     directory: str | os.PathLike[str],
     state: TrainState,
     *,
-    config: Config,
+    config: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Save one state in a directory and wait for it. Errors as in `Checkpoints`, which opens it.
@@ -278,7 +233,7 @@ def restore(
     like: Any,
     *,
     step: int | str = "latest",
-    config: Config | None = None,
+    config: Mapping[str, Any] | None = None,
     metric: str = "loss",
     part: bool = False,
     sums: bool = True,
@@ -320,7 +275,7 @@ def restore(
         )
     if isinstance(step, str):
         checks.option("step", step, ["latest", "best"])
-    wanted = None if config is None else _as_json(config)
+    wanted = None if config is None else about(config)["config"]
     if step == "latest":
         return _restore_newest(directory, like, wanted, part=part, verify=sums)[0]
     at = _best_step(directory, metric) if step == "best" else int(step)
@@ -386,26 +341,3 @@ def _set_aside(directory: pathlib.Path, damaged: list[int]) -> None:
             (directory / str(step)).rename(next(name for name in names if not name.exists()))
     if damaged and jax.process_count() > 1:
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
-
-
-def _as_json(config: Config) -> dict[str, Any]:
-    """The config as it will be read back: with lists for tuples."""
-    try:
-        return json.loads(json.dumps(config, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"config must be a dict of what JSON can hold ({error}); give dataclasses.asdict(config), "
-            "with names in place of functions and arrays."
-        ) from None
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("jaxdiff")
-    except importlib.metadata.PackageNotFoundError:  # run from its source tree
-        return "unknown"
-
-
-def _last_words(error: BaseException) -> str:
-    """The reason, which TensorStore gives after the names of what it was doing, and before its settings."""
-    return first_line(error) if isinstance(error, OSError) else str(error).split(" [")[0].rsplit(": ")[-1]

@@ -7,12 +7,14 @@ for is compared with the checkpoint's metadata first, and the differences are na
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import json
 import pathlib
 import time
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -38,6 +40,25 @@ class Restored(NamedTuple):
 
 class DamagedError(Exception):
     """A checkpoint that cannot be read, in one line."""
+
+
+def about(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What lies beside a state: the config as it will be read back, with lists for tuples, and our version.
+
+    Raises TypeError for a config that is not what JSON can hold.
+    """
+    try:
+        held = json.loads(json.dumps(config, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"config must be a dict of what JSON can hold ({error}); give dataclasses.asdict(config), "
+            "with names in place of functions and arrays."
+        ) from None
+    try:
+        version = importlib.metadata.version("jaxdiff")
+    except importlib.metadata.PackageNotFoundError:  # run from its source tree
+        version = "unknown"
+    return {"config": held, "version": version}
 
 
 def steps_in(directory: pathlib.Path) -> list[int]:
@@ -84,7 +105,7 @@ def restore_step(
             _agree(summing.result())
         state = None
         try:
-            state = _read(path, jax.tree.map(_target, like), part)
+            state = read_state(path, like, part=part)
         except (DamagedError, ValueError):
             if summing.result() is None:  # or that is the reason
                 raise
@@ -116,25 +137,32 @@ def _agree(damage: str | None) -> None:
         raise DamagedError(damage or "another process says which file")
 
 
-def _read(path: pathlib.Path, target: Any, part: bool) -> Any:
+def read_state(
+    path: pathlib.Path, like: Any, *, part: bool = False, handler: ocp.PyTreeCheckpointHandler | None = None
+) -> Any:
+    """The arrays of a checkpoint at path, each device's part of them read by its own process.
+
+    handler: another than Orbax's own, for a checkpoint of one process. Raises as `restore_step`.
+    """
+    target = jax.tree.map(_target, like)
     arguments = ocp.args.PyTreeRestore(
         target, restore_args=ocp.checkpoint_utils.construct_restore_args(target), partial_restore=part
     )
+    handler, where = handler or ocp.PyTreeCheckpointHandler(), cast(Any, path / "state")
     with quiet(), no_unraisable():
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            # Exceptions as wide because Orbax raises a bare one for data that it cannot read.
+        # Exceptions as wide because Orbax raises a bare one for data that it cannot read.
+        try:
+            metadata = handler.metadata(where).tree
+        except Exception as error:
+            damage = first_line(error)
+        else:
+            got = {name: metadata[name] for name in target if name in metadata} if part else metadata
+            check_tree(path, got, target)
             try:
-                metadata = reader.metadata(path / "state").item_metadata.tree
+                return handler.restore(where, args=arguments)
             except Exception as error:
                 damage = first_line(error)
-            else:
-                got = {name: metadata[name] for name in target if name in metadata} if part else metadata
-                check_tree(path, got, target)
-                try:
-                    return reader.restore(path / "state", args=arguments)
-                except Exception as error:
-                    damage = first_line(error)
-                    time.sleep(0.5)  # for the other reads, which end in threads, to complain
+                time.sleep(0.5)  # for the other reads, which end in threads, to complain
         gc.collect()  # and to be freed; a fifth of a second, which a read that went well does without
         raise DamagedError(damage)
 
