@@ -14,8 +14,8 @@ the same denoiser, grids and calls, each at its own best rho. Three that are def
 the control that these are used rightly.
 
 "fitted on other laws" is `jd.fitted_multistep`, which has its own grid. The part "learned" chooses solver and
-grid for each judged denoiser itself (`tune_sampler`) and learns from there, and from `fitted_multistep`, on a
-pilot's starts, not on the judged ones.
+grid for each judged denoiser itself (`tune_sampler`, which tries that too) and learns from there, on a pilot's
+starts, not on the judged ones.
 
 MEASURED (one busy core of an AMD EPYC, jax 0.10.2, diffusers 0.42.1, 2026-11-29, --peers --parts classical,
 a law at a time: mixtures --seeds 3 --rows 200, heavy tails and guidance --seeds 5 --rows 100; all of it in
@@ -68,7 +68,6 @@ basins.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -170,30 +169,20 @@ def _put(
 
 def learn(name: str, seeds: range, rows: int, of_calls: Sequence[int]) -> dict[str, dict[int, float]]:
     """Mean errors over the seeds of the sampler chosen by a pilot run, and of that learned from there."""
-    errors = {
-        solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned", "fitted, learned")
-    }
+    errors = {solver: {calls: [] for calls in of_calls} for solver in ("chosen", "learned")}
     for seed in seeds:
         of = task(name, seed, rows)
         key, start = jax.random.key(1000 + seed), of.law.perturbed(SCHEDULE, of.t_max)
-        better = functools.partial(jd.learn_sampler, key, of.denoise, start=start, num_steps=LEARNING_STEPS)
         for calls in of_calls:
-            chosen = jd.tune_sampler(
-                key, of.denoise, calls, t_max=of.t_max, t_min=of.t_min, start=start
-            ).sampler
-            choices = {"chosen": chosen, "learned": better(chosen).sampler}
-            made = _fitted(of, calls)
-            if made is not None:
-                choices["fitted, learned"] = better(made).sampler
-            for solver, choice in choices.items():
+            tuned = jd.tune_sampler(key, of.denoise, calls, t_max=of.t_max, t_min=of.t_min, start=start)
+            better = jd.learn_sampler(key, of.denoise, tuned.sampler, start=start, num_steps=LEARNING_STEPS)
+            for solver, choice in (("chosen", tuned.sampler), ("learned", better.sampler)):
                 got = jd.integrate(jax.random.key(0), of.denoise, of.x, choice.times, sampler=choice)
                 errors[solver][calls].append(float(jnp.sqrt(jnp.mean((got - of.best) ** 2))))
-                print(
-                    f"{name}, seed {seed}, {calls} calls, {solver}: {errors[solver][calls][-1]:.2g}",
-                    flush=True,
-                )
+            shown = ", ".join(f"{solver} {e[calls][-1]:.2g}" for solver, e in errors.items())
+            print(f"{name}, seed {seed}, {calls} calls: {shown}", flush=True)
     return {
-        solver: {calls: float(np.mean(e)) for calls, e in by_calls.items() if e}
+        solver: {calls: float(np.mean(e)) for calls, e in by_calls.items()}
         for solver, by_calls in errors.items()
     }
 

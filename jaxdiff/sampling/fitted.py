@@ -96,12 +96,10 @@ def fitted_multistep(
         denoise.check_times("t_min", last)
         left = _ratio(schedule, last) / (scale * coefficients(num_calls).ratios[-1])
         checks.within("sigma / alpha at t_min over that at the last call", left, 0.0, MOST_LEFT)
-    low = working_range(schedule, scale)[0]
-    sampler = _built(coefficients(num_calls), schedule, scale, low, jnp.asarray(first, float), last)
+    sampler = built(denoise, num_calls, jnp.asarray(first, float), last)
     checks.times(schedule, sampler.times, increasing=False)
     denoise.check_times("the sampler's calls", sampler.calls)
-    in_noise = no_data_left(denoise, scale, first)
-    return LinearMultistep(sampler.times, sampler.calls, jnp.where(in_noise, sampler.weights, jnp.nan))
+    return sampler
 
 
 @functools.cache
@@ -111,12 +109,19 @@ def coefficients(num_calls: int) -> Coefficients:
     return Coefficients(*(np.asarray(table[name]) for name in Coefficients._fields))
 
 
+def built(denoise: Denoiser, num_calls: int, first: Array, last: Time) -> LinearMultistep:
+    """Eq. (1) on the denoiser's schedule, unchecked; NaN where data are left at first or noise at last."""
+    made = coefficients(num_calls)
+    low = working_range(denoise.schedule, denoise.scale)[0]
+    sampler = _on(made, denoise.schedule, denoise.scale, low, first, last)
+    in_noise = no_data_left(denoise, denoise.scale, first)
+    return LinearMultistep(sampler.times, sampler.calls, jnp.where(in_noise, sampler.weights, jnp.nan))
+
+
 @jax.jit
-def _built(
+def _on(
     made: Coefficients, schedule: Schedule, scale: Array | float, low: Time, first: Array, last: Time
 ) -> LinearMultistep:
-    """Eq. (1) on a schedule; NaN where too much noise is left."""
-
     def time(ratio: Array) -> Array:
         return inverse_log_snr(schedule, -2 * jnp.log(scale * ratio), t_min=low, t_max=first)
 

@@ -3,7 +3,8 @@
     error = root mean square of (sample - long run) a coordinate, from the same starts                  (1)
 
 The long run is the denoiser's own, so what it has learned wrongly counts for nothing, and no data are asked
-for. The solvers are those of `SOLVERS`; the grids are `times.noise_grid` with each rho of `RHOS`, and two
+for. The solvers are those of `SOLVERS`, and `fitted_multistep` with its own grid where it has so many calls
+and steps begin in noise; the grids are `times.noise_grid` with each rho of `RHOS`, and two
 that follow the denoiser's estimate D of the data down the long run, with steps of equal
 
     int |dD| (constant rate, arXiv 2411.12188)    or    int |dD / du|^(1/2) du,    u = log(sigma / alpha)  (2)
@@ -30,6 +31,7 @@ from jaxdiff._numerics import checks
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.noising.process import inverse_log_snr
 from jaxdiff.noising.times import noise_grid
+from jaxdiff.sampling import fitted
 from jaxdiff.sampling import learned as learning
 from jaxdiff.sampling.driver import integrate_path
 from jaxdiff.sampling.exponential_adams import ExponentialAdams, deis, dpm_solver_pp, unipc
@@ -62,6 +64,8 @@ class Tuned(NamedTuple):
     """Eq. (1) of the choice on draws that took no part in it, but where it is learned: see `Learned`."""
     errors: Array
     """Eq. (1) of every solver on every grid, (solvers, grids), on the draws that choose."""
+    fitted_error: Array
+    """Eq. (1) of `fitted_multistep` on these; infinite where it has not so many calls between these ends."""
     learned: Learned | None = None
 
     def table(self) -> str:
@@ -71,9 +75,13 @@ class Tuned(NamedTuple):
         errors, calls = np.asarray(self.errors), len(self.times) - 1
         names = _grid_names(errors.shape[1])
         lines = [f"{'solver':<20}{'error':>10}  its best grid"]
-        for name, row in zip(SOLVERS, errors, strict=True):
-            mark = "  <- the least" if row.min() == errors.min() else ""
-            lines.append(f"{name:<20}{row.min():10.3g}  {names[row.argmin()]:<32}{mark}".rstrip())
+        rows = [(name, row.min(), names[row.argmin()]) for name, row in zip(SOLVERS, errors, strict=True)]
+        if np.isfinite(self.fitted_error):
+            rows.append(("fitted_multistep", float(self.fitted_error), "its own"))
+        least = min(error for _, error, _ in rows)
+        for name, error, grid in rows:
+            mark = "  <- the least" if error == least else ""
+            lines.append(f"{name:<20}{error:10.3g}  {grid:<32}{mark}".rstrip())
         best = self.error if self.learned is None else self.learned.error_before
         lines.append(f"RMSE to the long run, {calls} calls; {float(best):.3g} on draws that did not choose")
         if self.learned is not None:
@@ -140,7 +148,9 @@ def tune_sampler(
     if not learned:
         return tuned
     better = learning.fit(fit_key, denoise, tuned.sampler, pilot, batch, num_steps, learning_rate)
-    return Tuned(better.sampler, better.sampler.times, better.error, tuned.errors, better)
+    return tuned._replace(
+        sampler=better.sampler, times=better.sampler.times, error=better.error, learned=better
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("num_calls", "to_clean"))
@@ -152,12 +162,19 @@ def _choose(
         jax.vmap(lambda times, solver=solver: linear_multistep(solver, denoise.schedule, times))(grids)
         for solver in SOLVERS.values()
     ]
+    if num_calls in fitted.CALLS:
+        other = fitted.built(denoise, num_calls, first, last)
+        made.append(jax.tree.map(lambda leaf: leaf[None], other))
     tried = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
     choosing, judging = learning.split(len(pilot.x))
     errors = jax.lax.map(lambda sampler: learning.error(denoise, sampler, pilot, choosing), tried)
-    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(errors)], tried)
+    classical = errors[: len(SOLVERS) * len(grids)].reshape(len(SOLVERS), -1)
+    by_fitted = errors[classical.size :].min(initial=jnp.inf)
+    by_fitted = jnp.where(jnp.isfinite(by_fitted), by_fitted, jnp.inf)
+    place = jnp.where(by_fitted < classical.min(), classical.size, jnp.argmin(classical))
+    best = jax.tree.map(lambda leaf: leaf[place], tried)
     left = learning.error(denoise, best, pilot, judging)
-    return Tuned(best, best.times, left, errors.reshape(len(SOLVERS), -1))
+    return Tuned(best, best.times, left, classical, by_fitted)
 
 
 def _grids(

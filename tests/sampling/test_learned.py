@@ -105,6 +105,31 @@ def test_new_coefficients_compile_nothing_and_another_grid_has_no_answer():
         assert np.isnan(jax.jit(run)(1.0, jnp.asarray(other))).all()
 
 
+@pytest.mark.slow
+def test_the_fitted_solver_is_chosen_where_it_is_the_best():
+    """In the plane at 8 calls it is, by far; not where it has no coefficients, nor from a law with data in it."""
+    denoise = LAW.denoiser(jd.Karras())
+    choice = jd.tune_sampler(KEY, denoise, 8, num_samples=256)
+    own = jd.fitted_multistep(denoise, 8)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), choice.sampler, own)
+    assert float(choice.fitted_error) < 0.75 * choice.errors.min()
+    x = jd.initial_noise(jax.random.key(9), denoise, 256)
+    exact = jd.integrate(KEY, denoise, x, grid_of(denoise, 300), sampler=jd.ExponentialRungeKutta(4))
+    got = jd.integrate(KEY, denoise, x, choice.times, sampler=choice.sampler)
+    assert 0.3 < root_mean_square(got - exact) / float(choice.error) < 3
+    (best,) = [line for line in str(choice).splitlines() if line.endswith("<- the least")]
+    assert best.startswith("fitted_multistep")
+    assert f"{choice.fitted_error:.3g}" in best
+    start = LAW.perturbed(jd.Karras(), 1.0)
+    for other in (
+        jd.tune_sampler(KEY, denoise, 7, num_samples=64),
+        jd.tune_sampler(KEY, denoise, 8, num_samples=64, t_max=1.0, start=start),
+    ):
+        assert np.isinf(other.fitted_error)
+        assert np.isfinite(other.error)
+        assert "fitted" not in str(other)
+
+
 @functools.cache
 def tuned(name="rectified_flow"):
     denoise = LAW.denoiser(SCHEDULES[name])
@@ -142,7 +167,7 @@ def test_the_choice_is_the_least_of_all_that_was_tried():
     assert learned.learned.error_before == pytest.approx(float(classical.error), rel=1e-4)
     lines = str(learned).splitlines()
     (best,) = [line for line in lines if line.endswith("<- the least")]
-    assert f"{classical.errors.min():.3g}" in best
+    assert f"{min(classical.errors.min(), classical.fitted_error):.3g}" in best
     assert "6 calls" in lines[-1]
     assert f"learned from there {float(learned.error):.3g}" in lines[-1]
 
