@@ -42,6 +42,7 @@ class Task(NamedTuple):
 
 TASKS: dict[str, Task] = {
     "training loop": Task("training_loop", ("--steps", "50", "--save-every", "50", "--rounds", "3"), ()),
+    "restart": Task("restart", ("--config", "digits", "--restarts", "1"), (), 2.0),
     "bootstrapped step": Task("bootstrapping_step", None, ()),
     "map step": Task("map_step", None, ()),
     "train step": Task("train_step", None, ()),

@@ -9,7 +9,11 @@ import atexit
 import os
 import signal
 import threading
+import time
 from types import FrameType
+
+BEGAN = time.monotonic()
+"""When a command began that imports this first."""
 
 EXIT_INTERRUPTED = os.EX_TEMPFAIL
 """`jaxdiff.learning.signals.EXIT_INTERRUPTED`, without its imports."""

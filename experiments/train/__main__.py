@@ -33,8 +33,12 @@ processes together, between the parts of the evaluation); Ctrl-C twice leaves at
 
 A line of metrics.jsonl has beside the loss what the devices do: model_flops a second, mfu, their part of the
 peak where it is known, and goodput, the part of the time in which the run made steps, with the seconds in
-which it did not: restore, compile, feed (it waited for rows) and save. Programs are kept in --out/compiled
-for a run that goes on, or where JAX_COMPILATION_CACHE_DIR says, and the Gaussian in --out/gaussian.npz.
+which it did not: start, restore, compile, which are those until its first step began, feed (it waited for
+rows) and save. Programs are kept in --out/compiled for a run that goes on, or where JAX_COMPILATION_CACHE_DIR
+says, and the Gaussian in --out/gaussian.npz.
+
+--local DIR, of each host's own disk or its /dev/shm, holds every --local_every steps what the host's devices
+hold; --resume goes on from there if all hosts have theirs and it is newer than the last checkpoint in --out.
 
 Where to run it; --out is then a directory that all hosts see, such as gs://... mounted, or a network's disk:
 
@@ -87,14 +91,17 @@ def main(
     profile: pathlib.Path | None = None,
     keep_dtype: bool = False,
     tensorboard: bool = False,
+    local: pathlib.Path | None = None,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Train, sample and evaluate; returns the figures, which figures.json holds too.
 
-    On CPUs a model of bfloat16 is trained in float32 unless keep_dtype says that its precision was asked for.
+    local and began are those of `trainer.fit`. On CPUs a model of bfloat16 is trained in float32 unless
+    keep_dtype says that its precision was asked for.
     """
     from experiments.train import evaluation, problems, sinks, trainer  # after jax.distributed.initialize
 
-    began = time.monotonic()
+    began = time.monotonic() if began is None else began
     # Unless JAX_COMPILATION_CACHE_DIR says where.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined] - made as jax starts
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
@@ -109,7 +116,7 @@ def main(
             )
     run = trainer.prepare(config, problem)
     board = functools.partial(sinks.tensorboard, out / "tensorboard") if tensorboard else None
-    state = trainer.fit(run, out, resume=resume, profile=profile, open_sink=board)
+    state = trainer.fit(run, out, resume=resume, profile=profile, open_sink=board, local=local, began=began)
     if jax.process_index() == 0:
         print("evaluating", file=sys.stderr)
     figures = evaluation.evaluate(run, state, out)
@@ -147,6 +154,7 @@ def _parser() -> _Parser:
         own.add_argument("--out", type=pathlib.Path, help=f"directory (default results/train-{name})")
         own.add_argument("--data", type=pathlib.Path, help="where your files of the data set are")
         own.add_argument("--resume", action="store_true", help="go on from the newest checkpoint, if any")
+        own.add_argument("--local", type=pathlib.Path, metavar="DIR", help="a disk of each host, see above")
         own.add_argument("--tensorboard", action="store_true", help="curves and samples in --out/tensorboard")
         own.add_argument("--profile", type=pathlib.Path, metavar="DIR", help="write a trace of a dispatch")
         own.add_argument("--compile-for", metavar="TOPOLOGY", help="report of v5e-8, v5p-128, h100-8, ...")
@@ -181,7 +189,7 @@ def _compiled(config: Config, flags: argparse.Namespace) -> str:
     return f"--batch_size {rows}\n{program}"
 
 
-def command_line(arguments: list[str] | None = None) -> None:
+def command_line(arguments: list[str] | None = None, *, began: float | None = None) -> None:
     """Parse the flags, run, and print the figures; bad input ends in one line and status 2."""
     parser = _parser()
     flags, unknown = parser.parse_known_args(arguments)
@@ -215,6 +223,8 @@ def command_line(arguments: list[str] | None = None) -> None:
             resume=flags.resume,
             profile=flags.profile,
             tensorboard=flags.tensorboard,
+            local=flags.local,
+            began=began,
             keep_dtype="model.dtype" in values,
         )
     except ConnectionError as error:  # another process is gone: all of them are to be started again
@@ -241,4 +251,4 @@ def command_line(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    command_line()
+    command_line(began=signals.BEGAN)  # pyright: ignore[reportPossiblyUnboundVariable]

@@ -96,6 +96,8 @@ class Config:
     """Steps between two lines of the log, and two looks at a signal."""
     save_every: int
     """Steps between two checkpoints, each with a grid of samples."""
+    local_every: int = 100
+    """Steps between two states in --local."""
 
     start: Literal["plain", "gaussian", "mixture"] = "plain"
     """The law that sampling starts from at `horizon`, fitted to noised data (`jaxdiff.sampling.starts`)."""
@@ -111,7 +113,7 @@ class Config:
     def __post_init__(self) -> None:
         for name in (
             "steps", "batch_size", "num_microbatches", "steps_per_dispatch", "save_every", "grid_steps",
-            "sample_steps", "slices", "tensor_parallel",
+            "sample_steps", "slices", "tensor_parallel", "local_every",
         ):  # fmt: skip
             checks.integer(name, getattr(self, name), 1)
         for name in ("seed", "bootstrap_after", "pool", "warm_up"):
@@ -243,7 +245,8 @@ def smoke(config: Config) -> Config:
 
 MAY_CHANGE = (
     "steps", "engine", "fully_sharded", "slices", "tensor_parallel", "steps_per_dispatch", "save_every",
-    "start", "horizon", "grid_steps", "sample_steps", "num_samples", "evaluation_rows", "evaluations",
+    "local_every", "start", "horizon", "grid_steps", "sample_steps", "num_samples", "evaluation_rows",
+    "evaluations",
 )  # fmt: skip
 """What a run may be resumed with other values of: nothing that is learned depends on it."""
 

@@ -86,11 +86,13 @@ def load(config: Config, directory: pathlib.Path | None, *, kept: pathlib.Path |
 
 
 def _mean_and_std(pixels: np.ndarray, levels: int) -> tuple[float, float]:
-    """Of (pixels + 1/2) / levels, from how often each level is there."""
-    shares = np.bincount(pixels.ravel(), minlength=levels) / pixels.size
-    values = (np.arange(levels) + 0.5) / levels
-    mean = float(shares @ values)
-    return mean, math.sqrt(shares @ (values - mean) ** 2)
+    """Of (pixels + 1/2) / levels, by sums of integers, which are exact."""
+    total = squares = 0.0
+    for first in range(0, len(pixels), _CHUNK):
+        rows = pixels[first : first + _CHUNK].ravel().astype(np.float64)
+        total, squares = total + float(rows.sum()), squares + float(rows @ rows)
+    mean = total / pixels.size
+    return (mean + 0.5) / levels, math.sqrt(squares / pixels.size - mean**2) / levels
 
 
 class _Moments(NamedTuple):

@@ -39,6 +39,7 @@ from jaxdiff.noising import times
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.running import work
 from jaxdiff.running.checkpoints import Checkpoints
+from jaxdiff.running.emergency import EmergencyCheckpoints
 from jaxdiff.running.goodput import Goodput
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.sampling import starts
@@ -301,8 +302,14 @@ def fit(
     resume: bool = False,
     profile: pathlib.Path | None = None,
     open_sink: Callable[[int], AbstractContextManager[Sink]] | None = None,
+    local: pathlib.Path | None = None,
+    began: float | None = None,
 ) -> TrainState:
     """The state after config.steps steps, from the newest checkpoint in out if resume says so.
+
+    local is a directory on each host's own disk for states between two checkpoints, which a resumed run goes
+    on from where all processes have theirs (`jaxdiff.running.emergency`). began is when the process started,
+    by ``time.monotonic()``, for the account of its time.
 
     Process 0 writes metrics.jsonl, grids of samples and, to profile, a trace of a dispatch; curves and grids
     go to open_sink(first_step) as well. A signal ends the run here, saved but without a grid, and the exit
@@ -314,18 +321,27 @@ def fit(
     init, step, draw = functions(run)
     pixels = run.problem.train if config.pool else None
     rows = feeds.from_arrays(run.problem.train, config.batch_size, seed=config.seed)
+    identity = configs.identity(config)
     with (
         training.interruption() as stop,
-        Checkpoints(out / "checkpoints", config=configs.identity(config)) as checkpoints,
+        Checkpoints(out / "checkpoints", config=identity) as checkpoints,
+        EmergencyCheckpoints(local, config=identity | {"out": str(out.absolute())})
+        if local
+        else nullcontext() as emergency,
     ):
         if not resume:
             runs.check_new(checkpoints, out)
-        lost = Goodput()
+        lost = Goodput(began=began)
         with lost.to("restore"):
-            restored = checkpoints.restore(layout.like(init)) if resume else None
+            restored = None
+            if resume:
+                like = layout.like(init)
+                if emergency:
+                    restored = emergency.restore(like, after=checkpoints.latest_step)
+                restored = restored or checkpoints.restore(like)
             state = layout.create(init) if restored is None else restored.state
 
-        stopped = False
+        stopped, saved = False, int(state.step)
 
         def asked(step: int) -> bool:
             nonlocal stopped
@@ -333,6 +349,13 @@ def fit(
             return stopped
 
         def save(state: TrainState, means: dict[str, float]) -> None:
+            nonlocal saved
+            step = int(state.step)
+            due = step // config.save_every > saved // config.save_every
+            if emergency and not (due or stopped or step == config.steps):
+                emergency.save(state)
+                return
+            saved = step
             checkpoints.save(state, means)
             if stopped:
                 return  # who sends a signal waits for the end, and not for long
@@ -361,7 +384,7 @@ def fit(
                 steps_per_dispatch=config.steps_per_dispatch,
                 report=report,
                 save=lost.save(save),
-                save_every=config.save_every,
+                save_every=min(config.save_every, config.local_every) if local else config.save_every,
                 stop=lost.stop(asked),
             )
     runs.leave_if_stopped(state, config.steps, stop)

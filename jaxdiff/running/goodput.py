@@ -16,21 +16,25 @@ from typing import Any
 
 from jaxdiff.learning.training import DeviceFeed, Save
 
-LOSSES = ("restore", "compile", "feed", "save")
+LOSSES = ("start", "restore", "compile", "feed", "save")
 
 
 class Goodput:
-    """Seconds of a process, since this was made, that `train` did not step in.
+    """Seconds of a process, since began, that `train` did not step in.
 
+    began is by the same clock, and when this is made where it is not given.
+
+    start     before this was made: imports, data
     restore   what was done under ``to("restore")``
     compile   until the first dispatch had begun, without the wait for its rows
     feed      that the loop waited for rows; of these the device still has up to one dispatch to do
     save      in save, with all that it does
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic):
-        self._clock, self._began = clock, clock()
-        self._lost: dict[str, float] = dict.fromkeys(LOSSES, 0.0)
+    def __init__(self, *, began: float | None = None, clock: Callable[[], float] = time.monotonic):
+        now = clock()
+        self._clock, self._began = clock, now if began is None else began
+        self._lost: dict[str, float] = dict.fromkeys(LOSSES, 0.0) | {"start": now - self._began}
         self._arrived = False
         self._waiting: float | None = None
         self._compiling: float | None = None

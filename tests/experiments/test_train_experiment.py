@@ -136,6 +136,28 @@ def test_a_stopped_run_exits_saved_and_goes_on_with_other_devices(finished, tmp_
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 2
 
 
+def test_a_run_goes_on_from_a_state_between_two_checkpoints(finished, tmp_path, monkeypatch):
+    """On this host's own disk, after 3 steps; no checkpoint could be written."""
+    run, _, _, expected = finished
+    run = run._replace(config=dataclasses.replace(run.config, local_every=3))
+    out, local = tmp_path / "out", tmp_path / "local"
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError("no room")
+
+        patch.setattr(trainer.Checkpoints, "save", full)
+        with pytest.raises(OSError, match="no room"):
+            trainer.fit(run, out, local=local)
+    began = time.monotonic() - 100
+    state = trainer.fit(run, out, resume=True, local=local, began=began)
+    assert_same_bits(jax.device_get(state), expected)
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log][-1:] == [6]
+    assert log[-1]["start_seconds"] >= 100
+    assert log[-1]["restore_seconds"] < 100
+
+
 def test_a_signal_in_the_last_save_is_heard_when_it_is_whole(finished, tmp_path, monkeypatch, capsys):
     run, _, _, end = finished
     monkeypatch.setattr(
@@ -408,6 +430,8 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
     wanted = dataclasses.replace(CONFIGS["patches"], steps=7, model=model, flip=False, decay_after=None)
     assert (config, out) == (wanted, tmp_path)
     assert options == {
+        "local": None,
+        "began": None,
         "data": None,
         "resume": True,
         "profile": None,
