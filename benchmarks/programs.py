@@ -93,7 +93,7 @@ from experiments.networks import applied
 from jaxdiff.learning.training import TrainState
 from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.running import programs
-from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel, row_parallel
 from jaxdiff.running.programs import Program, Topology
 from jaxdiff.typing import Array, Key, Params
 
@@ -154,14 +154,14 @@ def train_step(
 
 
 def of_rows(where: Topology, call: Callable[[Key, jd.Denoiser, Array], Any]) -> Any:
-    """A call of the transformer as a denoiser on rows, traced."""
+    """A call of the transformer as a denoiser on rows, each device's own, traced."""
     layout = Layout(data_mesh(where.devices))
     params = layout.like(lambda: initial(TRANSFORMER))
 
     def run(key: Key, params: Params, rows: Array) -> Any:
         return call(key, model(TRANSFORMER, params), rows)
 
-    return jax.jit(run).trace(*arguments(layout, params))
+    return jax.jit(row_parallel(run, layout)).trace(*arguments(layout, params))
 
 
 def sampled(key: Key, denoise: jd.Denoiser, x: Array) -> Array:

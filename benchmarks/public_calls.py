@@ -62,6 +62,7 @@ LEFT_OUT = {
             "load_sampler",
             "data_mesh",
             "data_parallel",
+            "row_parallel",
             "ema.combine",
         ),
         *("data.digits", "data.photograph_patches"),

@@ -91,7 +91,7 @@ from jaxdiff.noising.schedules import (
 )
 from jaxdiff.noising.tables import cosine_betas, linear_betas, logarithmic_betas
 from jaxdiff.running.checkpoints import Checkpoints, restore, save
-from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel, row_parallel
 from jaxdiff.running.progress import Progress
 from jaxdiff.running.safetensors import load_safetensors, save_safetensors
 from jaxdiff.sampling import starts
@@ -293,6 +293,7 @@ __all__ = [
     "rewarded",
     "rewards",
     "rotation_curve",
+    "row_parallel",
     "sample",
     "sample_map",
     "save",

@@ -923,6 +923,8 @@ MISTAKES = [
      ValueError, r"ema_decay must lie in \[0, 1\), got 1.0"),
     ("a mesh for a layout", lambda: jd.data_parallel(untouched, jd.data_mesh()),
      TypeError, r"layout must be a Layout\(data_mesh\(\)\), got Mesh"),
+    ("a mesh for a layout of rows", lambda: jd.row_parallel(untouched, jd.data_mesh()),
+     TypeError, r"layout must be a Layout\(data_mesh\(\)\), got Mesh"),
     ("a string for a mesh", lambda: jd.Layout("data"), TypeError, r"mesh must be a mesh.* got 'data'"),
     ("a number for devices", lambda: jd.data_mesh(8),
      TypeError, r"devices must be a list such as jax.devices\(\)\[:8\], got int"),

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxdiff._numerics import checks
+from jaxdiff._numerics import checks, shards
 from jaxdiff._numerics.chunks import map_within
 from jaxdiff.typing import Array, Key
 
@@ -105,10 +105,10 @@ def cell_means(key: Key, x: Array, integrand: Integrand, layout: Layout, bytes_p
     Of x, (batch, ...), only the shape and the precision matter; what row i is given depends on (key, i) only.
     """
     strata, replicates, pairs = layout
-    each = strata * replicates
+    each, places = strata * replicates, shards.row_numbers(x.shape[0])
 
     def draw(number: Array) -> tuple[Array, Array]:
-        cell_key = jax.random.fold_in(jax.random.fold_in(key, number // each), number % each)
+        cell_key = jax.random.fold_in(jax.random.fold_in(key, places[number // each]), number % each)
         place_key, noise_key = jax.random.split(cell_key)
         place = coupled(jax.random.uniform(place_key, (-(-pairs // 2),), x.dtype), pairs)
         v = (number % each // replicates + (jnp.arange(pairs) + place) / pairs) / strata

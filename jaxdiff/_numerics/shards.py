@@ -1,10 +1,11 @@
 """A batch seen from one of the devices that hold it.
 
-Inside a `jax.pmap` whose axis is named `DATA_AXIS`, device k of m holds rows k n, ..., k n + n - 1 of a batch
-of m n rows. Random numbers that are counted by those rows, and means that are taken over all of them, do not
-depend on m: this is how a loss that knows nothing of devices is the same on one and on eight. Elsewhere,
-under a sharded `jax.jit` too, a batch is seen whole: there is one shard, and networks say by `spread` how
-their activations lie, lest the compiler should spread them like the weights that they meet.
+Inside a `jax.pmap` or `jax.shard_map` whose axis is named `DATA_AXIS`, device k of m holds rows k n, ...,
+k n + n - 1 of a batch of m n rows. Random numbers that are counted by those rows, and means that are taken
+over all of them, do not depend on m: this is how a loss that knows nothing of devices is the same on one and
+on eight. Elsewhere, under a sharded `jax.jit` too, a batch is seen whole: there is one shard, and networks
+say by `spread` how their activations lie, lest the compiler should spread them like the weights that they
+meet.
 """
 
 from __future__ import annotations
@@ -29,23 +30,32 @@ MODEL_AXIS = "model"
 _Tree = TypeVar("_Tree")
 
 
+def _bound() -> tuple[str, ...]:
+    """The axes of rows that this is inside of, as under pmap or shard_map."""
+    found = []
+    for axis in (SLICE_AXIS, DATA_AXIS):
+        try:
+            jax.lax.axis_size(axis)
+        except NameError:
+            continue
+        found.append(axis)
+    return tuple(found)
+
+
 def count() -> int:
     """The number of shards of a batch, 1 where it is seen whole."""
-    try:
-        return jax.lax.axis_size(DATA_AXIS)
-    except NameError:
-        return 1
+    return math.prod(map(jax.lax.axis_size, _bound()))
 
 
 def row_numbers(n: int) -> Array:
     """The places in the whole batch of the n rows that are here, shape (n,)."""
     rows = jnp.arange(n)
-    return rows if count() == 1 else jax.lax.axis_index(DATA_AXIS) * n + rows
+    return rows if count() == 1 else jax.lax.axis_index(_bound()) * n + rows
 
 
 def mean(tree: _Tree) -> _Tree:
     """The mean of each leaf over the shards, which hold equal numbers of rows."""
-    return tree if count() == 1 else jax.lax.pmean(tree, DATA_AXIS)
+    return tree if count() == 1 else jax.lax.pmean(tree, _bound())
 
 
 def row_axes(mesh: Mesh | AbstractMesh) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff._numerics import checks
+from jaxdiff._numerics import checks, shards
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean, check_no_data_left
@@ -140,8 +140,8 @@ def _missing_directions(key: Key, denoise: Denoiser, x: Array) -> Array:
     t_min, t_max = (jnp.asarray(t, float) for t in denoise.working_range)
     level = log_snr(denoise.schedule, t_min) - 2 * jnp.log(2.0)
     later = inverse_log_snr(denoise.schedule, level, t_min=t_min, t_max=t_max)
-    n = min(len(x), _ROWS)
-    each, apart = max(16, 256 // n), len(x) // n
+    n = min(len(x), max(1, _ROWS // shards.count()))
+    each, apart = max(16, 256 // (n * shards.count())), len(x) // n
     asked = denoise.at_rows(jnp.repeat(apart * jnp.arange(n), 2 * each))
     # Evenly among them and by their places: each device then has its share of them where rows are spread.
     data = x[: n * apart].reshape(n, apart, *x.shape[1:])[:, :1]
@@ -160,4 +160,4 @@ def _missing_directions(key: Key, denoise: Denoiser, x: Array) -> Array:
 
 
 def _has_density(missing: Array | np.ndarray) -> Array | np.bool_:
-    return (missing > 0).mean() <= 0.1
+    return shards.mean((missing > 0).mean()) <= 0.1

@@ -7,7 +7,9 @@
     x = jax.jit(sample, static_argnums=1)(key, sampler, layout.place_rows(x), grid)
 
 The rows of a batch are spread over the devices of the mesh, which jax.jit carries through whatever is
-computed from them: samplers, likelihoods and sweeps need nothing but rows that lie so. Parameters, averages
+computed from them: samplers, likelihoods and sweeps need nothing but rows that lie so. Where a function looks
+rows up by their numbers, as the density formula does, the compiler sends them all to every device: by
+`row_parallel` each looks at its own. Parameters, averages
 and the optimizer's state are replicated or, ``Layout(mesh, fully_sharded=True)``, spread themselves, each
 array along its longest axis; a device then gathers a weight when it needs it (Rajbhandari et al. 2020, arXiv
 1910.02054; Xu et al. 2020, arXiv 2004.13336).
@@ -230,6 +232,33 @@ def data_parallel(step: StepFn, layout: Layout, *, engine: str = "jit") -> StepF
     if engine == "pmap" and jax.process_count() > 1:
         raise ValueError("engine='pmap' is for one process, and this run has several; use engine='jit'.")
     return (_by_jit if engine == "jit" else _by_pmap)(step, layout)
+
+
+def row_parallel(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """function(key, tree, rows) -> rows, each device doing its own and hearing nothing of the others'.
+
+    For what answers a row by the row, its number and the key, as densities do: the same numbers as without,
+    up to rounding. tree, a denoiser say, is on every device; rows and answers are pytrees of arrays (batch,
+    ...). Not jitted, as the function was not. Raises ValueError for rows that the devices do not divide.
+
+    >>> layout = jd.Layout(jd.data_mesh())  # of all devices
+    >>> law = jd.Gaussian([0.0, 0.0], 1.0)
+    >>> log_p = jax.jit(jd.row_parallel(lambda key, law, x: law.log_prob(x), layout))
+    >>> [round(float(value), 3) for value in log_p(jax.random.key(0), law, jnp.zeros((8, 2)))][:2]
+    [-1.838, -1.838]
+    """
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout must be a Layout(data_mesh()), got {checks.described(layout)}.")
+    whole, rows = layout.replicated.spec, layout.by_rows.spec
+
+    def spread(key: Key, tree: Any, x: Any) -> Any:
+        layout._check_rows(x, axis=0)
+        on_each = jax.shard_map(
+            function, mesh=layout.mesh, in_specs=(whole, whole, rows), out_specs=rows, check_vma=False
+        )
+        return on_each(key, tree, x)
+
+    return spread
 
 
 def _by_jit(step: StepFn, layout: Layout) -> StepFn:

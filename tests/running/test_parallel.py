@@ -20,7 +20,7 @@ from jaxdiff.learning.training import init_state, make_train_step, train
 from jaxdiff.noising.schedules import Karras
 from jaxdiff.noising.times import log_normal, power_grid, stratified
 from jaxdiff.running.checkpoints import Checkpoints, restore
-from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel, row_parallel
 from jaxdiff.running.programs import collectives
 from jaxdiff.sampling.ddim import ancestral
 from jaxdiff.sampling.driver import initial_noise, integrate
@@ -250,6 +250,29 @@ def test_the_check_of_log_densities_is_spread_like_their_rows():
     assert len(alone) == 64
 
 
+@pytest.mark.parametrize(
+    ("num_evaluations", "axes"), [(80, {}), (20, {}), (20, {"slices": 2, "model": 2})],
+    ids=["flow, 8", "formula, 8", "formula, 2 x 2 x 2"],
+)  # fmt: skip
+def test_densities_of_rows_on_their_own_devices_are_those_of_all_and_nothing_is_sent(num_evaluations, axes):
+    where = Layout(data_mesh(**axes))
+    x = LAW.sample(KEY, 64)
+
+    def log_p(key, params, x):
+        return log_density.log_density(key, model(params), x, num_evaluations=num_evaluations)
+
+    alone = jax.jit(log_p)(KEY, PARAMS, x)
+    given = where.place(KEY), where.place(PARAMS), where.place_rows(x)
+    spread = jax.jit(row_parallel(log_p, where)).lower(*given).compile()
+    answer = spread(*given)
+    assert len(answer.value.sharding.device_set) == 8
+    assert max((c.largest for c in collectives(spread.as_text())), default=0) <= 8
+    for got, wanted in zip(answer, alone, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="multiple of the"):
+        row_parallel(log_p, where)(KEY, PARAMS, x[:7])
+
+
 def test_rows_are_counted_over_the_whole_batch_on_each_device():
     def local(x):
         return shards.row_numbers(len(x)), shards.mean(x.sum()), jnp.int32(shards.count())
@@ -258,6 +281,10 @@ def test_rows_are_counted_over_the_whole_batch_on_each_device():
     np.testing.assert_array_equal(rows, np.arange(16).reshape(8, 2))
     np.testing.assert_array_equal(mean, np.full(8, 15.0))
     assert (count == 8).all()
+    several = row_parallel(
+        lambda key, tree, x: shards.row_numbers(len(x)), Layout(data_mesh(slices=2, model=2))
+    )
+    np.testing.assert_array_equal(several(KEY, (), jnp.zeros(12)), np.arange(12))
     np.testing.assert_array_equal(shards.row_numbers(3), np.arange(3))
     assert shards.count() == 1
 
