@@ -82,7 +82,7 @@ class Config:
     compute: int = 100
     settings: tuple[tuple[str, float], ...] = (
         ("DPS", 3.0),
-        ("PiGDM", 0.0),
+        ("PiGDM", 1.0),
         ("TMPD", 0.0),
         ("MMPS, 4", 0.0),
         ("DiffPIR", 0.0),
@@ -126,7 +126,8 @@ def run(config: Config) -> dict[str, Any]:
         }
         draws |= _controls(config, train, matrix, seen, rng)
         rows += [
-            {"task": task, "method": name, **judges.images(got[:, :, judged], x[:, judged])}
+            {"task": task, "method": name}
+            | judges.images(got[:, :, judged], x[:, judged], draws["Gaussian"][:, :, judged])
             for name, got in draws.items()
         ]
         shown[task] = {name: np.nan_to_num(got[: config.shown, :4]).tolist() for name, got in draws.items()}

@@ -58,6 +58,11 @@ def _guided(make: Callable[..., Denoiser], cost: int) -> Draw:
     return draw
 
 
+def _pigdm(problem: Problem, setting: Array) -> Denoiser:
+    data_std = setting * problem.denoise.scale
+    return inverse.pigdm(problem.denoise, problem.operator, problem.y, problem.std, data_std=data_std)
+
+
 def _prior(key: Key, problem: Problem, n: int, compute: int, setting: Array) -> Array:
     return sample(key, problem.denoise, n, num_steps=compute)
 
@@ -133,7 +138,7 @@ METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
         _guided(lambda p, step: rewarded(p.denoise, _Off(p), step), 3),
         (0.3, 1.0, 3.0, 10.0),
     ),
-    "PiGDM": (_guided(lambda p, _: inverse.pigdm(p.denoise, p.operator, p.y, p.std), 3), (0.0,)),
+    "PiGDM": (_guided(_pigdm, 3), (1.0, 4.0, 16.0)),
     "TMPD": (_guided(lambda p, _: inverse.tmpd(p.denoise, p.operator, p.y, p.std), 5), (0.0,)),
     "MMPS, 1": (
         _guided(lambda p, _: inverse.mmps(p.denoise, p.operator, p.y, p.std, num_iterations=1), 5),
@@ -156,7 +161,8 @@ METHODS: dict[str, tuple[Draw, tuple[float, ...]]] = {
     "split Gibbs": (_split_gibbs, (0.5, 1.0, 2.0)),
     "twisted particles": (_twisted, (0.0,)),
 }
-"""And settings to choose from: the step of DPS, the last rho of split Gibbs and of DAPS over std."""
+"""And settings to choose from: the step of DPS, data_std of PiGDM over the data's own scale, the last rho of
+split Gibbs and of DAPS over std."""
 LINEAR = tuple(name for name in METHODS if name != "DPS, any function")
 """Those for linear observations."""
 NONLINEAR = (

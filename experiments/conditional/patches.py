@@ -15,6 +15,7 @@ could not be written; it leaves a dash now.
 import dataclasses
 import itertools
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -53,19 +54,12 @@ class Config:
     learning_rate: float = 1e-3
     tasks: tuple[str, ...] = ("hole", "small", "products")
     std: float = 0.05
-    images: int = 6
+    images: int = 10
+    chosen_on: int = 3
     draws: int = 20
     compute: int = 60
-    settings: tuple[tuple[str, float], ...] = (
-        ("DPS", 10.0),
-        ("PiGDM", 0.0),
-        ("MMPS, 1", 0.0),
-        ("DiffPIR", 0.0),
-        ("DAPS", 0.5),
-        ("split Gibbs", 1.0),
-        ("prior", 0.0),
-    )
-    """Methods with their settings, by the mixtures and not chosen here."""
+    methods: tuple[str, ...] = ("DPS", "PiGDM", "MMPS, 1", "DiffPIR", "DAPS", "split Gibbs", "prior")
+    """Their settings are chosen for each task on so many training patches, by the energy score."""
 
 
 def smoke() -> Config:
@@ -77,8 +71,9 @@ def smoke() -> Config:
         batch=4,
         tasks=("small",),
         images=2,
+        chosen_on=1,
         compute=10,
-        settings=(("DiffPIR", 0.0),),
+        methods=("DAPS",),
     )
 
 
@@ -87,27 +82,30 @@ def run(config: Config) -> dict[str, Any]:
     task = tasks.task("patches", 0)
     key, fit_key, law_key, held_key = jax.random.split(jax.random.key(0), 4)
     law: Any = task.fit(law_key)
-    denoise = _fit(config, fit_key, task, law)
-    held = np.asarray(task.held(held_key, config.images), np.float64)
+    denoise = trained(config, fit_key, task, law)
+    held = np.asarray(task.held(held_key, config.images), np.float64).reshape(config.images, -1)
+    own = np.asarray(task.fresh(held_key, config.chosen_on), np.float64).reshape(config.chosen_on, -1)
     rng, rows, shown = np.random.default_rng(0), [], {}
     for name in config.tasks:
         operator, judged = _task(name)
         matrix = np.asarray(operator.apply(jnp.eye(SIZE).reshape(-1, *SHAPE)), np.float64).reshape(SIZE, -1).T
-        truth = held.reshape(len(held), -1)
-        seen = truth @ matrix.T
-        seen += config.std * rng.standard_normal(seen.shape)
-        draws = {
-            method: _draws(config, denoise, operator, seen, method, setting, jax.random.fold_in(key, i))
-            for i, (method, setting) in enumerate(config.settings)
-        }
-        draws["Gaussian"] = conditioned(law.law, matrix, seen, config.draws, config.std, rng)
+        seen, other = (
+            x @ matrix.T + config.std * rng.standard_normal((len(x), len(matrix))) for x in (held, own)
+        )
+        draws = {"Gaussian": conditioned(law.law, matrix, seen, config.draws, config.std, rng)}
+        settings = {}
+        for i, method in enumerate(config.methods):
+            draw = _drawer(config, denoise, operator, method, jax.random.fold_in(key, i))
+            settings[method] = _best(METHODS[method][1], draw, other, own, judged)
+            draws[method] = draw(seen, settings[method])
         rows += [
-            {"task": name, "method": method, **judges.images(got[:, :, judged], truth[:, judged])}
+            {"task": name, "method": method, "setting": settings.get(method)}
+            | judges.images(got[:, :, judged], held[:, judged], draws["Gaussian"][:, :, judged])
             for method, got in draws.items()
         ]
         print(judges.table(rows[-len(draws) :]), file=sys.stderr, flush=True)
         simple = (seen @ np.linalg.pinv(matrix).T)[:1]
-        shown[name] = {"truth": truth[:1], "seen": simple} | {m: got[0, :2] for m, got in draws.items()}
+        shown[name] = {"truth": held[:1], "seen": simple} | {m: got[0, :2] for m, got in draws.items()}
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,
@@ -134,7 +132,8 @@ def _products(vectors: Array, x: Array) -> Array:
     return vectors.astype(x.dtype) @ x.reshape(-1)
 
 
-def _fit(config: Config, key: Key, task: tasks.Task, law: Distribution) -> Denoiser:
+def trained(config: Config, key: Key, task: tasks.Task, law: Distribution) -> Denoiser:
+    """The transformer, over the reference law."""
     network = tasks.network("patches", config.width, config.blocks)
     optimizer, decay = adamw(config.learning_rate, config.steps, 0.0, warm_up=100), ema.power_function(0.1)
     init_key, key = jax.random.split(key)
@@ -159,26 +158,41 @@ def _fit(config: Config, key: Key, task: tasks.Task, law: Distribution) -> Denoi
     return model(training.averaged(state))
 
 
-def _draws(
-    config: Config,
-    denoise: Denoiser,
-    operator: inverse.Operator,
-    seen: np.ndarray,
-    method: str,
-    setting: float,
-    key: Key,
-) -> np.ndarray:
-    """(images, draws, numbers)."""
+def _drawer(
+    config: Config, denoise: Denoiser, operator: inverse.Operator, method: str, key: Key
+) -> Callable[[np.ndarray, float], np.ndarray]:
+    """draw(seen, setting): (images, draws, numbers)."""
 
     @jax.jit
-    def of(key: Key, y: Array) -> Array:
+    def of(key: Key, y: Array, setting: Array) -> Array:
         problem = Problem(denoise, operator, y.reshape(operator.observed), jnp.asarray(config.std))
-        return METHODS[method][0](key, problem, config.draws, config.compute, jnp.asarray(setting))
+        return METHODS[method][0](key, problem, config.draws, config.compute, setting)
 
-    print(f"patches: {method}", file=sys.stderr, flush=True)
-    keys = jax.random.split(key, len(seen))
-    got = [of(key, jnp.asarray(y, jnp.float32)) for key, y in zip(keys, seen, strict=True)]
-    return np.asarray(jnp.stack(got), np.float64).reshape(len(seen), config.draws, SIZE)
+    def draw(seen: np.ndarray, setting: float) -> np.ndarray:
+        print(f"patches: {method}, {setting:g}", file=sys.stderr, flush=True)
+        keys = jax.random.split(key, len(seen))
+        rows = jnp.asarray(seen, jnp.float32)
+        got = [of(key, y, jnp.asarray(setting)) for key, y in zip(keys, rows, strict=True)]
+        return np.asarray(jnp.stack(got), np.float64).reshape(len(seen), config.draws, SIZE)
+
+    return draw
+
+
+def _best(
+    settings: tuple[float, ...],
+    draw: Callable[[np.ndarray, float], np.ndarray],
+    seen: np.ndarray,
+    truth: np.ndarray,
+    judged: np.ndarray,
+) -> float:
+    """Of the least energy score; what has no number is the worst, and what is alone is not asked."""
+    if len(settings) == 1:
+        return settings[0]
+    scores = [
+        judges.energy_score(draw(seen, setting)[:, :, judged], truth[:, judged]).mean()
+        for setting in settings
+    ]
+    return settings[int(np.argmin(np.nan_to_num(scores, nan=np.inf)))]
 
 
 def conditioned(

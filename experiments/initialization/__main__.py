@@ -11,6 +11,7 @@
     | tails        | quantiles of heavy-tailed data, in 2 and 100 dimensions               | tails          |
     | surface      | a learned start against rows of data and noise                        | surface        |
     | horizon      | which horizon, and which grid                                         | horizon        |
+    | trained      | the same by trained models of digits and patches                      | trained        |
     | images       | digits by the main job's model, in a fraction of its denoiser calls   | images         |
     | conditional  | digits of a wished class in five calls, from a start for each class   | conditional    |
     | networks     | networks trained below sigma_T only: half of one, or of its steps     | short_networks |
@@ -33,6 +34,7 @@ from experiments.initialization import (
     short_networks,
     surface,
     tails,
+    trained,
 )
 
 PARTS: parts.Parts = {
@@ -41,6 +43,7 @@ PARTS: parts.Parts = {
     "tails": (tails, tails.Config()),
     "surface": (surface, surface.Config()),
     "horizon": (horizon, horizon.Config()),
+    "trained": (trained, trained.Config()),
     "images": (images, images.Config()),
     "conditional": (conditional, conditional.Config()),
     "networks": (short_networks, short_networks.Config()),

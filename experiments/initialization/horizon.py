@@ -49,42 +49,35 @@ with Heun, and the best fits .028, .033, .052 and .031.
 """
 
 import dataclasses
-import functools
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from experiments.initialization import shapes
+from experiments.initialization import choices, shapes
+from experiments.initialization.choices import SCHEDULE
 from experiments.initialization.laws import draw_rows, grid_mixture
-from jaxdiff.denoising.denoiser import Denoiser, Distribution
+from jaxdiff.denoising.denoiser import Distribution
 from jaxdiff.laws.empirical import Empirical
-from jaxdiff.noising.schedules import Karras
-from jaxdiff.noising.times import log_snr_grid, power_grid, to_clean, truncate
+from jaxdiff.noising.times import log_snr_grid, power_grid, truncate
 from jaxdiff.sampling import starts
 from jaxdiff.sampling.budget import kl_budget, optimal_grid, score_curvature
-from jaxdiff.sampling.driver import integrate
 from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.heun import Heun
-from jaxdiff.sampling.horizon import choose_horizon
 from jaxdiff.sampling.sampler import Sampler
-from jaxdiff.sampling.starts import Family, fit_start
-from jaxdiff.typing import Array, StartLaw
+from jaxdiff.sampling.starts import fit_start
+from jaxdiff.typing import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SCHEDULE = Karras()
 T_MIN, T_END = 0.002, 80.0
 SAMPLERS: dict[str, tuple[Sampler, int]] = {  # and calls of the denoiser a step
     "Heun": (Heun(), 2),
     "DPM-Solver++": (dpm_solver_pp(), 1),
 }
-_DIRECTIONS, _DRAWS = 50, 4  # and draws of the law for each sample
-_FINALISTS = 8
+_DRAWS = 4  # of the law for each sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,140 +165,35 @@ def draw(figures: dict[str, Any], axes: "Axes") -> None:
     axes.set(ylabel="sliced W_2 over the best choice's", title="horizon and grid")
 
 
-class _Judge(NamedTuple):
-    """By sliced W_2 to the law: the quantiles of many draws of it along directions, (directions, n).
-
-    Of a divisor of n rows too, by the means of neighbouring quantiles.
-    """
-
-    directions: Array
-    wanted: Array
-
-    def __call__(self, x: Array) -> Array:
-        wanted = self.wanted.reshape(len(self.wanted), len(x), -1).mean(2)
-        return jnp.sqrt(jnp.mean((jnp.sort(self.directions @ x.T, axis=1) - wanted) ** 2))
-
-
-class _Task(NamedTuple):
-    """A law, 2,000 rows of it, what every cell starts from, by horizon, and who judges."""
-
-    denoise: Denoiser
-    data: Array
-    mixture: Family[Any]
-    """Whose fits were made before: the chooser and the oracle try the same ones."""
-    starts: dict[str, StartLaw]
-    """Fits, and the controls, stacked over the horizons."""
-    judge: _Judge
-    floor: Array
-    choose_key: Array
-    draw_key: Array
-
-
-def _task(config: Config, name: str) -> _Task:
+def _task(config: Config, name: str) -> choices.Task:
     law = shapes.LAWS[name](config.seed)
     data_key, fit_key, choose_key, draw_key, test_key = jax.random.split(jax.random.key(config.seed), 5)
     data = draw_rows(law, data_key, config.num_rows)
-    family = starts.gaussian_mixture(config.components, num_restarts=4, num_iterations=60)
-    fits = {t: fit_start(fit_key, family, data, SCHEDULE, t) for t in config.horizons}
-    mixture: Family[Any] = Family(lambda key, data, schedule, t: fits[float(t)], family.num_parameters)
-
-    def stacked(start_at: Callable[[float], StartLaw]) -> StartLaw:
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start_at, config.horizons))
-
-    directions = jax.random.normal(jax.random.key(5), (_DIRECTIONS, data.shape[1]))
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     fresh_key, other_key = jax.random.split(test_key)
-    fresh = draw_rows(law, fresh_key, _DRAWS * config.num_samples)
-    quantiles = jnp.sort(directions @ fresh.T, axis=1).reshape(_DIRECTIONS, config.num_samples, _DRAWS)
-    judge = _Judge(directions, quantiles.mean(axis=2))
-    by_name = {
-        "best": stacked(fits.__getitem__),
-        "Gaussian": stacked(lambda t: fit_start(fit_key, starts.gaussian(), data, SCHEDULE, t)),
-        "noised data": stacked(lambda t: Empirical(data).perturbed(SCHEDULE, t)),
-        "ideal": stacked(lambda t: law.perturbed(SCHEDULE, t)),
-    }
-    floor = judge(draw_rows(law, other_key, config.num_samples))
-    return _Task(law.denoiser(SCHEDULE), data, mixture, by_name, judge, floor, choose_key, draw_key)
+    return choices.task(
+        (fit_key, choose_key, draw_key),
+        law.denoiser(SCHEDULE),
+        data,
+        starts.gaussian_mixture(config.components, num_restarts=4, num_iterations=60),
+        {
+            "Gaussian": lambda t: fit_start(fit_key, starts.gaussian(), data, SCHEDULE, t),
+            "noised data": lambda t: Empirical(data).perturbed(SCHEDULE, t),
+            "ideal": lambda t: law.perturbed(SCHEDULE, t),
+        },
+        (
+            draw_rows(law, fresh_key, _DRAWS * config.num_samples),
+            draw_rows(law, other_key, config.num_samples),
+        ),
+        config.horizons,
+    )
 
 
-def _cell(config: Config, task: _Task, sampler: str, calls: int) -> dict[str, float]:
+def _cell(config: Config, task: choices.Task, sampler: str, calls: int) -> dict[str, float]:
     solver, calls_a_step = SAMPLERS[sampler]
     num_steps = calls // calls_a_step
-    choice = choose_horizon(
-        task.choose_key,
-        task.mixture,
-        task.denoise,
-        task.data,
-        num_steps=num_steps,
-        sampler=solver,
-        horizons=config.horizons,
-    )
-    horizons = jnp.asarray(config.horizons)
-    edm = [
-        to_clean(SCHEDULE, power_grid(num_steps - 1, t_max=t, t_min=0.02, rho=7.0)) for t in config.horizons
+    return choices.cell(task, solver, num_steps, num_tried=config.num_tried, num_samples=config.num_samples)[
+        0
     ]
-    grids = jnp.concatenate([choice.candidates.times, jnp.stack(edm)[:, None]], axis=1)
-    score = functools.partial(_score, task.denoise, solver, task.draw_key, task.judge)
-
-    def judged(start: StartLaw, *others: tuple[Any, Array]) -> tuple[Array, Array]:
-        """Distances and horizons: of the seven that seem best, then of the longest's best, then of others."""
-        rough = score(start, grids, n=config.num_tried)
-        few = jnp.append(
-            jnp.argsort(rough.reshape(-1))[: _FINALISTS - 1], rough.size - rough.shape[1] + rough[-1].argmin()
-        )
-        laws = jax.tree.map(lambda leaf: leaf[few // rough.shape[1]], start)
-        times = grids.reshape(-1, grids.shape[2])[few]
-        for other in others:
-            laws, times = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (laws, times), other)
-        return score(laws, times[:, None], n=config.num_samples)[:, 0], times[:, 0]
-
-    found = {name: judged(start) for name, start in task.starts.items() if name != "best"}
-    distances, at = judged(task.starts["best"], (choice.start, choice.times))
-    chosen, best = float(distances[-1]), jnp.argmin(distances)
-    figures = {
-        "chosen": chosen,
-        "best": float(distances[best]),
-        **{name: float(own.min()) for name, (own, _) in found.items()},
-        "no calls": float(
-            _no_calls(task.draw_key, task.judge, task.starts["best"], horizons, config.num_samples)
-        ),
-        "long": float(found["Gaussian"][0][-1]),
-        "floor": float(task.floor),
-        "t_max": float(choice.t_max),
-        "best t_max": float(at[best]),
-    }
-    return figures | {"ratio": chosen / figures["best"]}
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _score(
-    denoise: Denoiser,
-    sampler: Sampler,
-    key: Array,
-    judge: _Judge,
-    laws: StartLaw,
-    grids: Array,
-    n: int,
-) -> Array:
-    """Distances of n samples each, (horizons, grids)."""
-
-    def at(candidate: tuple[Any, Array]) -> Array:
-        law, grids = candidate
-        x = law.sample(key, n)
-        return jax.lax.map(lambda times: judge(integrate(key, denoise, x, times, sampler=sampler)), grids)
-
-    return jax.lax.map(at, (laws, grids))
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _no_calls(key: Array, judge: _Judge, laws: StartLaw, horizons: Array, n: int) -> Array:
-    """The least distance of the starts' own draws."""
-
-    def at(candidate: tuple[Any, Array]) -> Array:
-        law, t = candidate
-        return judge(law.sample(key, n) / SCHEDULE.alpha(t))
-
-    return jax.lax.map(at, (laws, horizons)).min()
 
 
 def _grids(config: Config) -> list[dict[str, Any]]:

@@ -79,14 +79,18 @@ def test_judges_of_holes():
     """The energy score is least for the true law, and intervals of normal draws hold nine in ten."""
     rng = np.random.default_rng(2)
     truth = rng.standard_normal((200, 3))
+    exact = rng.standard_normal((200, 60, 3))
     right, wide, moved = (
-        judges.images(s * rng.standard_normal((200, 60, 3)) + m, truth)
+        judges.images(s * rng.standard_normal((200, 60, 3)) + m, truth, exact)
         for s, m in ((1.0, 0.0), (2.0, 0.0), (1.0, 1.0))
     )
     assert abs(right["coverage"]["mean"] - 0.9) < 4 * right["coverage"]["standard_error"]
     assert wide["coverage"]["mean"] > 0.98
+    less = right["less_control"]
+    assert abs(less["mean"]) < 4 * less["standard_error"] < 0.1  # pairs: a score alone has .05
     for worse in (wide, moved):
         assert worse["energy_score"]["mean"] > right["energy_score"]["mean"] + 0.1
+        assert worse["less_control"]["mean"] > 0.1
 
 
 @pytest.mark.slow

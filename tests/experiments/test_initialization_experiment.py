@@ -7,8 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.initialization import closed_forms, conditional, horizon, shapes, short_networks, surface
+from experiments.initialization import (
+    closed_forms,
+    conditional,
+    horizon,
+    shapes,
+    short_networks,
+    surface,
+    trained,
+)
 from jaxdiff.densities.evaluations import Evaluations
+from jaxdiff.laws.mixture import GaussianMixture
+from jaxdiff.noising.schedules import Karras
 
 pytestmark = pytest.mark.slow
 
@@ -102,6 +112,25 @@ def test_the_choice_is_near_the_best_and_no_calls_are_not(choices):
     assert row["chosen"] < 0.6 * row["no calls"]
     assert row["Gaussian"] <= row["long"]
     assert "of 1; median" in horizon.table(choices)
+
+
+def test_the_rule_for_trained_models_by_an_exact_one(monkeypatch, axes):
+    """Two steps from a short horizon beat two from the longest, and eight from there beat both."""
+    law = GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1])
+    data, held = law.sample(jax.random.key(0), 200), law.sample(jax.random.key(1), 64)
+    model = trained.Model(law.denoiser(Karras()), data, held, 20.0)
+    monkeypatch.setitem(trained.MODELS, "digits", lambda config: model)
+    config = dataclasses.replace(trained.smoke(), num_samples=256, classifier_steps=20)
+    figures = json.loads(json.dumps(trained.run(config), allow_nan=False))
+    assert all(row["best"] <= row["chosen"] < 1.5 * row["best"] for row in figures["rows"])
+    names = ("chosen", "no calls", "long, 1 times", "long, 4 times")
+    mean = {name: np.mean([row[name] for row in figures["rows"]]) for name in names}
+    assert mean["chosen"] < 0.7 * min(mean["long, 1 times"], mean["no calls"])
+    assert mean["long, 4 times"] < 0.5 * mean["long, 1 times"]
+    told = {name: np.mean([row["told"][name]["mean"] for row in figures["rows"]]) for name in row["told"]}
+    assert told["start"] > told["chosen"] - 0.05
+    assert "training images" in trained.table(figures)
+    trained.draw(figures, axes)
 
 
 @pytest.mark.parametrize("name", shapes.LAWS)
