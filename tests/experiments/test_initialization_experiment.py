@@ -127,7 +127,10 @@ def test_the_rule_for_trained_models_by_an_exact_one(monkeypatch, axes):
     mean = {name: np.mean([row[name] for row in figures["rows"]]) for name in names}
     assert mean["chosen"] < 0.7 * min(mean["long, 1 times"], mean["no calls"])
     assert mean["long, 4 times"] < 0.5 * mean["long, 1 times"]
-    told = {name: np.mean([row["told"][name]["mean"] for row in figures["rows"]]) for name in row["told"]}
+    told = {
+        name: np.mean([row["told"][name]["mean"] for row in figures["rows"]])
+        for name in figures["rows"][0]["told"]
+    }
     assert told["start"] > told["chosen"] - 0.05
     assert "training images" in trained.table(figures)
     trained.draw(figures, axes)
