@@ -188,6 +188,7 @@ def test_a_network_s_error_counts_against_the_data_only():
             num_steps=8,
             horizons=[0.2, 20.0],
             reference=reference,
+            num_samples=256,
         )
         return choice.candidates.distance.min(axis=1)
 
