@@ -2,6 +2,7 @@
 
     python -m benchmarks.all --quick                 # a quarter of an hour
     python -m benchmarks.all --full                  # hours
+    python -m benchmarks.all --full --resume         # what an interrupted run left, or what failed in it
     python -m benchmarks.all --quick --only cost     # some
 
 Peers are used as they are installed and left out with a word where they are not: pip install
@@ -11,7 +12,8 @@ asks, its settings and what it was seen to answer are in its module's docstring.
 Printed is what the benchmarks print; written to --out a JSON file with the machine, the date, every command
 with its seconds and status, the end of its output and, where it answers in JSON, its figures. Of a benchmark
 that fails or takes longer than its time it is said so at the end; the others run all the same, and the status
-is 1.
+is 1. With --resume those that all.json has as done, of the same kind, stay; what they were run on and when is
+written beside each.
 """
 
 from __future__ import annotations
@@ -99,6 +101,7 @@ def run(arguments: list[str], seconds: float) -> dict[str, Any]:
     figures = next((found for line in reversed(lines) if (found := _figures(line)) is not None), None)
     return {
         "command": " ".join(["python", *arguments[1:]]),
+        "machine": machine(),
         "seconds": time.monotonic() - began,
         "status": None if stopped.is_set() else status,
         "output": "".join(line for line in lines if _figures(line) is None)[-_KEPT:],
@@ -116,11 +119,23 @@ def _figures(line: str) -> Any:
         return None
 
 
-def main(names: list[str], out: pathlib.Path, *, full: bool) -> dict[str, Any]:
+def main(names: list[str], out: pathlib.Path, *, full: bool, resume: bool = False) -> dict[str, Any]:
     """Run those of TASKS, one after another; returns what all.json holds, which is written after each."""
     out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {"machine": machine(), "kind": "full" if full else "quick", "benchmarks": {}}
+    kind = "full" if full else "quick"
+    found: dict[str, Any] = {"machine": machine(), "kind": kind, "benchmarks": {}}
+    if resume and (out / "all.json").is_file():
+        before = json.loads((out / "all.json").read_text())
+        if before["kind"] != kind:
+            raise ValueError(
+                f"{out / 'all.json'} is of a {before['kind']} run: go on with --{before['kind']}, "
+                "or write to another --out."
+            )
+        found["benchmarks"] = {name: row for name, row in before["benchmarks"].items() if row["status"] == 0}
     for name in names:
+        if name in found["benchmarks"]:
+            print(f"{name}: done before.", flush=True)
+            continue
         arguments = command(TASKS[name], full=full, out=out)
         if arguments is None:
             print(f"{name}: left out of the quick run.", flush=True)
@@ -151,8 +166,12 @@ if __name__ == "__main__":
     kind.add_argument("--full", action="store_true")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("results/benchmarks"))
+    parser.add_argument("--resume", action="store_true")
     flags = parser.parse_args()
-    results = main(flags.only, flags.out, full=flags.full)
+    try:
+        results = main(flags.only, flags.out, full=flags.full, resume=flags.resume)
+    except ValueError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
     print(f"\n{results['machine']}; written to {flags.out / 'all.json'}")
     for line in failed(results):
         print(line)

@@ -76,6 +76,15 @@ def test_outputs_figures_failures_and_time_outs_are_kept(tmp_path, monkeypatch, 
     assert json.loads((tmp_path / "all.json").read_text()) == found
     assert "a line" in capsys.readouterr().out
 
+    program["bad"] = program["good"]  # mended
+    del tasks["long"]
+    again = every.main(list(tasks), tmp_path, full=False, resume=True)["benchmarks"]
+    assert again["good"] == rows["good"]
+    assert (again["bad"]["status"], list(again)) == (0, ["good", "bad"])
+    assert "good: done before." in capsys.readouterr().out
+    with pytest.raises(ValueError, match="of a quick run: go on with --quick"):
+        every.main(list(tasks), tmp_path, full=True, resume=True)
+
 
 def test_the_sweep_s_ways_answer_alike(monkeypatch):
     monkeypatch.setattr(theory_sweep, "matmul_peak", lambda: 1e9)
