@@ -7,13 +7,16 @@
 Each program is compiled whole for each topology, in bfloat16 with float32 parameters, Adam and an average of
 the parameters, 16 rows of 32 x 32 x 3 a device:
 
-    transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated,
-                           fully sharded, rematerialized, with four microbatches, with bootstrapped targets
+    transformer, ...       a train step of DiffusionTransformer, 4 blocks of 384: parameters replicated, by
+                           jit and by pmap, fully sharded, rematerialized, with four microbatches, with
+                           bootstrapped targets, and these with a field, a Gaussian's
     billion, ...           the same of 24 blocks of 1,536, scanned and rematerialized, patches of 2 x 2: 1.03
                            billion parameters; "4 a row": four devices share a row's heads and hidden units
-    U-Net                  a train step of UNet(64), replicated
+    U-Net, ...             a train step of UNet(64), replicated and fully sharded
     sampler                18 steps of Heun's method with the transformer
-    formula                the density formula with 64 evaluations of it
+    exported sampler       the same as one device reads it from a file of `export_sampler`
+    formula, flow          densities: the formula with 64 evaluations of it, 10 steps of the probability flow
+    sweep                  its errors on 16 draws of a law at 16 levels a device, vmapped over levels
 
 Reported are bytes a device, FLOP, collectives and the bounds that `jaxdiff.running.programs` derives from
 them and the makers' figures: counts, not measurements. --scaling adds weak scaling on paper, from 8 devices
@@ -81,6 +84,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -90,6 +94,7 @@ import optax
 
 import jaxdiff as jd
 from experiments.networks import applied
+from jaxdiff.laws.shaped import Shaped
 from jaxdiff.learning.training import TrainState
 from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.running import programs
@@ -100,9 +105,12 @@ from jaxdiff.typing import Array, Key, Params
 SHAPE, ROWS, EMA_DECAY = (32, 32, 3), 16, 0.9999
 Network = DiffusionTransformer | UNet
 TRANSFORMER = DiffusionTransformer(patch_size=4, width=384, num_blocks=4, num_heads=6, dtype="bfloat16")
+UNET = UNet(channels=64, channel_multipliers=(1, 2), attention_levels=(1,), dtype="bfloat16")
 BILLION = DiffusionTransformer(
     patch_size=2, width=1536, num_blocks=24, num_heads=16, dtype="bfloat16", remat="blocks", scan=True
 )
+LAW = Shaped(jd.Gaussian(jnp.zeros(math.prod(SHAPE)), 0.25), SHAPE)
+"""Of images, for what asks for one."""
 
 
 def model(network: Network, params: Params) -> jd.Denoiser:
@@ -128,8 +136,10 @@ def train_step(
     *,
     fully_sharded: bool = False,
     bootstrapped: bool = False,
+    field: bool = False,
     num_microbatches: int = 1,
     tensor_parallel: int = 1,
+    engine: str = "jit",
 ) -> Any:
     """A training step, traced."""
     mesh = data_mesh(where.devices, model=tensor_parallel)
@@ -140,17 +150,19 @@ def train_step(
 
     def joint(params: Params, average: Params, step: Array, key: Key, data: Array) -> Array:
         denoise, teacher = model(network, params), model(network, average)
-        return jd.bootstrap.half_noise_loss(key, denoise, teacher, data, mix=0.9).mean()
+        known = LAW.denoiser(jd.Karras()) if field else None
+        return jd.bootstrap.half_noise_loss(key, denoise, teacher, data, mix=0.9, field=known).mean()
 
     def plain(params: Params, key: Key, data: Array) -> Array:
         return jd.denoising_loss(key, model(network, params), data).mean()
 
     options = {"ema_decay": EMA_DECAY, "num_microbatches": num_microbatches}
-    if bootstrapped:
+    if bootstrapped or field:
         step = jd.bootstrap.make_joint_step(joint, optimizer, **options)
     else:
         step = jd.make_train_step(plain, optimizer, **options)
-    return jax.jit(data_parallel(step, layout), donate_argnums=1).trace(*arguments(layout, layout.like(init)))
+    spread = data_parallel(step, layout, engine=engine)
+    return jax.jit(spread, donate_argnums=1).trace(*arguments(layout, layout.like(init)))
 
 
 def of_rows(where: Topology, call: Callable[[Key, jd.Denoiser, Array], Any]) -> Any:
@@ -162,6 +174,34 @@ def of_rows(where: Topology, call: Callable[[Key, jd.Denoiser, Array], Any]) -> 
         return call(key, model(TRANSFORMER, params), rows)
 
     return jax.jit(row_parallel(run, layout)).trace(*arguments(layout, params))
+
+
+def swept(where: Topology) -> Any:
+    """Errors at levels that are spread over the devices, traced."""
+    layout = Layout(data_mesh(where.devices))
+
+    def run(key: Key, params: Params, times: Array) -> Array:
+        denoise = model(TRANSFORMER, params)
+        return jax.vmap(lambda t: jd.score_error(key, denoise, LAW, t[None], num_samples=16).value[0])(times)
+
+    key, params, _ = arguments(layout, layout.like(lambda: initial(TRANSFORMER)))
+    times = jax.ShapeDtypeStruct((ROWS * layout.mesh.size,), jnp.float32, sharding=layout.by_rows)
+    return jax.jit(row_parallel(run, layout)).trace(key, params, times)
+
+
+def exported(where: Topology) -> Any:
+    """A sampler's file, read for the first of the devices, traced."""
+    denoise = model(TRANSFORMER, jax.jit(lambda: initial(TRANSFORMER))())
+
+    def draw(denoise: jd.Denoiser, key: Key, n: int) -> Array:
+        return sampled(key, denoise, jd.initial_noise(key, denoise, n, 80.0))
+
+    with tempfile.TemporaryDirectory() as directory:
+        path = pathlib.Path(directory) / "sampler"
+        jd.export_sampler(path, jax.tree_util.Partial(draw, denoise))
+        sampler = jd.load_sampler(path)
+    key, *_ = arguments(Layout(data_mesh(where.devices[:1])))
+    return jax.jit(lambda key: sampler(key, ROWS)).trace(key)
 
 
 def sampled(key: Key, denoise: jd.Denoiser, x: Array) -> Array:
@@ -176,16 +216,25 @@ PROGRAMS: dict[str, Callable[[Topology], Any]] = {
     "transformer, rematerialized": lambda where: train_step(where, TRANSFORMER.clone(remat="blocks")),
     "transformer, microbatches": lambda where: train_step(where, num_microbatches=4),
     "transformer, bootstrapped": lambda where: train_step(where, bootstrapped=True),
+    "transformer, by pmap": lambda where: train_step(where, engine="pmap"),
+    "transformer, with a field": lambda where: train_step(where, field=True),
     "billion, replicated": lambda where: train_step(where, BILLION),
     "billion, fully sharded": lambda where: train_step(where, BILLION, fully_sharded=True),
     "billion, 4 a row": lambda where: train_step(where, BILLION, fully_sharded=True, tensor_parallel=4),
-    "U-Net": lambda where: train_step(
-        where, UNet(channels=64, channel_multipliers=(1, 2), attention_levels=(1,), dtype="bfloat16")
-    ),
+    "U-Net, replicated": lambda where: train_step(where, UNET),
+    "U-Net, fully sharded": lambda where: train_step(where, UNET, fully_sharded=True),
     "sampler": lambda where: of_rows(where, sampled),
     "formula": lambda where: of_rows(
         where, lambda key, denoise, x: jd.log_density(key, denoise, x, num_evaluations=64)
     ),
+    "flow": lambda where: of_rows(
+        where,
+        lambda key, denoise, x: jd.probability_flow(
+            key, denoise, x, jd.times.power_grid(10, t_min=0.002, t_max=80.0, rho=7)[::-1], num_probes=1
+        ),
+    ),
+    "sweep": swept,
+    "exported sampler": exported,
 }
 SLOW = "transformer, rematerialized", "billion", "U-Net"
 QUICK = tuple(name for name in PROGRAMS if not name.startswith(SLOW))

@@ -18,11 +18,8 @@ from jaxdiff.typing import Array, Key
 def compiled_for(config: Config, problem: Problem, name: str) -> Program:
     """One step of `trainer.fit`, from rows of pixels on, for the devices of a topology, see `programs`.
 
-    Raises ValueError for the engine pmap, which asks for the devices themselves, and as `programs.topology`
-    and `programs.program`.
+    Raises as `programs.topology` and `programs.program`.
     """
-    if config.engine == "pmap":
-        raise ValueError("--engine pmap compiles for devices that are there only; leave it out.")
     where = programs.topology(name)
     run = trainer.prepare(config, problem, where.devices)
     init, step, draw = trainer.functions(run)

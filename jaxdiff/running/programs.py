@@ -15,12 +15,13 @@ takes only a device can tell.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -248,7 +249,8 @@ def program(traced: Any, where: Topology) -> Program:
     """
     began = time.perf_counter()
     try:
-        compiled = traced.lower().compile()
+        with _not_kept():
+            compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -268,6 +270,18 @@ def program(traced: Any, where: Topology) -> Program:
         moved=cost.get("bytes accessed", math.nan),
         collectives=collectives(compiled.as_text()),
     )
+
+
+@contextlib.contextmanager
+def _not_kept() -> Iterator[None]:
+    """No program is put into the compilation cache, from where one for other devices cannot be read."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
 
 
 _KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")

@@ -14,7 +14,8 @@ def flops(function: Callable[..., Any], *arguments: Any) -> int:
 
     It is traced, not compiled or run; arguments may be shapes. The turns of a loop of known length are all
     counted, of a while loop one, of branches the dearest. What is computed twice to save memory counts twice:
-    ask for a function without rematerialization. A kernel of Pallas or cuDNN counts nothing.
+    ask for a function without rematerialization. What is mapped over devices counts on all of them. A kernel
+    of Pallas or cuDNN counts nothing, and an exported program.
 
     >>> from jaxdiff.running import work
     >>> work.flops(jnp.dot, jnp.ones((2, 3)), jnp.ones((3, 4)))  # 2 * 2 * 3 * 4
@@ -42,6 +43,8 @@ def _of_equation(equation: Any) -> int:
     inner = [flops_of(jaxpr) for jaxpr in _inner(params)]
     if name == "cond":
         return max(inner)
+    if name == "shard_map":
+        return sum(inner) * math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 

@@ -8,6 +8,7 @@ import pytest
 from jaxdiff.learning.training import init_state, make_train_step, train
 from jaxdiff.models import UNet
 from jaxdiff.running.goodput import Goodput
+from jaxdiff.running.parallel import Layout, data_mesh, row_parallel
 from jaxdiff.running.work import flops
 
 
@@ -94,3 +95,12 @@ def test_convolutions_are_counted_and_backward_twice():
     assert count == conv(3, 4) + blocks + conv(4, 3) + dense
     gradient = jax.grad(lambda p, x: model.apply(p, x, t, train=True).sum(), argnums=(0, 1))
     assert 2.9 * count < flops(gradient, params, x) <= 3 * count
+
+
+def test_what_is_mapped_over_devices_counts_on_all_of_them():
+    """By rows or by pmap, 64 of them or 8 on each of eight devices: 2 * 64 * 3 * 4."""
+    w, x = jnp.ones((3, 4)), jnp.ones((64, 3))
+    rows = row_parallel(lambda key, w, x: x @ w, Layout(data_mesh()))
+    mapped = jax.pmap(lambda x: x @ w)
+    assert flops(rows, jax.random.key(0), w, x) == flops(jnp.dot, x, w) == 2 * 64 * 3 * 4
+    assert flops(mapped, x.reshape(8, 8, 3)) == 2 * 64 * 3 * 4

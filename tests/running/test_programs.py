@@ -8,11 +8,14 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxdiff.learning.training import init_state, make_train_step
+from jaxdiff.models import DiffusionTransformer
 from jaxdiff.running import programs
-from jaxdiff.running.parallel import data_mesh
+from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.programs import Chip, Collective, Topology, collectives, largest, program, topology
 
 
@@ -133,6 +136,17 @@ def test_a_slice_has_its_chips(monkeypatch):
         program(Traced(), Topology("cpu-1", Chip(1.0, 1.0, 1.0, 1.0), ()))
 
 
+def test_a_program_for_other_devices_is_not_put_into_the_cache(tmp_path, monkeypatch):
+    """From where it could not be read."""
+    kept = []
+    monkeypatch.setattr(jax._src.compilation_cache, "put_executable_and_time", lambda *_: kept.append(_))
+    where = Topology("cpu-8", Chip(1.0, 1.0, 1.0, 1.0), jax.devices())
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    assert program(jax.jit(lambda x: x * 3.25 - 7).trace(jnp.ones(3)), where).outputs == 12
+    assert not kept
+    assert jax.config.jax_persistent_cache_min_compile_time_secs == before
+
+
 @pytest.mark.slow
 def test_a_mesh_follows_the_links_of_a_topology():
     """As TPU's own plugin describes it: a slice's devices together, neighbours sharing rows."""
@@ -147,23 +161,57 @@ def test_a_mesh_follows_the_links_of_a_topology():
     )
 
 
-@pytest.mark.slow
-def test_the_trainers_step_compiles_for_eight_tpus():
-    """By TPU's own compiler, of the extra tpu-compile: one reduction of the gradients, and it fits."""
-    pytest.importorskip("libtpu")
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.train",
-        "digits",
-        "--compile-for",
-        "v5e-8",
-        "--batch_size",
-        "64",
-    ]
+def compiled_elsewhere(plugin, *words):
+    """What a command prints where the compiler of a plugin is installed."""
+    pytest.importorskip(plugin)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    said = subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+    command = [sys.executable, "-m", *words]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["jit", "pmap"])
+def test_the_trainers_step_compiles_for_eight_tpus(engine):
+    """By TPU's own compiler, of the extra tpu-compile: one reduction of the gradients, and it fits."""
+    flags = ["--compile-for", "v5e-8", "--batch_size", "64", "--engine", engine]
+    said = compiled_elsewhere("libtpu", "experiments.train", "digits", *flags)
     assert said.startswith("v5e-8: 8 devices")
     assert "NOT FIT" not in said
     assert "all-reduce" in said
     assert "all-gather" not in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plugin", "name", "kernel"),
+    [("libtpu", "v5e-8", "tpu_custom_call"), ("jax_cuda13_plugin", "h100-8", "__cudnn")],
+)
+def test_a_step_by_each_platforms_own_attention_compiles(plugin, name, kernel):
+    """In every block, forward and backward, on the devices that share the rows; no scores are kept."""
+    pytest.importorskip(plugin)
+    where = topology(name)
+    layout = Layout(data_mesh(where.devices))
+    found = {}
+    for attention in ("best", "xla"):
+        network = DiffusionTransformer(
+            patch_size=2, width=128, num_blocks=1, num_heads=2, dtype="bfloat16", attention=attention
+        )
+
+        def loss(params, key, x, network=network):
+            return (network.apply(params, x, jnp.zeros(len(x))) ** 2).mean()
+
+        def init(network=network):
+            params = network.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros(1))
+            return init_state(params, optax.sgd(0.1), ema_decay=None)
+
+        step = data_parallel(make_train_step(loss, optax.sgd(0.1), ema_decay=None), layout)
+        key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=layout.replicated)
+        rows = jax.ShapeDtypeStruct((16 * 8, 32, 32, 3), jnp.float32, sharding=layout.by_rows)
+        with programs._not_kept():
+            found[attention] = jax.jit(step).lower(key, layout.like(init), rows).compile().as_text()
+    best, plain = found["best"], found["xla"]
+    scores = ",256,256]"
+    assert best.count(kernel) >= 2
+    assert scores not in best
+    assert kernel not in plain
+    assert scores in plain
