@@ -77,8 +77,11 @@ def pigdm(
 ) -> Denoiser:
     """C = rho^2 I, rho^2 the posterior variance of data of standard deviation data_std, by default the scale.
 
-    Exact for isotropic Gaussian priors of that data_std. Song et al. 2023 (PiGDM). Other arguments and errors
-    are those of `mmps`.
+    Exact for isotropic Gaussian priors of that data_std. Song et al. 2023 (PiGDM). Along a direction in which
+    data vary more than that the data are moved too far, by V / rho^2 where noise is large, and may not come
+    back: the brightness of a photograph of 3,072 numbers varies tens of times as much as one number does, and
+    draws ended at 1e8 or in NaN by the default. Take a larger data_std there, or `mmps`. Other arguments and
+    errors are those of `mmps`.
 
     >>> law, seen = jd.Gaussian([0.0], 1.0).denoiser(jd.Karras()), jd.inverse.mask(jnp.array([True]))
     >>> posterior = jd.inverse.pigdm(law, seen, jnp.array([2.0]), 1.0)
