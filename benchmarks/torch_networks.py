@@ -210,8 +210,13 @@ def answer(module: Any, x: np.ndarray, t: np.ndarray) -> np.ndarray:
         return module(*(torch.from_numpy(a).to(device) for a in (x, t))).cpu().numpy()
 
 
-def make_step(module: Any, images: np.ndarray) -> Callable[[], Any]:
-    """A train step on denoising score matching with EDM's parameterization, Adam and an EMA; no arguments."""
+def make_step(
+    module: Any, images: np.ndarray, dtype: str = "bfloat16", *, compiled: bool = True
+) -> Callable[[], Any]:
+    """A train step on denoising score matching with EDM's parameterization, Adam and an EMA; no arguments.
+
+    In bfloat16 by autocast, or in float32; compiled by `torch.compile`, or eager.
+    """
     device = next(module.parameters()).device
     torch.set_float32_matmul_precision("high")
     data = torch.from_numpy(images).to(device)
@@ -219,18 +224,19 @@ def make_step(module: Any, images: np.ndarray) -> Callable[[], Any]:
     average = [p.detach().clone() for p in params]
     optimizer = torch.optim.Adam(params, lr=1e-4, fused=device.type == "cuda")
 
-    @torch.compile
     def loss_fn(data: Any) -> Any:
         sigma = torch.exp(1.2 * torch.randn(len(data), device=data.device) - 1.2)
         wide = sigma[:, None, None, None]
         scale = torch.sqrt(1 + wide**2)
         x = data + wide * torch.randn_like(data)
-        with torch.autocast(data.device.type, dtype=torch.bfloat16):
+        with torch.autocast(data.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
             got = module(x / scale, torch.log(sigma) / 4)
         return ((got.float() - (data * scale - x / scale) / wide) ** 2).mean()
 
+    loss_of = torch.compile(loss_fn) if compiled else loss_fn
+
     def step() -> Any:
-        loss = loss_fn(data)
+        loss = loss_of(data)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

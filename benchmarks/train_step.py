@@ -2,11 +2,15 @@
 
     python -m benchmarks.train_step                              # on a GPU; PyTorch beside it where installed
     python -m benchmarks.train_step --networks transformer --width 384 --heads 6 --batch 512
+    python -m benchmarks.train_step --dtype float32 --eager --width 256 --blocks 4 --heads 4 --channels 32 \\
+        --batch 16 --steps 2 --matmul 1024                       # on CPUs
 
-A step is the library's: noise, forward and backward in bfloat16 with float32 parameters, Adam and an average
-of the parameters, on images that are on the device, with the state donated. Of each network are reported
+A step is the library's: noise, forward and backward in bfloat16 or another type with float32 parameters, Adam
+and an average of the parameters, on images that are on the device, with the state donated. Of each network
+are reported
 
     images/s     the median over rounds of steps that are queued one after the other
+    processor    seconds of all threads for a step, the same median: what a busy machine does not make longer
     model FLOP   XLA's count (`cost_analysis`) for the step before any optimization, without rematerialization
                  and with attention written out: products, convolutions, and a little for what is elementwise.
                  Nothing that is computed twice counts twice. `compiled` is the count for the program that
@@ -15,8 +19,23 @@ of the parameters, on images that are on the device, with the state donated. Of 
                  this run on this device
     memory       arguments and temporaries of the compiled program
 
-and, in PyTorch with `torch.compile`, the same network: copied parameters, whose number is checked and whose
-answers are compared. Its figures are from the same count of model FLOP.
+and, in PyTorch with `torch.compile`, or without, --eager, the same network: copied parameters, whose number
+is checked and whose answers are compared. Its figures are from the same count of model FLOP; rounds of both
+alternate.
+
+MEASURED (one core of two busy ones of an AMD EPYC, the second command under ``OMP_NUM_THREADS=1 taskset -c
+0``, PyTorch 2.14 eager, jax 0.10.2, 2026-11-29), processor time of a step in float32, ours over PyTorch's:
+
+    transformer, width 256, 4 blocks, 256 places      .85, .94 (two runs; on both cores .89)
+    U-Net, 32 channels, (1, 2, 2)                     1.54
+
+The transformer's was 1.9 before attention went through its heads in turn. Of the U-Net the forward
+convolutions and the gradients of their inputs take PyTorch's time, 3 x 3 of 32 to 64 channels at 230 GFLOP/s;
+what is left is the gradient of their kernels, 5.7 ms at 32 to 32 channels and 32 x 32 pixels where PyTorch
+takes about 1.4, and 2.2 at 64 to 64 and 16 x 16 where it takes about 1.5: XLA has no kernel for it on CPUs and
+convolves with one of the image's size. Products in its place, for each offset, of rows of patches or with
+these put side by side, in six forms, took .5 to 1 of that time at 32 to 32 channels only, and up to 8 times
+as much at others. Norms and their activations take 1.2 to 1.3 times PyTorch's.
 """
 
 import argparse
@@ -26,7 +45,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,16 +73,32 @@ def train_step(network: Network, optimizer: optax.GradientTransformation) -> Ste
     return jd.make_train_step(loss, optimizer, ema_decay=EMA_DECAY)
 
 
-def median_seconds(once: Callable[[], Any], wait: Callable[[Any], Any], steps: int, rounds: int) -> float:
-    """Of one call among steps that are queued; the first call, which compiles, and a second come before."""
-    for _ in range(2):
-        wait(once())
-    times = []
+class Way(NamedTuple):
+    """A step to be timed."""
+
+    once: Callable[[], Any]
+    wait: Callable[[Any], Any]
+    figures: dict[str, Any]
+    """What is known of it but for its time."""
+
+
+def timed(ways: dict[str, Way], steps: int, rounds: int) -> None:
+    """Put into each way's figures the medians over rounds, which alternate, of a step among several queued.
+
+    The first call, which compiles, and a second come before.
+    """
+    for way in ways.values():
+        for _ in range(2):
+            way.wait(way.once())
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        began = time.perf_counter()
-        wait([once() for _ in range(steps)])
-        times.append((time.perf_counter() - began) / steps)
-    return float(np.median(times))
+        for name, way in ways.items():
+            began, worked = time.perf_counter(), time.process_time()
+            way.wait([way.once() for _ in range(steps)])
+            spent[name].append((time.perf_counter() - began, time.process_time() - worked))
+    for name, way in ways.items():
+        seconds, processor = np.median(spent[name], axis=0) / steps
+        way.figures.update(seconds=float(seconds), processor=float(processor))
 
 
 def matmul_peak(n: int, rounds: int) -> float:
@@ -75,13 +110,16 @@ def matmul_peak(n: int, rounds: int) -> float:
     def ten(x: Array) -> Array:
         return jax.lax.fori_loop(0, 10, lambda _, x: x @ w, x)
 
-    wait = jax.block_until_ready
-    best = min(median_seconds(lambda: ten(x), wait, steps=2, rounds=1) for _ in range(rounds))
-    return 10 * 2 * n**3 / best
+    way = Way(lambda: ten(x), jax.block_until_ready, {})
+    found = []
+    for _ in range(rounds):
+        timed({"": way}, steps=2, rounds=1)
+        found.append(way.figures["seconds"])
+    return 10 * 2 * n**3 / min(found)
 
 
-def measure(network: Network, images: np.ndarray, steps: int, rounds: int) -> tuple[dict[str, Any], Params]:
-    """Figures of the library's step, and the parameters that it began with."""
+def ours(network: Network, images: np.ndarray) -> tuple[Way, Params]:
+    """The library's step, and the parameters that it begins with."""
     optimizer, key, data = optax.adam(1e-4), jax.random.key(0), jnp.asarray(images)
     params = jax.jit(network.init)(key, data[:1], jnp.zeros(1))
     state = jd.init_state(params, optimizer, ema_decay=EMA_DECAY)
@@ -95,22 +133,18 @@ def measure(network: Network, images: np.ndarray, steps: int, rounds: int) -> tu
         state, metrics = step(key, state, data)
         return metrics
 
-    seconds = median_seconds(once, jax.block_until_ready, steps, rounds)
     memory, compiled = step.memory_analysis(), step.cost_analysis()
-    return {
+    figures = {
         "parameters": sum(p.size for p in jax.tree.leaves(params)),
-        "seconds": seconds,
-        "images_per_second": len(images) / seconds,
         "model_flop": _flop(counted),
         "compiled_flop": _flop(compiled),
         "memory": None if memory is None else memory.argument_size_in_bytes + memory.temp_size_in_bytes,
-    }, jax.device_get(params)
+    }
+    return Way(once, jax.block_until_ready, figures), jax.device_get(params)
 
 
-def measure_torch(
-    network: Network, params: Params, images: np.ndarray, steps: int, rounds: int
-) -> dict[str, Any]:
-    """Figures of the same step and network in PyTorch, and how far apart the answers are in float32."""
+def torchs(network: Network, params: Params, images: np.ndarray, *, compiled: bool) -> Way:
+    """The same step and network in PyTorch, and how far apart the answers are in float32."""
     from benchmarks import torch_networks
 
     # A last layer of zeros would make all networks equal.
@@ -122,17 +156,12 @@ def measure_torch(
     exact = network.clone(dtype=None)
     exact = exact.clone(attention=None) if isinstance(exact, DiffusionTransformer) else exact
     with jax.default_matmul_precision("highest"):
-        ours = np.asarray(jax.jit(exact.apply)(params, x, t))
-    apart = np.linalg.norm(torch_networks.answer(module, x, t) - ours) / np.linalg.norm(ours)
-    step = torch_networks.make_step(module, images)
-    seconds = median_seconds(step, lambda _: torch_networks.wait(), steps, rounds)
-    return {
-        "parameters": sum(p.numel() for p in module.parameters()),
-        "apart": float(apart),
-        "seconds": seconds,
-        "images_per_second": len(images) / seconds,
-        "memory": torch_networks.peak_memory(),
-    }
+        wanted = np.asarray(jax.jit(exact.apply)(params, x, t))
+    apart = np.linalg.norm(torch_networks.answer(module, x, t) - wanted) / np.linalg.norm(wanted)
+    dtype = jnp.dtype(network.dtype or jnp.float32).name
+    step = torch_networks.make_step(module, images, dtype, compiled=compiled)
+    figures = {"parameters": sum(p.numel() for p in module.parameters()), "apart": float(apart)}
+    return Way(step, lambda _: torch_networks.wait(), figures)
 
 
 def main(
@@ -144,6 +173,7 @@ def main(
     steps: int,
     rounds: int,
     with_torch: bool,
+    eager: bool = False,
 ) -> dict[str, Any]:
     """Measure every network on images (batch, size, size, 3); returns and prints the figures."""
     images = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
@@ -151,25 +181,36 @@ def main(
     print(f"{peak / 1e12:.4g} TFLOP/s of bfloat16 products, {matmul} x {matmul}", flush=True)
     figures: dict[str, Any] = {"peak": peak}
     for name, network in networks.items():
-        ours, params = measure(network, images, steps, rounds)
-        ways = {"jaxdiff": ours}
+        way, params = ours(network, images)
+        ways, flop = {"jaxdiff": way}, way.figures["model_flop"]
         if with_torch:
-            ways["torch"] = measure_torch(network, params, images, steps, rounds)
-            if ways["torch"]["parameters"] != ours["parameters"]:
+            ways["torch"] = torchs(network, params, images, compiled=not eager)
+            if ways["torch"].figures["parameters"] != way.figures["parameters"]:
                 raise RuntimeError(f"Parameters of the two networks differ in number: {ways}.")
-        for way, figure in ways.items():
-            figure["of_peak"] = ours["model_flop"] / figure["seconds"] / peak
+        timed(ways, steps, rounds)
+        if with_torch:
+            ways["torch"].figures["memory"] = _torch_memory()
+        for called, (_, _, figure) in ways.items():
+            figure["images_per_second"] = len(images) / figure["seconds"]
+            figure["of_peak"] = flop / figure["seconds"] / peak
             memory = "" if figure["memory"] is None else f"   {figure['memory'] / 2**30:6.2f} GiB"
             apart = f"   answers {figure['apart']:.1e} apart" if "apart" in figure else ""
             print(
-                f"{name:12} {way:8} {figure['parameters'] / 1e6:7.2f} M parameters   "
-                f"{figure['images_per_second']:9.4g} images/s   "
-                f"{ours['model_flop'] / figure['seconds'] / 1e12:7.4g} TFLOP/s   "
+                f"{name:12} {called:8} {figure['parameters'] / 1e6:7.2f} M parameters   "
+                f"{figure['images_per_second']:9.4g} images/s   processor {figure['processor']:.4g} s   "
+                f"{flop / figure['seconds'] / 1e12:7.4g} TFLOP/s   "
                 f"{figure['of_peak']:5.1%} of peak{memory}{apart}",
                 flush=True,
             )
-        figures[name] = ways
+        figures[name] = {called: way.figures for called, way in ways.items()}
     return figures
+
+
+def _torch_memory() -> int | None:
+    """Bytes on PyTorch's GPU at most."""
+    from benchmarks import torch_networks
+
+    return torch_networks.peak_memory()
 
 
 def _flop(analysis: Any) -> float | None:
@@ -188,6 +229,8 @@ if __name__ == "__main__":
         "--networks", nargs="+", choices=["transformer", "unet"], default=["transformer", "unet"]
     )
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
     parser.add_argument("--size", type=int, default=32, help="pixels along each side")
     parser.add_argument("--patch", type=int, default=2)
     parser.add_argument("--width", type=int, default=768)
@@ -205,7 +248,7 @@ if __name__ == "__main__":
     parser.add_argument("--no-torch", action="store_true")
     flags = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # of a GPU; the rest is for PyTorch
-    shared: dict[str, Any] = {"dtype": jnp.bfloat16, "remat": flags.remat}
+    shared: dict[str, Any] = {"dtype": jnp.dtype(flags.dtype), "remat": flags.remat}
     built: dict[str, Network] = {
         "transformer": DiffusionTransformer(
             flags.patch,
@@ -234,5 +277,6 @@ if __name__ == "__main__":
         steps=flags.steps,
         rounds=flags.rounds,
         with_torch=has_torch and not flags.no_torch,
+        eager=flags.eager,
     )
     print(json.dumps(results))
