@@ -43,6 +43,7 @@ LEFT_OUT = {
         *("starts.gaussian", "starts.gaussian_mixture", "starts.isotropic", "starts.plain", "starts.early"),
         *("starts.low_rank", "starts.factor_mixture"),
         *("starts.student_t_mixture", "ema.at", "ema.warm_up", "ema.power_function", "quantized.predictor"),
+        *("conservative", "quantized.potential"),
         *("bootstrap.make_joint_step", "bootstrap.fit_levels"),
         *("linear_multistep", "fitted_multistep", "tune_sampler", "learn_sampler", "maps.halving"),
         *("make_flow_map", "maps.integrated_map", "maps.one_step_map"),

@@ -17,6 +17,7 @@ from jaxdiff.denoising.conditions import drop_condition
 from jaxdiff.denoising.denoiser import Denoiser, Distribution, as_denoiser
 from jaxdiff.denoising.discrete_time import ddpm_denoiser
 from jaxdiff.denoising.network import make_denoiser
+from jaxdiff.denoising.potential import conservative
 from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
 from jaxdiff.densities.classifier import ClassLogits, class_logits
@@ -210,6 +211,7 @@ __all__ = [
     "choose_horizon",
     "class_logits",
     "composed",
+    "conservative",
     "conservativity_loss",
     "convert",
     "cosine_betas",

@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.data.batches import dequantize
+from jaxdiff.denoising.potential import Potential
 from jaxdiff.denoising.prediction import Reading, noise, noise_level
 from jaxdiff.noising.process import marginals, perturb
 from jaxdiff.typing import Array, Denoised, Key, Params, Predictor, Schedule, Time
@@ -36,6 +37,7 @@ LevelNetwork: TypeAlias = Callable[..., Any]
 shape (batch, *shape, L). With a condition it is given that too, as a `Predictor` is.
 """
 
+_FARTHEST = 12.0  # of the ends, in noises: farther out exp(e^2 / 2) overflows in single precision
 _TINY = 1e-12  # the share of the nearest edge, which takes over where every cell's mass underflows
 
 
@@ -68,6 +70,32 @@ def predictor(network: LevelNetwork, log_prior: Array) -> Predictor:
     >>> round(float(denoise(jnp.array([[0.65]]), 10.0).data[0, 0]), 2)  # .2 / 4 + .8 * 3 / 4
     0.65
     """
+    return _LevelPredictor(*_checked(network, log_prior))
+
+
+def potential(network: LevelNetwork, log_prior: Array) -> Potential:
+    """A potential whose gradient is eq. (3) plus what the w_k change with z, for `conservative`.
+
+    -(sigma / alpha) sum log sum_k w_k M_k, over the entries; its gradient in z is the noise. Zero answers of
+    the network leave independent entries, as in `predictor`, whose arguments and errors these are:
+
+        predict = conservative(quantized.potential(network.apply, log_prior))
+        denoise = make_denoiser(predict, params, schedule, shape=shape, prediction=quantized.prediction)
+
+    Of a law with dependent entries w is not that of each entry given all others: what w changes with z
+    counts as well.
+
+    >>> silent = lambda params, features, t: jnp.zeros((*features.shape[:-1], 2))
+    >>> prior = jnp.log(jnp.array([[0.2, 0.8]]))
+    >>> predict = jd.conservative(jd.quantized.potential(silent, prior))
+    >>> denoise = jd.make_denoiser(predict, None, jd.Karras(), shape=(1,), prediction=jd.quantized.prediction)
+    >>> round(float(denoise(jnp.array([[0.65]]), 10.0).data[0, 0]), 2)  # .2 / 4 + .8 * 3 / 4
+    0.65
+    """
+    return _LevelPotential(*_checked(network, log_prior))
+
+
+def _checked(network: LevelNetwork, log_prior: Array) -> tuple[LevelNetwork, Array]:
     if jnp.ndim(log_prior) < 2:
         raise ValueError(
             f"log_prior must have shape (..., levels), as log_histogram gives it; got {jnp.shape(log_prior)}."
@@ -75,7 +103,41 @@ def predictor(network: LevelNetwork, log_prior: Array) -> Predictor:
     checks.finite("log_prior", log_prior)
     if hasattr(network, "apply") or not callable(network):
         raise TypeError(f"network must be a function of (params, features, t), got {type(network).__name__}.")
-    return _LevelPredictor(network, jnp.asarray(log_prior))
+    return network, jnp.asarray(log_prior)
+
+
+class _Levels(NamedTuple):
+    """Of entries z: M_k, S_k and the nearest end's noise as `_cells` gives them, and the weights w_k."""
+
+    mass: Array
+    slope: Array
+    edge: Array
+    weights: Array
+
+
+def _levels(
+    network: LevelNetwork,
+    log_prior: Array,
+    params: Params,
+    z: Array,
+    t: Array,
+    *condition: Any,
+    **conditions: Any,
+) -> _Levels:
+    *shape, num_levels = log_prior.shape
+    checks.floating("x", z)
+    checks.shape("x", z, (None, *shape))
+    checks.shape("t", t, z.shape[:1])
+    log_prior = log_prior[None]
+    levels = jnp.linspace(0.0, 1.0, num_levels)
+    prior_mean = jnp.exp(log_prior) @ levels
+    mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), num_levels))(z, t)
+    posterior = jnp.exp(log_prior) * mass
+    mean_level = (posterior @ levels + _TINY * prior_mean) / (posterior.sum(-1) + _TINY)
+    features = 3 * (mean_level - prior_mean)
+    correction = network(params, features[..., None], t, *condition, **conditions)
+    checks.shape("the network's answer", correction, (*z.shape, num_levels))
+    return _Levels(mass, slope, edge, jax.nn.softmax(log_prior + correction))
 
 
 @pytree
@@ -87,21 +149,29 @@ class _LevelPredictor:
     log_prior: Array
 
     def __call__(self, params: Params, z: Array, t: Array, *condition: Any, **conditions: Any) -> Array:
-        *shape, num_levels = self.log_prior.shape
-        checks.floating("x", z)
-        checks.shape("x", z, (None, *shape))
-        checks.shape("t", t, z.shape[:1])
-        log_prior = self.log_prior[None]
-        levels = jnp.linspace(0.0, 1.0, num_levels)
-        prior_mean = jnp.exp(log_prior) @ levels
-        mass, slope, edge = jax.vmap(lambda z, t: _cells(z, jnp.exp(4 * t), num_levels))(z, t)
-        posterior = jnp.exp(log_prior) * mass
-        mean_level = (posterior @ levels + _TINY * prior_mean) / (posterior.sum(-1) + _TINY)
-        features = 3 * (mean_level - prior_mean)
-        correction = self.network(params, features[..., None], t, *condition, **conditions)
-        checks.shape("the network's answer", correction, (*z.shape, num_levels))
-        weights = jax.nn.softmax(log_prior + correction)
+        mass, slope, edge, weights = _levels(
+            self.network, self.log_prior, params, z, t, *condition, **conditions
+        )
         return ((weights * slope).sum(-1) + _TINY * edge) / ((weights * mass).sum(-1) + _TINY)
+
+
+@pytree
+@dataclass(frozen=True, eq=False)
+class _LevelPotential:
+    """A `Potential`."""
+
+    network: LevelNetwork
+    log_prior: Array
+
+    def __call__(self, params: Params, z: Array, t: Array, *condition: Any, **conditions: Any) -> Array:
+        mass, _, edge, weights = _levels(self.network, self.log_prior, params, z, t, *condition, **conditions)
+        # Outside the nearest end's own potential, e^2 / 2, is taken out, as masses underflow, and far outside
+        # it is all that there is.
+        near = jnp.abs(edge) < _FARTHEST
+        lift = jnp.exp(0.5 * jnp.where(near, edge, 0.0) ** 2)
+        mass = jnp.where(near, (weights * mass).sum(-1) * lift, 0.0)
+        log_mass = jnp.log(mass + _TINY) - 0.5 * edge**2
+        return -jnp.exp(4 * t) * log_mass.reshape(len(z), -1).sum(1)
 
 
 def quantized_target(
@@ -189,10 +259,26 @@ def _cells(z: Array, rho: Array, levels: int) -> tuple[Array, Array, Array]:
     """
     edges = jnp.expand_dims(jnp.arange(levels + 1) / levels, range(z.ndim)) - z[..., None]
     edges = edges / rho
+    density = _density(edges)
+    return _masses(edges), density[..., 1:] - density[..., :-1], (z - jnp.clip(z, 0.0, 1.0)) / rho
+
+
+@jax.custom_jvp
+def _masses(edges: Array) -> Array:
+    """Phi between neighbouring edges, (..., L + 1) -> (..., L), with its derivative on the edges too."""
     # Differences of the smaller tail, which keep their digits far from the centre.
     tail = jax.scipy.special.ndtr(-jnp.abs(edges))
     low, high, tail_low, tail_high = edges[..., :-1], edges[..., 1:], tail[..., :-1], tail[..., 1:]
     outside = jnp.where(low > 0, tail_low - tail_high, tail_high - tail_low)
     mass = jnp.where((low <= 0) & (high >= 0), 1 - tail_low - tail_high, outside)
-    density = jnp.exp(-0.5 * edges**2) / jnp.sqrt(2 * jnp.pi)
-    return jnp.maximum(mass, 0.0), density[..., 1:] - density[..., :-1], (z - jnp.clip(z, 0.0, 1.0)) / rho
+    return jnp.maximum(mass, 0.0)
+
+
+@_masses.defjvp
+def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    moved = _density(primals[0]) * tangents[0]
+    return _masses(*primals), moved[..., 1:] - moved[..., :-1]
+
+
+def _density(edges: Array) -> Array:
+    return jnp.exp(-0.5 * edges**2) / jnp.sqrt(2 * jnp.pi)
