@@ -99,9 +99,12 @@ class _Whitened:
         return self.network(params, jnp.stack([x, whitened], axis=-1), t)[..., 0]
 
 
-def patches() -> Problem:
-    """Photograph patches, standardized, by what their Gaussian leaves over in EDM's prediction type."""
-    split, levels = data.photograph_patches(), 256
+def patches(split: data.Split | None = None) -> Problem:
+    """Photograph patches, standardized, by what their Gaussian leaves over in EDM's prediction type.
+
+    split: pixels of 256 levels, by default 8 x 8 gray ones of two photographs.
+    """
+    split, levels = data.photograph_patches() if split is None else split, 256
     train, test = (jnp.asarray(part.reshape(len(part), -1), jnp.int32) for part in (split.train, split.test))
     mean, std = float((train + 0.5).mean()) / levels, float(train.std()) / levels
 

@@ -38,6 +38,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from experiments import pictures, runs
 from experiments.image_problems import PROBLEMS, SCHEDULE, Problem
@@ -203,7 +204,7 @@ def fit(
     return network, state
 
 
-def model(problem: Problem, network: Mixer, params: Params, *, dropout: Key | None = None) -> Denoiser:
+def model(problem: Problem, network: nn.Module, params: Params, *, dropout: Key | None = None) -> Denoiser:
     """What is trained, with a key for dropout, and sampled and asked for densities, without."""
     return make_denoiser(
         problem.predictor(applied(network, dropout)),

@@ -15,6 +15,7 @@
     | autoregressive | the diffusion loss for tokens, and its right weight                | autoregressive |
     | digits         | log-densities of the main job's model, by three methods            | digits         |
     | conservativity | what the flow forgives a network and the formula does not          | conservativity |
+    | patches        | bits per dimension of 32 x 32 by three methods; token after token  | patches        |
     | multilevel     | a large network's log-densities mostly by a small one's            | multilevel     |
     | race           | classes that no Gaussians tell apart, by a race of densities       | race           |
 
@@ -36,6 +37,7 @@ from experiments.density import (
     gan,
     identity,
     multilevel,
+    patches,
     race,
 )
 
@@ -49,6 +51,7 @@ PARTS: parts.Parts = {
     "autoregressive": (autoregressive, autoregressive.Config()),
     "digits": (digits, digits.Config()),
     "conservativity": (conservativity, conservativity.Config()),
+    "patches": (patches, patches.Config()),
     "multilevel": (multilevel, multilevel.Config()),
     "race": (race, race.Config()),
 }

@@ -49,6 +49,12 @@ def matched(weight: Array, noise: Array) -> Levels:
     return Levels(density / density.mean(), weight)
 
 
+def at_part(part: Array) -> Levels:
+    """One part alone, at weight one."""
+    only = jax.nn.one_hot(part, PARTS)
+    return Levels(only, only + (only == 0))  # elsewhere 1 / 0, which is never drawn
+
+
 def drawn(u: Array, schedule: Schedule, levels: Levels, *, t_min: float, t_max: float) -> tuple[Array, Array]:
     """Times for points u of (0, 1), and the weights that their losses take, w / p."""
     edges = jnp.linspace(0.0, 1.0, PARTS + 1)
@@ -64,11 +70,17 @@ def gradient_noise(
 ) -> Array:
     """Standard deviation of the gradient of loss(params, key, levels) over batches at each part, (PARTS,)."""
 
-    def at_part(part: Array) -> Array:
-        only = jax.nn.one_hot(part, PARTS)
-        levels = Levels(only, only + (only == 0))  # elsewhere 1 / 0, which is never drawn
-        keys = jax.random.split(jax.random.fold_in(key, part), num_batches)
+    def of_part(part: Array) -> Array:
+        levels, keys = at_part(part), jax.random.split(jax.random.fold_in(key, part), num_batches)
         gradients = jax.lax.map(lambda key: ravel_pytree(jax.grad(loss)(params, key, levels))[0], keys)
         return jnp.sqrt(jnp.sum(jnp.var(gradients, axis=0, ddof=1)))
 
-    return jax.lax.map(at_part, jnp.arange(PARTS))
+    return jax.lax.map(of_part, jnp.arange(PARTS))
+
+
+def noise_of(levels: Levels, noise: Array) -> float:
+    """Standard deviation of the gradient under levels whose parts have that noise, up to a common factor.
+
+    Of one draw about the mean of its part; the batch's number of draws divides all levels' alike.
+    """
+    return float(jnp.sqrt(jnp.mean(levels.weight**2 / levels.density * noise**2)))
