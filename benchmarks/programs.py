@@ -33,6 +33,8 @@ ms; GFLOP are those asked for, all turns of loops):
                                 v5e-256  0.21    45.3     0.23    0.44   0.23   2 all-reduce 23.2 MB
                                 v5p-128  0.27    45.3     0.10    0.13   0.08   2 all-reduce 23.2 MB
                                 h100-8   0.30    45.3     0.05    0.11   0.09   2 all-reduce 23.2 MB
+    transformer, by pmap        v5e-8    0.21    45.3     0.23    0.44   0.39   1 all-reduce 44.5 MB
+                                h100-8   0.30    45.3     0.05    0.11   0.17   2 all-reduce 44.5 MB
     transformer, fully sharded  v5e-8    0.07    45.3     0.23    0.06   0.30   41 all-gather 39.0 MB,
                                                                              5 reduce 9.0, 110 permute 9.6
                                 v5e-256  0.06    45.3     0.23    0.10   0.56   5 all-reduce 56.2 MB
@@ -40,23 +42,49 @@ ms; GFLOP are those asked for, all turns of loops):
                                                                              5 all-reduce 61.6
                                 h100-8   0.14    45.3     0.05    0.01   0.10   1 all-gather 23.2 MB,
                                                                              2 scatter 2.5, 2 reduce 3.6
+    transformer, rematerialized h100-8   0.26    60.3     0.06    0.11   0.09   2 all-reduce 23.2 MB
     transformer, microbatches   v5e-8    0.21    45.3     0.23    0.44   0.39   2 all-reduce 44.5 MB
                                 v5e-256  0.21    45.3     0.23    0.44   0.44   2 all-reduce 44.5 MB
                                 v5p-128  0.32    45.3     0.10    0.13   0.15   2 all-reduce 44.5 MB
                                 h100-8   0.28    45.3     0.05    0.11   0.09   3 all-reduce 23.2 MB
-    transformer, bootstrapped   v5e-8    0.22    60.4     0.31    0.44   0.20   2 all-reduce 23.2 MB
+    transformer, bootstrapped   v5e-8    0.21    60.4     0.31    0.44   0.20   2 all-reduce 23.2 MB
+                                v5e-256  0.21    60.4     0.31    0.44   0.23   2 all-reduce 23.2 MB
+                                v5p-128  0.27    60.4     0.13    0.13   0.08   2 all-reduce 23.2 MB
                                 h100-8   0.30    60.4     0.06    0.11   0.09   2 all-reduce 23.2 MB
+    transformer, with a field   as bootstrapped, on all four
     billion, fully sharded      v5p-128  1.49 22928.5    49.95    0.19   1.09   8 all-reduce 331 MB
+                                h100-8   3.75 22928.5    23.18    1.23   0.63   9 all-gather 199 MB,
+                                                                             3 reduce 14, 3 scatter 12
     billion, 4 a row            v5p-128  1.60 22928.5    49.95    0.19   2.21   33 all-gather 716 MB,
                                                                              21 reduce 118, 98 permute 386
-    sampler                     v5e-8    0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
+    U-Net, replicated           v5e-8    0.14   126.8     0.64    0.15   0.07   2 all-reduce 7.4 MB
+                                v5e-256  0.14   126.8     0.64    0.15   0.07   2 all-reduce 7.4 MB
+                                v5p-128  0.25   126.8     0.28    0.05   0.02   2 all-reduce 7.4 MB
+                                h100-8   0.25   126.8     0.13    0.03   0.03   7 all-reduce 7.4 MB
+    U-Net, fully sharded        h100-8   0.19   126.8     0.13    0.00   0.04   21 all-gather 12.5 MB,
+                                                                             21 scatter 0.9
+    sampler                     v5e-8    0.08   573.9     2.91    0.06   0.00   none
                                 v5e-256  0.08   573.9     2.91    0.06   0.00   1 all-reduce < 0.1 MB
                                 v5p-128  0.09   573.9     1.25    0.02   0.00   1 all-reduce < 0.1 MB
                                 h100-8   0.06   573.9     0.58    0.01   0.00   1 all-reduce < 0.1 MB
+    formula                     v5e-8    0.12  1389.3     7.05    0.06   0.00   1 all-reduce < 0.1 MB
+                                v5e-256  0.12   966.5     4.91    0.06   0.00   1 all-reduce < 0.1 MB
+                                v5p-128  0.23   966.5     2.11    0.02   0.00   1 all-reduce < 0.1 MB
+                                h100-8   0.14  1389.3     1.40    0.01   0.00   1 all-reduce < 0.1 MB
+    flow                        v5e-8    0.08  1234.2     6.27    0.06   0.00   none
+                                v5e-256  0.08  1234.2     6.27    0.06   0.00   none
+                                v5p-128  0.11  1234.2     2.69    0.02   0.00   none
+                                h100-8   0.06  1234.2     1.25    0.01   0.00   none
+    sweep                       v5e-8    0.11   241.6     1.24    0.05   0.00   none
+                                v5e-256  0.11   241.6     1.24    0.05   0.00   none
+                                v5p-128  0.21   241.6     0.53    0.02   0.00   none
+                                h100-8   0.14   241.6     0.24    0.01   0.00   none
+    exported sampler            one device of v5e-8 and of h100-8, 0.01 GB
 
 All fit. Of the billion's state, 16.4 GB, each of 64 chips has .26, as it should; its collectives are those of
 one turn of the loops over blocks. At this width four chips to a row send more and save nothing. On v5e-256
-and v5p-128 the compiler gathers weights that 256 and 64 devices divide by all-reduces.
+and v5p-128 the compiler gathers weights that 256 and 64 devices divide by all-reduces. By pmap gradients are
+reduced in float32, by jit the compiler does it as they leave their products, in bfloat16.
 
 What the fully sharded step of v5e-8 sent before networks said how their activations lie: 37 all-gathers of
 29.8 MB, 5 all-reduces of 8.6 MB, 5 all-to-alls of .3 MB, for the conditioning was spread by its features, and
@@ -64,19 +92,17 @@ one of the reductions was of the whole batch's, (rows of all devices, width). No
 are sent: 8 MB more at these 128 rows, and no more at any number; that reduction would be 6 MB on 256 devices
 and 100 MB on 4,096. On H100 the compiler joins them to what the textbook has, one gather and one scatter.
 
-The density formula asked of every device all of its check's 2,048 evaluations, twice what its own share of
-the density takes, and sent the noised rows (27.9 MB): its rows are now taken by their places. It still
-gathers x for every block, 1.6 MB.
+The density formula looks rows up by their numbers, and left to the compiler every device gathered x anew for
+every block of evaluations, 1.6 MB for 128 rows. By `row_parallel`, as here, each looks at its own rows, and
+what is sent is one flag. Its check asks less of each row where there are more devices.
 
 Weak scaling of "transformer, replicated", in turn to alongside: v5e 62 to 100 % on 8 chips, 60 to 100 % on
 256, 56 to 100 % on 4,096, sixteen slices; v5p 57, and 54 to 100 % on 4,096; h100 53 to 100 % on 8, 35 to 55 %
 on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes of its state.
 
+@QUICK
 Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
 holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
-STILL TO BE RUN: the formula again, the U-Net, and those of v5e-256, v5p-128 and h100-8 not above.
-The fully sharded transformer of v5e-256 and v5p-128 was counted before operations that stand in several fused
-computations counted once: its bytes there are at most those.
 """
 
 import argparse

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff.maps.tangents import forward
 from jaxdiff.models import DiffusionTransformer, attention
 from jaxdiff.models.attention import attended
 
@@ -77,3 +78,15 @@ def test_the_kernel_for_tpus_is_lowered_for_them_and_not_for_odd_numbers():
         attended(Q, K, V, "flash")
     with pytest.raises(ValueError, match="attention must be one of 'xla'"):
         attended(Q, K, V, "splash")
+
+
+def test_a_kernel_without_a_derivative_in_forward_mode_is_said_so_before_anything_is_compiled():
+    q = jax.ShapeDtypeStruct((1, 128, 1, 64), jnp.bfloat16)
+
+    def tangent(kernel):
+        return lambda q: forward(lambda q: attended(q, q, q, kernel), (q,), (q,))
+
+    with pytest.raises(TypeError, match="cuDNN or flash has none.* Use attention='xla'"):
+        jax.eval_shape(tangent("flash"), q)
+    value, along = jax.eval_shape(tangent("chunked"), q)
+    assert value.shape == along.shape == q.shape
