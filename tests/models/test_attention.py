@@ -86,7 +86,7 @@ def test_a_kernel_without_a_derivative_in_forward_mode_is_said_so_before_anythin
     def tangent(kernel):
         return lambda q: forward(lambda q: attended(q, q, q, kernel), (q,), (q,))
 
-    with pytest.raises(TypeError, match="cuDNN or flash has none.* Use attention='xla'"):
+    with pytest.raises(TypeError, match="nor by flash"):
         jax.eval_shape(tangent("flash"), q)
     value, along = jax.eval_shape(tangent("chunked"), q)
     assert value.shape == along.shape == q.shape
