@@ -151,7 +151,8 @@ def forward(function: Callable[..., Any], primals: Any, tangents: Any) -> tuple[
         raise TypeError(
             "this target needs the network's derivative in forward mode, for which a part of it has no rule: "
             "attention by cuDNN has none, nor by flash, nor any function of jax.custom_vjp. Use "
-            "attention='xla', or a loss without a tangent: consistency_loss, shortcut_loss or moment_matching_loss."
+            "attention='xla', or a loss without a tangent: consistency_loss, shortcut_loss or "
+            "moment_matching_loss."
         )
     answer = eval_jaxpr(traced.jaxpr, traced.consts, *jax.tree.leaves((primals, tangents)))
     return jax.tree.unflatten(jax.tree.structure(shapes), answer)
