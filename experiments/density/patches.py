@@ -157,19 +157,7 @@ def _row(problem: Problem, size: int, method: str, nats: np.ndarray, seconds: fl
 
 def _autoregressive(config: Config, problem: Problem) -> np.ndarray:
     """Nats of held-out images in the model's x, by the chain rule."""
-    across = math.isqrt(AR_TOKENS)
-    law = problem.law
-    covariance = jnp.asarray(
-        np.cov(np.asarray(problem.encode(jax.random.key(0), problem.train)), rowvar=False)
-    )
-    reading = _tokens(jnp.arange(AR_TOKENS * AR_PATCH**2)[None, :, None], across, AR_PATCH).ravel()
-    factor = jnp.linalg.cholesky(covariance[reading][:, reading])
-
-    def whitened(key: Key, pixels: Array) -> Array:
-        x = (problem.encode(key, pixels) - law.mean[None])[:, reading]
-        y = jax.scipy.linalg.solve_triangular(factor, x.T, lower=True).T
-        return y.reshape(-1, AR_TOKENS, AR_PATCH**2)
-
+    whitened, log_volume = whitening(problem)
     network = MaskedAutoregressive(AR_PATCH**2, width=config.ar_width, denoiser_width=config.ar_width)
     params = _learnt(config, problem, network, whitened)
 
@@ -178,8 +166,24 @@ def _autoregressive(config: Config, problem: Problem) -> np.ndarray:
         evaluations = Evaluations(config.ar_evaluations)
         return density_formula(jax.random.key(2), _conditional(network, params, y), y, evaluations).value
 
-    y = whitened(jax.random.key(1), problem.test[: config.judged.rows])
-    return np.asarray(judge(params, y), np.float64) - float(jnp.log(jnp.diag(factor)).sum())
+    y = whitened(problem.encode(jax.random.key(1), problem.test[: config.judged.rows]))
+    return np.asarray(judge(params, y), np.float64) - log_volume
+
+
+def whitening(problem: Problem) -> tuple[Callable[[Array], Array], float]:
+    """From x, (n, pixels), to tokens y, (n, AR_TOKENS, AR_PATCH^2), and log det C."""
+    across = math.isqrt(AR_TOKENS)
+    x = np.asarray(problem.encode(jax.random.key(0), problem.train), np.float64)
+    reading = _tokens(jnp.arange(x.shape[1])[None, :, None], across, AR_PATCH).ravel()
+    factor = np.linalg.cholesky(np.cov(x[:, reading], rowvar=False, bias=True))
+    lower = jnp.asarray(factor, jnp.float32)
+
+    def whitened(x: Array) -> Array:
+        centered = (x - problem.law.mean[None])[:, reading]
+        y = jax.scipy.linalg.solve_triangular(lower, centered.T, lower=True).T
+        return y.reshape(-1, AR_TOKENS, AR_PATCH**2)
+
+    return whitened, float(np.log(np.diag(factor)).sum())
 
 
 def _conditional(network: MaskedAutoregressive, params: Params, y: Array) -> Denoiser:
@@ -198,7 +202,7 @@ def _learnt(
     config: Config,
     problem: Problem,
     network: MaskedAutoregressive,
-    whitened: Callable[[Key, Array], Array],
+    whitened: Callable[[Array], Array],
 ) -> Params:
     """Parameters by the likelihood's weights."""
     optimizer = adamw(config.ar_learning_rate, config.ar_steps, config.model.weight_decay, warm_up=100)
@@ -206,7 +210,7 @@ def _learnt(
 
     def loss(params: Params, key: Key, pixels: Array) -> Array:
         data_key, time_key, order_key, noise_key = jax.random.split(key, 4)
-        y = whitened(data_key, pixels)
+        y = whitened(problem.encode(data_key, pixels))
         rows = jnp.repeat(jnp.arange(len(y)), config.ar_draws)
         denoise = _conditional(network, params, y).at_rows(rows)
         u = jax.random.permutation(order_key, times.stratified(time_key, len(rows)))
@@ -214,7 +218,7 @@ def _learnt(
         x, target = denoising_target(noise_key, SCHEDULE, y[rows], t)
         return regression_loss(denoise, x, target, t, weight=prediction.noise.row).mean()
 
-    y = whitened(jax.random.key(0), problem.train[:1])
+    y = whitened(problem.encode(jax.random.key(0), problem.train[:1]))
     order = jnp.arange(AR_TOKENS)[None]
     with Progress(config.ar_steps) as progress:
         state = training.train(

@@ -68,3 +68,16 @@ def test_the_noise_of_a_gradient_is_measured_at_each_part():
     edges = np.linspace(*ENDS_OF_LEVELS, PARTS + 1)
     middles = times_of((edges[1:] + edges[:-1]) / 2)
     np.testing.assert_allclose(got, 2**0.5 * (1 + 2 * middles), rtol=0.1)
+
+
+def test_the_noise_of_levels_is_that_of_their_draws_and_least_where_it_is_matched():
+    """The deviation of w / p times a normal of the level's deviation, over draws of the level."""
+    rng, noise = np.random.default_rng(0), jnp.exp(jnp.sin(jnp.arange(PARTS) * 1.7))
+    weight = loss_levels.between(loss_levels.uniform(Cosine(), **ENDS), 0.5)
+    matched = loss_levels.matched(weight, noise)
+    for levels in (matched, loss_levels.Levels(jnp.ones(PARTS), weight)):
+        density = np.asarray(levels.density, np.float64)
+        parts = rng.choice(PARTS, 200_000, p=density / density.sum())
+        drawn = np.asarray(levels.weight / levels.density * noise)[parts] * rng.standard_normal(200_000)
+        np.testing.assert_allclose(loss_levels.noise_of(levels, noise), drawn.std(), rtol=0.02)
+    assert loss_levels.noise_of(matched, noise) < loss_levels.noise_of(levels, noise)
