@@ -100,6 +100,7 @@ def run(config: Config) -> dict[str, Any]:
     denoise = trained(config, fit_key, task, law)
     held = np.asarray(task.held(held_key, config.images), np.float64).reshape(config.images, -1)
     own = np.asarray(task.fresh(held_key, config.chosen_on), np.float64).reshape(config.chosen_on, -1)
+    most = int(held.std(1).argmax())  # there is least to look at in a patch of sky
     rng, rows, shown = np.random.default_rng(0), [], {}
     for name in config.tasks:
         operator, judged = _task(name)
@@ -119,8 +120,9 @@ def run(config: Config) -> dict[str, Any]:
             for method, got in draws.items()
         ]
         print(judges.table(rows[-len(draws) :]), file=sys.stderr, flush=True)
-        simple = (seen @ np.linalg.pinv(matrix).T)[:1]
-        shown[name] = {"truth": held[:1], "seen": simple} | {m: got[0, :2] for m, got in draws.items()}
+        simple = seen[most : most + 1] @ np.linalg.pinv(matrix).T
+        shown[name] = {"truth": held[most : most + 1], "seen": simple}
+        shown[name] |= {method: got[most, :2] for method, got in draws.items()}
     return {
         "config": dataclasses.asdict(config),
         "rows": rows,
