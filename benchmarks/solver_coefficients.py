@@ -1,6 +1,6 @@
 """Fits the coefficients of `jd.fitted_multistep`: once, on random laws, none of them of the league.
 
-    python -m benchmarks.solver_coefficients [--calls K ...] [--out FILE]
+    python -m benchmarks.solver_coefficients [--tables TABLE ...] [--calls K ...] [--out FILE]
 
 For each number of calls the times, the times of the calls and the weights begin as those of `deis(3)` on the
 grid of rho = 7 and fall by Adam along the gradient, through the sampler, of
@@ -11,6 +11,10 @@ s being a law's scale. The logarithm makes every law count alike, however hard i
 this from other generators than the league's: their means, weights, widths, numbers of components, dimensions
 and guidance. Half of them begin at sigma = 20 s, half at 80 s, so that the first step depends on neither.
 A quarter of the laws is held out, and what is printed is (1) on these, before and after.
+
+The table "near" is of laws in 1 to 32 dimensions, "far" of laws in 64 to 256, whose modes are further apart,
+and so part at higher noise; half of these have scales that fall as a power of the coordinate, as those of
+images do along their components.
 """
 
 from __future__ import annotations
@@ -29,11 +33,12 @@ import optax
 
 import jaxdiff as jd
 from jaxdiff.sampling import fitted
-from jaxdiff.sampling.fitted import CALLS, LEFT, Coefficients
+from jaxdiff.sampling.fitted import CALLS, LEFT, Coefficients, Modes
 
 SCHEDULE = jd.Karras()
 BEGIN = (20.0, 80.0)
-LAWS, HELD_OUT, ROWS = 24, 6, 24
+LAWS, HELD_OUT = 24, 6
+ROWS, STEPS = {"near": 24, "far": 8}, {"near": 1200, "far": 600}
 
 
 class Posed(NamedTuple):
@@ -73,20 +78,42 @@ def _guided(d: int, strength: float, draw: np.random.Generator) -> tuple[Any, An
     return jd.guided(law.denoiser(SCHEDULE), strength, unconditional=of_all.denoiser(SCHEDULE)), law
 
 
-FAMILIES: tuple[Callable[[np.random.Generator], tuple[Any, Any]], ...] = (
-    functools.partial(_plain, 1, 4, 0.05, 0.5),
-    functools.partial(_plain, 2, 4, 0.05, 0.5),
-    functools.partial(_plain, 2, 16, 0.04, 0.3),
-    functools.partial(_plain, 8, 6, 0.05, 0.7),
-    functools.partial(_plain, 32, 8, 0.05, 0.7),
-    functools.partial(_tails, 8),
-    functools.partial(_guided, 3, 3.0),
-    functools.partial(_guided, 12, 2.0),
-)
+def _falling(d: int, count: int, strength: float, draw: np.random.Generator) -> tuple[Any, Any]:
+    """The coordinates' scales fall as a power; guided by a strength away from as many components again."""
+    weights, means, variances = _parts(draw, d, 2 * count, 0.1, 0.7)
+    fall = np.arange(1.0, d + 1) ** -draw.uniform(0.3, 1.0)
+    fall = fall / np.sqrt(np.mean(fall**2))
+    both = weights, means * fall, variances * fall**2
+    one = jd.GaussianMixture(weights[:count] / weights[:count].sum(), *(part[:count] for part in both[1:]))
+    other = jd.GaussianMixture(*both).denoiser(SCHEDULE)
+    return jd.guided(one.denoiser(SCHEDULE), strength, unconditional=other), one
 
 
-def posed(family: int, laws: int, rows: int) -> Posed:
-    """So many laws of a family, with the exact flow of as many rows each."""
+Family = Callable[[np.random.Generator], tuple[Any, Any]]
+FAMILIES: dict[Modes, tuple[Family, ...]] = {
+    "near": (
+        functools.partial(_plain, 1, 4, 0.05, 0.5),
+        functools.partial(_plain, 2, 4, 0.05, 0.5),
+        functools.partial(_plain, 2, 16, 0.04, 0.3),
+        functools.partial(_plain, 8, 6, 0.05, 0.7),
+        functools.partial(_plain, 32, 8, 0.05, 0.7),
+        functools.partial(_tails, 8),
+        functools.partial(_guided, 3, 3.0),
+        functools.partial(_guided, 12, 2.0),
+    ),
+    "far": (
+        functools.partial(_plain, 64, 8, 0.05, 0.7),
+        functools.partial(_plain, 128, 4, 0.05, 0.7),
+        functools.partial(_plain, 256, 6, 0.05, 0.7),
+        functools.partial(_falling, 64, 8, 1.0),
+        functools.partial(_falling, 256, 4, 1.0),
+        functools.partial(_falling, 128, 4, 3.0),
+    ),
+}
+
+
+def posed(modes: Modes, family: int, laws: int, rows: int) -> Posed:
+    """So many laws of a family of a table, with the exact flow of as many rows each."""
 
     @jax.jit
     def flow(denoise: jd.Denoiser, x: jax.Array, begin: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -99,8 +126,8 @@ def posed(family: int, laws: int, rows: int) -> Posed:
 
     made = []
     for i in range(laws):
-        draw = np.random.default_rng([family, i])
-        denoise, law = FAMILIES[family](draw)
+        draw = np.random.default_rng([family, i] if modes == "near" else [family, i, 1])
+        denoise, law = FAMILIES[modes][family](draw)
         begin = jnp.asarray(BEGIN[i % 2]) * denoise.scale
         x = law.sample(jax.random.key(i), rows)
         x = x + begin * draw.standard_normal(x.shape)
@@ -179,20 +206,30 @@ def fit(calls: int, tasks: list[Posed], steps: int, learning_rate: float = 0.02)
 
 
 def main(
-    calls: Sequence[int], out: pathlib.Path, steps: int = 1200, laws: int = LAWS
-) -> dict[int, list[float]]:
-    """Fit, print and write; numbers of calls that are in the file and not asked for stay."""
-    tasks = [posed(family, laws, ROWS) for family in range(len(FAMILIES))]
+    out: pathlib.Path,
+    tables: Sequence[Modes] = tuple(FAMILIES),
+    calls: Sequence[int] | None = None,
+    steps: int | None = None,
+    laws: int = LAWS,
+) -> dict[tuple[str, int], list[float]]:
+    """Fit, print and write; tables and numbers of calls that are in the file and not asked for stay."""
     found = {}
-    for number in calls:
-        made, found[number] = fit(number, tasks, steps)
-        before, after = np.exp(0.5 * np.array(found[number]))
-        print(f"{number} calls, on laws held out: {before:.4f} before, {after:.4f} fitted", flush=True)
-        table = json.loads(out.read_text()) if out.exists() else {}
-        table[str(number)] = {
-            name: np.round(np.asarray(value), 7).tolist() for name, value in made._asdict().items()
-        }
-        out.write_text(json.dumps({k: table[k] for k in sorted(table, key=int)}) + "\n")
+    for modes in tables:
+        tasks = [posed(modes, family, laws, ROWS[modes]) for family in range(len(FAMILIES[modes]))]
+        for number in calls or CALLS[modes]:
+            made, found[modes, number] = fit(number, tasks, steps or STEPS[modes])
+            before, after = np.exp(0.5 * np.array(found[modes, number]))
+            print(
+                f"{modes}, {number} calls, on laws held out: {before:.4f} before, {after:.4f} fitted",
+                flush=True,
+            )
+            known = json.loads(out.read_text()) if out.exists() else {}
+            table = known.setdefault(modes, {})
+            table[str(number)] = {
+                name: np.round(np.asarray(value), 7).tolist() for name, value in made._asdict().items()
+            }
+            known[modes] = {k: table[k] for k in sorted(table, key=int)}
+            out.write_text(json.dumps(known) + "\n")
     return found
 
 
@@ -200,8 +237,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--calls", nargs="+", type=int, choices=CALLS, default=CALLS)
+    parser.add_argument("--tables", nargs="+", choices=tuple(FAMILIES), default=tuple(FAMILIES))
+    parser.add_argument("--calls", nargs="+", type=int, help="by default all that a table has")
     parser.add_argument("--out", type=pathlib.Path, default=fitted.TABLES)
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    main(arguments.calls, arguments.out)
+    main(arguments.out, arguments.tables, arguments.calls)

@@ -14,8 +14,8 @@ the same denoiser, grids and calls, each at its own best rho. Three that are def
 the control that these are used rightly.
 
 "fitted on other laws" is `jd.fitted_multistep`, which has its own grid. The part "learned" chooses solver and
-grid for each judged denoiser itself (`tune_sampler`, which tries that too) and learns from there, on a pilot's
-starts, not on the judged ones.
+grid for each judged denoiser itself (`tune_sampler`, which tries that too) and learns from there, on other
+starts than the judged ones.
 
 MEASURED (one busy core of an AMD EPYC, jax 0.10.2, diffusers 0.42.1, 2026-11-29, --peers --parts classical,
 a law at a time: mixtures --seeds 3 --rows 200, heavy tails and guidance --seeds 5 --rows 100; all of it in
@@ -88,7 +88,7 @@ CALLS = (4, 5, 6, 8, 10, 12, 16, 24, 40)
 RHOS = (2.0, 3.0, 5.0, 7.0, 10.0, 14.0)
 PEERS_UP_TO = 16  # calls; each of theirs is a dispatch from Python
 LEARNED_CALLS, LEARNING_STEPS = (5, 8, 12), 1000
-FITTED = "fitted on other laws"
+FITTED: dict[str, fitted.Modes] = {"fitted on other laws": "near", "fitted on laws of far modes": "far"}
 PARTS = ("classical", "learned", "noisy")
 
 # Sampler and calls a step.
@@ -123,17 +123,18 @@ def measure(
 ) -> tuple[Errors, float]:
     """Solver to calls to root mean square errors, (seeds, rhos), and the largest doubt of the map."""
     errors: Errors = {solver: {} for solver in (*solvers, *peers)}
-    own = {solver: SOLVERS[solver] for solver in solvers if solver != FITTED}
+    own = {solver: SOLVERS[solver] for solver in solvers if solver not in FITTED}
     doubt = 0.0
     for row, seed in enumerate(seeds):
         of = task(name, seed, rows)
         x, best, ends = np.asarray(of.x), np.asarray(of.best), (of.t_max, of.t_min)
         doubt = max(doubt, of.doubt)
         for calls in of_calls:
-            if FITTED in solvers and calls in fitted.CALLS:  # which has its own grid
-                got = _by_fitted(of, calls)
-                for column in range(len(RHOS)):
-                    _put(errors[FITTED], calls, len(seeds), row, column, got - best)
+            for solver, modes in FITTED.items():
+                if solver in solvers and calls in fitted.CALLS[modes]:
+                    got = _by_fitted(of, calls, modes)
+                    for column in range(len(RHOS)):  # all the same: it has its own grid
+                        _put(errors[solver], calls, len(seeds), row, column, got - best)
             for column, rho in enumerate(RHOS):
                 for solver, (sampler, per_step) in own.items():
                     if calls % per_step == 0:
@@ -145,18 +146,11 @@ def measure(
     return errors, doubt
 
 
-def _fitted(of: Task, calls: int) -> jd.LinearMultistep | None:
-    """None where its last call would see hardly more noise than is left in."""
+def _by_fitted(of: Task, calls: int, modes: fitted.Modes) -> np.ndarray:
+    """NaN where its last call would see hardly more noise than is left in."""
     try:
-        return jd.fitted_multistep(of.denoise, calls, t_max=of.t_max, t_min=of.t_min)
+        made = jd.fitted_multistep(of.denoise, calls, modes=modes, t_max=of.t_max, t_min=of.t_min)
     except ValueError:
-        return None
-
-
-def _by_fitted(of: Task, calls: int) -> np.ndarray:
-    """NaN where there is none."""
-    made = _fitted(of, calls)
-    if made is None:
         return np.full(of.x.shape, np.nan)
     return np.asarray(jd.integrate(jax.random.key(0), of.denoise, of.x, made.times, sampler=made))
 
@@ -214,7 +208,7 @@ def main(
     others, same = solver_peers.deterministic() if peers else ({}, {})
     noisy_others, noisy_same = solver_peers.noisy() if peers and "noisy" in parts else ({}, {})
     rests = agree(same | noisy_same, rows)
-    results, distances, solvers = {}, {}, solvers or (*SOLVERS, FITTED)
+    results, distances, solvers = {}, {}, solvers or (*SOLVERS, *FITTED)
     for name in laws or POSED:
         rows_of = results[name] = {}
         if "classical" in parts:
@@ -259,7 +253,7 @@ if __name__ == "__main__":
     parser.add_argument(
         "--calls", nargs="+", type=int, help=f"by default {CALLS}, of what is learned {LEARNED_CALLS}"
     )
-    everything = (*SOLVERS, FITTED)
+    everything = (*SOLVERS, *FITTED)
     parser.add_argument("--solvers", nargs="+", choices=everything, default=everything)
     parser.add_argument("--out", type=pathlib.Path, help="a directory for solvers.json")
     arguments = parser.parse_args()

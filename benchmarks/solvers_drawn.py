@@ -27,8 +27,8 @@ DRAWN = {
     "UniPC 3, noise": "tab:red",
 }
 PEERS = ("diffusers ", "diffrax ", "k-diffusion ")
-FITTED = "fitted on other laws"
-NOT_CLASSICAL = (FITTED, "chosen", "learned", "fitted, learned")
+FITTED = ("fitted on other laws", "fitted on laws of far modes")
+NOT_CLASSICAL = (*FITTED, "chosen", "learned")
 
 Results = dict[str, dict[str, dict[str, float]]]
 """Law to solver to calls, as JSON has them, to the mean error."""
@@ -90,7 +90,7 @@ def beside(results: Results) -> dict[str, dict[str, dict[str, float]]]:
     for law, solvers in results.items():
         kinds: dict[str, list[dict[str, float]]] = {}
         for name, by_calls in solvers.items():
-            kind = name if name in (FITTED, "chosen") else "learned" if name in NOT_CLASSICAL else "classical"
+            kind = name if name in NOT_CLASSICAL else "classical"
             kinds.setdefault("peers" if name.startswith(PEERS) else kind, []).append(by_calls)
 
         def least(kind: str, calls: str, kinds: dict[str, list[dict[str, float]]] = kinds) -> float:
@@ -126,7 +126,7 @@ def draw(results: Results, path: pathlib.Path) -> None:
             if name in solvers:
                 calls = sorted(map(int, solvers[name]))
                 axis.plot(calls, [solvers[name][str(c)] for c in calls], color=color, label=name)
-        for name, style in ((FITTED, "k--"), ("learned", "k*"), ("fitted, learned", "kx")):
+        for name, style in ((FITTED[0], "k--"), (FITTED[1], "k-."), ("learned", "k*")):
             if name in solvers:
                 calls = sorted(map(int, solvers[name]))
                 axis.plot(calls, [solvers[name][str(c)] for c in calls], style, label=name)

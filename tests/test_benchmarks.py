@@ -17,6 +17,7 @@ from benchmarks import (
     programs,
     public_calls,
     sampler_overhead,
+    solver_orders,
     solver_tasks,
     solvers,
     solvers_drawn,
@@ -49,7 +50,7 @@ def test_the_calls_that_it_divides_by_are_the_calls_made(name):
 @pytest.mark.slow
 def test_it_runs_small(capsys):
     results = sampler_overhead.main(batch=4, dimension=2, width=8, num_steps=2, rounds=1)
-    assert set(results) == set(sampler_overhead.SAMPLERS)
+    assert set(results) == {*sampler_overhead.SAMPLERS, "LinearMultistep"}
     assert all(r["ratio"] > 0 for r in results.values())
     assert "Heun" in capsys.readouterr().out
 
@@ -208,7 +209,7 @@ def test_the_league_of_solvers_runs_small(monkeypatch, tmp_path, capsys, float64
     assert errors["learned"][5] < errors["chosen"][5]
     assert errors["UniPC 3, noise"][12] < errors["DPM-Solver++ 2"][12] < errors["DDIM"][12]
     assert errors["Runge-Kutta 3"][12] < errors["DDIM"][12]
-    assert errors[solvers.FITTED][12] < errors["UniPC 3, noise"][12]
+    assert errors["fitted on other laws"][12] < errors["UniPC 3, noise"][12]
     assert (
         json.loads((tmp_path / "solvers.json").read_text())["errors"][law]["DDIM"]["12"] == errors["DDIM"][12]
     )
@@ -224,6 +225,19 @@ def test_the_judge_of_noisy_solvers_sees_what_they_do(monkeypatch, float64):
     found = solvers_noisy.league("3 modes, d = 2", seeds=2, rows=2000, peers={})
     assert found["ancestral"][8] > 3 * found["ancestral"][40]
     assert abs(found[solvers_noisy.NOTHING][8]) < 0.1 * found["ancestral"][8]
+
+
+@pytest.mark.slow
+def test_orders_of_solvers_are_measured(float64, capsys):
+    """Two that are named rightly on two schedules, and one that is not: Heun as of order three."""
+    solvers = {"DDIM": (jd.DDIM(), 1), "Heun": (jd.Heun(), 2), "not": (jd.Heun(), 3)}
+    schedules = {"Karras": Karras(), "flow": jd.RectifiedFlow()}
+    found = solver_orders.main(100, solvers, schedules)
+    for name, order in (("DDIM", 1), ("Heun", 2), ("not", 2)):
+        for at, rounding in found[name].values():
+            assert at == pytest.approx(order, abs=0.1)
+            assert 1e-8 < rounding < 1e-5
+    assert float(capsys.readouterr().out.split("orders within ")[1].split()[0]) == pytest.approx(1, abs=0.1)
 
 
 def test_tasks_of_solvers_are_solved_from_their_own_laws_noised(float64):

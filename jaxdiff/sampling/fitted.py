@@ -3,9 +3,10 @@
 Eq. (1) of `jaxdiff.sampling.linear` in units of the data's scale s: times at sigma / alpha = s r_k, calls at
 s r'_k, and weights W, which are what a classical solver's would be had it the best polynomial rather than one
 that is right in the limit of short steps. Nothing is learned of the denoiser that is sampled from: beyond its
-scale it is not looked at, as with any classical solver. `benchmarks.solver_coefficients` fitted them, on
-mixtures of Gaussians and of t laws in 1 to 32 dimensions, guided and not, by the recipe of
-`jaxdiff.sampling.learned`; the steps begin in noise and end without any, or in noise of sigma / alpha = e s
+scale it is not looked at, as with any classical solver. `benchmarks.solver_coefficients` fitted them by the
+recipe of `jaxdiff.sampling.learned`: the table "near" on mixtures of Gaussians and of t laws in 1 to 32
+dimensions, guided and not; "far" on mixtures in 64 to 256, whose modes are more of their widths apart and
+part at higher noise. The steps begin in noise and end without any, or in noise of sigma / alpha = e s
 for e up to `MOST_LEFT` of the time where the last step begins.
 
 The table has K + 1 rows of weights for K calls: the last but one leads to e = `LEFT`, and the last carries on
@@ -21,7 +22,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +39,8 @@ LEFT = 0.02
 """sigma / alpha in units of the data's scale at the end that was fitted beside 0."""
 MOST_LEFT = 0.8
 """The most that may be left at the end, of what there is where the last step begins."""
-CALLS = (5, 6, 8, 10, 12)
+Modes = Literal["near", "far"]
+CALLS: dict[Modes, tuple[int, ...]] = {"near": (4, 5, 6, 8, 10, 12), "far": (8,)}
 TABLES = pathlib.Path(__file__).with_name("fitted.json")
 
 
@@ -54,13 +56,20 @@ class Coefficients(NamedTuple):
 
 
 def fitted_multistep(
-    denoise: Denoiser, num_calls: int, *, t_max: Time | None = None, t_min: Time | None = None
+    denoise: Denoiser,
+    num_calls: int,
+    *,
+    modes: Modes = "near",
+    t_max: Time | None = None,
+    t_min: Time | None = None,
 ) -> LinearMultistep:
     """The sampler of so many calls, one of `CALLS`, from t_max to t_min on the denoiser's schedule.
 
-    t_max: where noise dominates, by default the end of the denoiser's working range. t_min: where steps end,
-    with the noise of that time left in, at most .8 of what the last call sees; by default they end without
-    noise. Run it by ``sample(key, denoise, n, sampler=sampler)``; `learn_sampler` may go on from it.
+    modes: "far" for laws whose modes part at much more noise than the data's scale, as those of independent
+    entries do in a hundred dimensions; digits, of as many, are better off with "near". `tune_sampler` tries
+    both. t_max: where noise dominates, by default the end of the denoiser's working range. t_min: where steps
+    end, with the noise of that time left in, at most .8 of what the last call sees; by default they end
+    without noise. Run it by ``sample(key, denoise, n, sampler=sampler)``; `learn_sampler` may go on from it.
 
     Over the best of diffusers on its best grid it leaves, at 8 calls, .19 to .96 of the error in the plane,
     in 16 dimensions, with heavy tails and with guidance, and **3.2 times as much with five far modes in 128
@@ -83,7 +92,8 @@ def fitted_multistep(
     """
     check_denoiser("denoise", denoise)
     checks.integer("num_calls", num_calls, 1)
-    checks.option("num_calls", num_calls, CALLS)
+    checks.option("modes", modes, tuple(CALLS))
+    checks.option("num_calls", num_calls, CALLS[modes])
     schedule, scale = denoise.schedule, denoise.scale
     first = denoise.working_range[1] if t_max is None else t_max
     last = schedule.t_min if t_min is None else t_min
@@ -94,24 +104,25 @@ def fitted_multistep(
     check_no_data_left(denoise, scale, first)
     if t_min is not None:
         denoise.check_times("t_min", last)
-        left = _ratio(schedule, last) / (scale * coefficients(num_calls).ratios[-1])
+        near = coefficients(modes, num_calls).ratios[-1]
+        left = _ratio(schedule, last) / (scale * near)
         checks.within("sigma / alpha at t_min over that at the last call", left, 0.0, MOST_LEFT)
-    sampler = built(denoise, num_calls, jnp.asarray(first, float), last)
+    sampler = built(denoise, modes, num_calls, jnp.asarray(first, float), last)
     checks.times(schedule, sampler.times, increasing=False)
     denoise.check_times("the sampler's calls", sampler.calls)
     return sampler
 
 
 @functools.cache
-def coefficients(num_calls: int) -> Coefficients:
+def coefficients(modes: Modes, num_calls: int) -> Coefficients:
     """Of the file."""
-    table = json.loads(TABLES.read_text())[str(num_calls)]
+    table = json.loads(TABLES.read_text())[modes][str(num_calls)]
     return Coefficients(*(np.asarray(table[name]) for name in Coefficients._fields))
 
 
-def built(denoise: Denoiser, num_calls: int, first: Array, last: Time) -> LinearMultistep:
+def built(denoise: Denoiser, modes: Modes, num_calls: int, first: Array, last: Time) -> LinearMultistep:
     """Eq. (1) on the denoiser's schedule, unchecked; NaN where data are left at first or noise at last."""
-    made = coefficients(num_calls)
+    made = coefficients(modes, num_calls)
     low = working_range(denoise.schedule, denoise.scale)[0]
     sampler = _on(made, denoise.schedule, denoise.scale, low, first, last)
     in_noise = no_data_left(denoise, denoise.scale, first)

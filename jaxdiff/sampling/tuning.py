@@ -3,9 +3,9 @@
     error = root mean square of (sample - long run) a coordinate, from the same starts                  (1)
 
 The long run is the denoiser's own, so what it has learned wrongly counts for nothing, and no data are asked
-for. The solvers are those of `SOLVERS`, and `fitted_multistep` with its own grid where it has so many calls
-and steps begin in noise; the grids are `times.noise_grid` with each rho of `RHOS`, and two
-that follow the denoiser's estimate D of the data down the long run, with steps of equal
+for. The solvers are those of `SOLVERS`, and the tables of `fitted_multistep` on their own grids, where they
+have so many calls and steps begin in noise. The grids of the former are `times.noise_grid` with each rho of
+`RHOS`, and two that follow the denoiser's estimate D of the data down the long run, with steps of equal
 
     int |dD| (constant rate, arXiv 2411.12188)    or    int |dD / du|^(1/2) du,    u = log(sigma / alpha)  (2)
 
@@ -64,8 +64,9 @@ class Tuned(NamedTuple):
     """Eq. (1) of the choice on draws that took no part in it, but where it is learned: see `Learned`."""
     errors: Array
     """Eq. (1) of every solver on every grid, (solvers, grids), on the draws that choose."""
-    fitted_error: Array
-    """Eq. (1) of `fitted_multistep` on these; infinite where it has not so many calls between these ends."""
+    fitted_errors: Array
+    """Eq. (1) on these of the tables of `fitted_multistep` that have so many calls, in their order; infinite
+    where the ends are none of theirs."""
     learned: Learned | None = None
 
     def table(self) -> str:
@@ -76,8 +77,9 @@ class Tuned(NamedTuple):
         names = _grid_names(errors.shape[1])
         lines = [f"{'solver':<20}{'error':>10}  its best grid"]
         rows = [(name, row.min(), names[row.argmin()]) for name, row in zip(SOLVERS, errors, strict=True)]
-        if np.isfinite(self.fitted_error):
-            rows.append(("fitted_multistep", float(self.fitted_error), "its own"))
+        for modes, error in zip(_tables(calls), self.fitted_errors, strict=True):
+            if np.isfinite(error):
+                rows.append((f"fitted, {modes} modes", float(error), "its own"))
         least = min(error for _, error, _ in rows)
         for name, error, grid in rows:
             mark = "  <- the least" if error == least else ""
@@ -162,17 +164,16 @@ def _choose(
         jax.vmap(lambda times, solver=solver: linear_multistep(solver, denoise.schedule, times))(grids)
         for solver in SOLVERS.values()
     ]
-    if num_calls in fitted.CALLS:
-        other = fitted.built(denoise, num_calls, first, last)
+    for modes in _tables(num_calls):
+        other = fitted.built(denoise, modes, num_calls, first, last)
         made.append(jax.tree.map(lambda leaf: leaf[None], other))
     tried = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *made)
     choosing, judging = learning.split(len(pilot.x))
     errors = jax.lax.map(lambda sampler: learning.error(denoise, sampler, pilot, choosing), tried)
     classical = errors[: len(SOLVERS) * len(grids)].reshape(len(SOLVERS), -1)
-    by_fitted = errors[classical.size :].min(initial=jnp.inf)
+    by_fitted = errors[classical.size :]
     by_fitted = jnp.where(jnp.isfinite(by_fitted), by_fitted, jnp.inf)
-    place = jnp.where(by_fitted < classical.min(), classical.size, jnp.argmin(classical))
-    best = jax.tree.map(lambda leaf: leaf[place], tried)
+    best = jax.tree.map(lambda leaf: leaf[jnp.argmin(jnp.append(classical, by_fitted))], tried)
     left = learning.error(denoise, best, pilot, judging)
     return Tuned(best, best.times, left, classical, by_fitted)
 
@@ -219,6 +220,11 @@ def _by_rate(denoise: Denoiser, pilot: Pilot, first: Array, last: Array, end: Ar
         return found.at[0].set(first).at[-1].set(end)
 
     return jnp.stack([grid(1.0), grid(0.5)])
+
+
+def _tables(num_calls: int) -> list[fitted.Modes]:
+    """Of `fitted_multistep`, those with so many calls."""
+    return [modes for modes, calls in fitted.CALLS.items() if num_calls in calls]
 
 
 def _grid_names(count: int) -> list[str]:
