@@ -100,7 +100,8 @@ Weak scaling of "transformer, replicated", in turn to alongside: v5e 62 to 100 %
 256, 56 to 100 % on 4,096, sixteen slices; v5p 57, and 54 to 100 % on 4,096; h100 53 to 100 % on 8, 35 to 55 %
 on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes of its state.
 
-@QUICK
+--quick took 4 min 34 s, at 80 % of one core.
+
 Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
 holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
 """

@@ -73,6 +73,7 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 import jax
@@ -89,31 +90,36 @@ def main(
     data: pathlib.Path | None = None,
     resume: bool = False,
     profile: pathlib.Path | None = None,
-    keep_dtype: bool = False,
+    asked: Collection[str] = (),
     tensorboard: bool = False,
     local: pathlib.Path | None = None,
     began: float | None = None,
 ) -> dict[str, Any]:
     """Train, sample and evaluate; returns the figures, which figures.json holds too.
 
-    local and began are those of `trainer.fit`. On CPUs a model of bfloat16 is trained in float32 unless
-    keep_dtype says that its precision was asked for.
+    local and began are those of `trainer.fit`. The model is in the form that suits the platform but for the
+    options asked for, by names such as model.dtype (`forms.for_platform`).
     """
-    from experiments.train import evaluation, problems, sinks, trainer  # after jax.distributed.initialize
+    from experiments.train import (  # after jax.distributed.initialize
+        evaluation,
+        forms,
+        problems,
+        sinks,
+        trainer,
+    )
 
     began = time.monotonic() if began is None else began
     # Unless JAX_COMPILATION_CACHE_DIR says where.
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined] - made as jax starts
         jax.config.update("jax_compilation_cache_dir", str(out.absolute() / "compiled"))
     problem = problems.load(config, data, kept=out / "gaussian.npz")
-    single = configs.in_single_precision(config)
-    if single != config and not keep_dtype and jax.devices()[0].platform == "cpu":
-        config = single
-        if jax.process_index() == 0:
-            print(
-                "training in float32, since bfloat16 is slow on CPUs; --model.dtype bfloat16 keeps it",
-                file=sys.stderr,
-            )
+    platform, given = jax.devices()[0].platform, config
+    config = forms.for_platform(given, platform, asked)
+    if platform == "cpu" and config != given and jax.process_index() == 0:
+        print(
+            "training in float32, since bfloat16 is slow on CPUs; --model.dtype bfloat16 keeps it",
+            file=sys.stderr,
+        )
     run = trainer.prepare(config, problem)
     board = functools.partial(sinks.tensorboard, out / "tensorboard") if tensorboard else None
     state = trainer.fit(run, out, resume=resume, profile=profile, open_sink=board, local=local, began=began)
@@ -178,10 +184,11 @@ def _parser() -> _Parser:
     return parser
 
 
-def _compiled(config: Config, flags: argparse.Namespace) -> str:
+def _compiled(config: Config, flags: argparse.Namespace, asked: Collection[str]) -> str:
     """The report of --compile-for or --fit."""
-    from experiments.train import problems, programs
+    from experiments.train import forms, problems, programs
 
+    config = forms.for_platform(config, "accelerator", asked)
     problem = problems.load(config, flags.data)
     if flags.compile_for:
         return str(programs.compiled_for(config, problem, flags.compile_for))
@@ -214,7 +221,7 @@ def command_line(arguments: list[str] | None = None, *, began: float | None = No
         values = (configs.from_file(config, flags.options) if flags.options else {}) | given
         config = configs.overridden(config, values)
         if flags.compile_for or flags.fit:
-            print(_compiled(config, flags))
+            print(_compiled(config, flags, values))
             return
         figures = main(
             config,
@@ -225,7 +232,7 @@ def command_line(arguments: list[str] | None = None, *, began: float | None = No
             tensorboard=flags.tensorboard,
             local=flags.local,
             began=began,
-            keep_dtype="model.dtype" in values,
+            asked=values,
         )
     except ConnectionError as error:  # another process is gone: all of them are to be started again
         own.exit(training.EXIT_INTERRUPTED, f"{own.prog}: {error}\n")

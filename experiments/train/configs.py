@@ -261,6 +261,8 @@ def as_dict(config: Config) -> dict[str, Any]:
 def identity(config: Config) -> dict[str, Any]:
     """The part of `as_dict` that a checkpoint must agree with."""
     values = as_dict(config)
+    if "scan" in values["model"]:
+        values["model"]["scan"] = False  # a state of either form goes on in the other
     # As it was called in the checkpoints of before it had names.
     if (remat := values["model"].get("remat")) in ("none", "blocks"):
         values["model"]["remat"] = remat == "blocks"

@@ -20,6 +20,7 @@ from experiments.optimizers import clipped_adamw
 from experiments.pictures import finite, tiles
 from experiments.train import configs, figures
 from experiments.train.configs import Config
+from experiments.train.forms import newest
 from experiments.train.objectives import OBJECTIVES, Objective
 from experiments.train.problems import Problem, flipped
 from experiments.train.reports import accounts, reports
@@ -333,13 +334,8 @@ def fit(
             runs.check_new(checkpoints, out)
         lost = Goodput(began=began)
         with lost.to("restore"):
-            restored = None
-            if resume:
-                like = layout.like(init)
-                if emergency:
-                    restored = emergency.restore(like, after=checkpoints.latest_step)
-                restored = restored or checkpoints.restore(like)
-            state = layout.create(init) if restored is None else restored.state
+            found = newest(config, layout, init, checkpoints, emergency) if resume else None
+            state = layout.create(init) if found is None else found
 
         stopped, saved = False, int(state.step)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,14 @@ import pytest
 from oracles import assert_same_bits
 
 from experiments.train import __main__ as program
-from experiments.train import configs, evaluation, problems, sinks, trainer
+from experiments.train import configs, evaluation, forms, problems, sinks, trainer
 from experiments.train.configs import CONFIGS, smoke
 from jaxdiff.laws.components import Spectrum
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.shaped import Shaped
 from jaxdiff.learning import training
-from jaxdiff.models import ResidualMLP, UNet
+from jaxdiff.models import DiffusionTransformer, ResidualMLP, UNet, scanned_blocks, separate_blocks
+from jaxdiff.running.checkpoints import Checkpoints
 from jaxdiff.running.parallel import Layout, data_mesh
 
 CONFIG = dataclasses.replace(
@@ -357,13 +359,44 @@ def test_bfloat16_is_for_accelerators_unless_it_is_asked_for(
     monkeypatch.setattr(problems, "load", lambda config, data, **kept: None)
     monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(platform=platform)])
     with pytest.raises(PreparedError) as prepared:
-        program.main(CONFIGS["cifar10"], tmp_path, keep_dtype=keep)
+        program.main(CONFIGS["cifar10"], tmp_path, asked=["model.dtype"] if keep else [])
     model = CONFIGS["cifar10"].model.clone(dtype=wanted)
     assert prepared.value.args[0] == dataclasses.replace(CONFIGS["cifar10"], model=model)
     said = capsys.readouterr().err
     assert said.count("\n") == (wanted == "float32")
     assert ("training in float32" in said) == (wanted == "float32")
     assert configs.in_single_precision(CONFIGS["patches"]) == CONFIGS["patches"]
+
+
+def test_blocks_are_in_one_loop_on_accelerators_unless_it_is_asked_for():
+    config, unet = CONFIGS["patches-transformer"], CONFIGS["patches"]
+    assert forms.for_platform(config, "tpu", ["steps"]).model == config.model.clone(scan=True)
+    assert (
+        forms.for_platform(config, "tpu", ["model.scan"]) == forms.for_platform(config, "cpu", []) == config
+    )
+    assert forms.for_platform(unet, "gpu", []) == unet
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_blocks_in_the_other_form(tmp_path):
+    """Three steps of six in a loop, or apart, come to what all six do."""
+    model = DiffusionTransformer(patch_size=4, width=16, num_blocks=2, num_heads=2)
+    apart = dataclasses.replace(smoke(CONFIGS["digits"]), model=model, shown="images", save_every=3)
+    problem = problems.load(apart, None)
+    loop = dataclasses.replace(apart, model=model.clone(scan=True))
+
+    def state(config, out, **options):
+        return jax.device_get(trainer.fit(trainer.prepare(config, problem), tmp_path / out, **options))
+
+    whole = state(apart, "whole")
+    state(dataclasses.replace(apart, steps=3), "parts")
+    got = state(loop, "parts", resume=True)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(scanned_blocks(whole)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    back = trainer.prepare(apart, problem)
+    with Checkpoints(tmp_path / "parts" / "checkpoints", config=configs.identity(apart)) as checkpoints:
+        again = forms.newest(apart, back.layout, trainer.functions(back)[0], checkpoints, None)
+    assert_same_bits(jax.device_get(again), separate_blocks(got))
 
 
 def test_flips_are_keyed_by_row():
@@ -435,11 +468,11 @@ def test_flags_override_the_config(monkeypatch, tmp_path, capsys):
         "data": None,
         "resume": True,
         "profile": None,
-        "keep_dtype": True,
+        "asked": mock.ANY,
         "tensorboard": False,
     }
     program.command_line(["cifar10", "--model.channels", "32"])
-    assert not seen[1][2]["keep_dtype"]
+    assert list(seen[1][2]["asked"]) == ["model.channels"]
 
 
 def test_options_come_from_a_file_and_flags_win(monkeypatch, tmp_path):
