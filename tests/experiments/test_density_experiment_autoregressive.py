@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from experiments.density import autoregressive, minimizers
+from experiments.density import autoregressive, autoregressive_training, minimizers
 from jaxdiff import data
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ def test_learning_is_seen(figures):
     """Of all ways and seeds: more than a Gaussian, on the same images."""
     found = figures["digits"]
     assert [(row["images"], row["weights"]) for row in found["rows"]] == [
-        (images, way) for images in autoregressive.JUDGED for way in autoregressive.WAYS
+        (images, way) for images in autoregressive.JUDGED for way in autoregressive_training.WAYS
     ]
     for row in found["rows"]:
         assert len(row["seeds"]) == 2
@@ -80,3 +80,5 @@ def test_learning_is_seen(figures):
         assert row["mean"] == pytest.approx(own["mean"] - first["mean"], abs=1e-6)
         assert row["standard_error"] < own["standard_error"]  # pairing pays
         assert row["mean"] != 0
+        # The nats that each level loses are those of the density, but for other draws of noise.
+        assert sum(row["by_level"]) == pytest.approx(row["mean"], abs=4 * row["standard_error"] + 0.5)
