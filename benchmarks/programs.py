@@ -323,7 +323,11 @@ def weak_scaling(found: Program) -> list[Scaled]:
 def row(name: str, found: Program) -> str:
     """One line of the table."""
     bounds = [f"{1e3 * bound:8.2f}" for bound in found.bounds.values()]
-    sent = ", ".join(f"{c.number} {c.kind} {c.bytes / 1e6:.1f} MB" for c in found.collectives) or "none"
+    parts = []
+    for c in found.collectives:
+        some = c.among not in (len(found.where.devices), None)
+        parts.append(f"{c.number} {c.kind} {c.bytes / 1e6:.1f} MB" + some * f" among {c.among}")
+    sent = ", ".join(parts) or "none"
     return (
         f"{name:28} {found.where.name:9} {found.seconds:5.0f} {found.bytes / 1e9:6.2f} "
         f"{found.asked / 1e9:9.1f} {' '.join(bounds)} {found.utilization:5.0%}  {sent}"

@@ -159,13 +159,15 @@ def _described(platform: str, extra: str, **options: Any) -> Sequence[Any]:
 
 
 class Collective(NamedTuple):
-    """Operations of one kind among all devices, as they stand in a program; a loop repeats its own."""
+    """Operations of one kind, as they stand in a program; a loop repeats its own."""
 
     kind: str
     number: int
     bytes: int
     """Of all results on one device."""
     largest: int
+    among: int | None = None
+    """How many devices take part in each: those along an axis of the mesh, or along several; None: all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,10 +202,13 @@ class Program:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends to its neighbours, if all go round a ring."""
-        n = len(self.where.devices)
-        share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1.0}
-        return sum(share.get(c.kind, (n - 1) / n) * c.bytes for c in self.collectives)
+        """Bytes that a device sends to its neighbours, if all go round rings."""
+
+        def share(kind: str, n: int) -> float:
+            rings = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": n - 1, "collective-permute": 1.0}
+            return rings.get(kind, (n - 1) / n)
+
+        return sum(share(c.kind, c.among or len(self.where.devices)) * c.bytes for c in self.collectives)
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -237,6 +242,7 @@ class Program:
         ]
         lines += [
             f"  {c.kind:20} {c.number:4}  {c.bytes / 1e6:.2f} MB, the largest {c.largest / 1e6:.2f}"
+            + (f", among {c.among}" if c.among else "")
             for c in self.collectives
         ]
         return "\n".join(lines)
@@ -290,14 +296,18 @@ _OPERATION = re.compile(
 )
 _ARRAY = re.compile(r"\b([a-z]+\d*)[a-z0-9]*\[([\d,]*)\]")
 _CHANNEL = re.compile(r"channel_id=\d+")
+_GROUPS = re.compile(  # of three spellings: [groups,size], {{first},...}, mesh['axis'=size,...] {'axis',...}
+    r"replica_groups=(?:\[\d+,(?P<size>\d+)\]|\{\{(?P<first>[\d,]+)\}"
+    r"|mesh\[(?P<axes>[^\]]*)\][^{]*\{(?P<taken>[^}]*)\})"
+)
 
 
 def collectives(text: str) -> tuple[Collective, ...]:
-    """The collectives in a compiled program's text, by kind.
+    """The collectives in a compiled program's text, by kind and by how many devices take part.
 
     One that is spread over several computations stands there as often, under the number of its channel.
     """
-    found: dict[str, list[int]] = {}
+    found: dict[tuple[str, int], list[int]] = {}
     seen = set()
     for match in _OPERATION.finditer(text):
         kind, arrays, channel = match["kind"], _ARRAY.findall(match["type"]), _CHANNEL.search(match["rest"])
@@ -308,8 +318,22 @@ def collectives(text: str) -> tuple[Collective, ...]:
         if match["start"] and kind in ("all-gather", "collective-permute", "reduce-scatter"):
             arrays = [array for array in arrays if array != ("u32", "")]  # flags of the permutation
             arrays = arrays[len(arrays) // 2 :]  # what goes in stands before what comes out
-        found.setdefault(kind, []).append(sum(_bytes(*array) for array in arrays))
-    return tuple(Collective(kind, len(b), sum(b), max(b)) for kind, b in sorted(found.items()))
+        found.setdefault((kind, _among(match["rest"])), []).append(sum(_bytes(*array) for array in arrays))
+    return tuple(
+        Collective(kind, len(b), sum(b), max(b), n or None) for (kind, n), b in sorted(found.items())
+    )
+
+
+def _among(rest: str) -> int:
+    """The size of an operation's groups of devices, 0 where it does not say."""
+    groups = _GROUPS.search(rest)
+    if groups is None:
+        return 0
+    if groups["axes"] is None:
+        return int(groups["size"] or groups["first"].count(",") + 1)
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", groups["axes"]))
+    taken = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", groups["taken"])  # or a part of an axis, by its size
+    return math.prod(int(part or sizes[axis]) for axis, part in taken)
 
 
 def _bytes(dtype: str, shape: str) -> int:

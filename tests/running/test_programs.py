@@ -33,18 +33,33 @@ def test_a_program_of_eight_devices_is_counted():
     assert (got.outputs, got.aliased) == (64, 0)
     assert got.asked == 2 * 8 * 32 * 16
     assert got.flops == pytest.approx(got.asked, rel=0.1)  # and the sums
-    assert got.collectives == (Collective("all-reduce", 1, 64, 64),)
+    assert got.collectives == (Collective("all-reduce", 1, 64, 64, 8),)
     assert got.bytes == 3072 + 64 + got.temporaries
     assert dataclasses.replace(got, aliased=64).bytes == 3072 + got.temporaries
     assert not got.fits
     assert got.sent == 2 * 7 / 8 * 64
     assert got.bounds == {"compute": got.flops / 1e6, "memory": (3072 + 64) / 1e9, "links": 0.112}
     assert got.utilization == got.asked / 1e6 / 0.112
+    few = dataclasses.replace(got, collectives=(Collective("all-reduce", 1, 64, 64, 2),))
+    assert few.sent == 2 * 1 / 2 * 64
     silent = dataclasses.replace(got, flops=math.nan)  # as CUDA's compiler is
     assert silent.bounds["compute"] == got.asked / 1e6
     assert silent.utilization == got.utilization
     assert "IT DOES NOT FIT" in str(got)
     assert "all-reduce" in str(got)
+
+
+@pytest.mark.parametrize(
+    ("axes", "among"), [(("slice",), 2), (("data",), 2), (("slice", "data"), 4), (("data", "model"), 4)]
+)
+def test_a_collective_is_among_the_devices_of_its_axes(axes, among):
+    """A sum over rows that lie along some axes of (2, 2, 2)."""
+    mesh = data_mesh(slices=2, model=2)
+    where = NamedSharding(mesh, PartitionSpec(axes))
+    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=where)
+    out = NamedSharding(mesh, PartitionSpec())
+    text = jax.jit(lambda x: x.sum(0), out_shardings=out).lower(x).compile().as_text()
+    assert collectives(text) == (Collective("all-reduce", 1, 128, 128, among),)
 
 
 def test_collectives_are_read_from_a_programs_text():
@@ -58,6 +73,10 @@ def test_collectives_are_read_from_a_programs_text():
       %g = u8[5]{0} reduce-scatter(%s), dimensions={0}
       %h = (f32[16]{0:T(8)S(1)}, f32[16]{0}, u32[]{:S(2)}, u32[]{:S(2)}) collective-permute-start(%t), channel_id=3
       %l = ((f32[16]{0}, f32[8]{0}), (f32[2]{0}, f32[1]{0})) reduce-scatter-start(%x, %y), channel_id=4
+      %m = f32[9]{0} all-reduce(%n), channel_id=5, replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
+      %o = f32[2]{0} all-reduce(%n), channel_id=6, replica_groups={{0,2,4,6},{1,3,5,7}}, to_apply=%add
+      %p = f32[1]{0} all-reduce(%n), channel_id=7, replica_groups=mesh['a'=2,'b'=1,'c'=4], device_ids=([2,2,2]T(1,0,2)) {'c'}, to_apply=%add
+      %q = f32[1]{0} all-reduce(%n), channel_id=8, replica_groups=mesh['a'=2,'b'=8] {'a','b':(1)2}, to_apply=%add
       %i = bf16[6]{0} all-gather(%u), channel_id=9
       %j = bf16[6]{0:T(8)S(1)} all-gather(%v), channel_id=9
       %k = bf16[7]{0} all-gather(%w), channel_id=9
@@ -65,6 +84,7 @@ def test_collectives_are_read_from_a_programs_text():
     assert collectives(text) == (
         Collective("all-gather", 4, 128 + 256 + 12 + 14, 256),
         Collective("all-reduce", 2, 43 + 28, 43),
+        Collective("all-reduce", 4, 36 + 8 + 4 + 4, 36, 4),
         Collective("collective-permute", 1, 64, 64),
         Collective("reduce-scatter", 2, 5 + 12, 12),
     )
