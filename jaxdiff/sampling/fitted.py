@@ -40,7 +40,7 @@ LEFT = 0.02
 MOST_LEFT = 0.8
 """The most that may be left at the end, of what there is where the last step begins."""
 Modes = Literal["near", "far"]
-CALLS: dict[Modes, tuple[int, ...]] = {"near": (4, 5, 6, 8, 10, 12), "far": (8,)}
+CALLS: dict[Modes, tuple[int, ...]] = {"near": (4, 5, 6, 8, 10, 12), "far": (5, 8)}
 TABLES = pathlib.Path(__file__).with_name("fitted.json")
 
 
