@@ -24,13 +24,17 @@ MEASURED (a share of two busy cores of an AMD EPYC, jax 0.10.2, azula 0.11.1, to
     MMPS, 1     .641 +- .094     .673 +- .108    4.7
     MMPS, 4     .594 +- .085     .595 +- .077    7.6
 
-and with --d 80 (stopped after two; exact draws .135 +- .013):
+and with --d 80 (another run, on a busier core; exact draws .135 +- .013, denoisers differ by 7e-5):
 
-    DPS         .411 +- .123    1.338 +- .066   22.7
-    PiGDM       .977 +- .152    1.457 +- .072   10.3
+    DPS         .412 +- .123    1.338 +- .066    2.5
+    PiGDM       .977 +- .152    1.457 +- .072    2.4
+    TMPD        .698 +- .156   10.7   +- 7.7     2.5
+    MMPS, 1     .824 +- .132     .887 +- .138    3.0
+    MMPS, 4     .709 +- .135     .718 +- .126    2.5
 
-So jaxdiff's are nowhere farther: by far nearer for DPS, whose norm is a row's here, the same within errors
-for PiGDM and MMPS in d = 8, once azula has its best range and noise.
+So jaxdiff's are nowhere farther: by far nearer for DPS, whose norm is a row's here, and for PiGDM and TMPD in
+d = 80; the same within errors for MMPS, and for PiGDM in d = 8, once azula has its best range and noise. No
+method is near exact draws.
 """
 
 import argparse
