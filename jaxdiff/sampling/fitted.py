@@ -66,19 +66,20 @@ def fitted_multistep(
     """The sampler of so many calls, one of `CALLS`, from t_max to t_min on the denoiser's schedule.
 
     modes: "far" for laws whose modes part at much more noise than the data's scale, as those of independent
-    entries do in a hundred dimensions; digits, of as many, are better off with "near". `tune_sampler` tries
+    entries do in a hundred dimensions; digits of 64 pixels are better off with "near". `tune_sampler` tries
     both. t_max: where noise dominates, by default the end of the denoiser's working range. t_min: where steps
     end, with the noise of that time left in, at most .8 of what the last call sees; by default they end
     without noise. Run it by ``sample(key, denoise, n, sampler=sampler)``; `learn_sampler` may go on from it.
 
-    Over the best of diffusers on its best grid it leaves, at 8 calls, .19 to .96 of the error in the plane,
-    in 16 dimensions, with heavy tails and with guidance, and **3.2 times as much with five far modes in 128
-    dimensions**; from 10 calls on classical solvers are as good or better but in the plane (MEASURED,
-    `benchmarks.solvers`). Try `deis(3)` beside it. It has no order: another number of calls is another table.
+    Over the best of diffusers on its best grid "near" leaves, at 4 and 8 calls, .4 to .8 and .19 to .96 of
+    the error in the plane, in 16 dimensions, with heavy tails and with guidance, but 1.2 and **3.2 times as
+    much with five far modes in 128 dimensions**. There "far" leaves 1.1 at 8 calls, elsewhere 1.4 to 2.2.
+    From 10 on classical solvers are as good or better but in the plane (MEASURED, `benchmarks.solvers`).
+    There is no order: another number of calls is another table.
 
-    Raises ValueError for a number of calls without one, a t_max where noise does not dominate, a t_min with
-    more noise, or times that the denoiser does not know, or its schedule does not tell apart; where they are
-    traced the answer is NaN.
+    Raises ValueError for a number of calls without one, other modes, a t_max where noise does not dominate,
+    a t_min with more noise, or times that the denoiser does not know, or its schedule does not tell apart;
+    where they are traced the answer is NaN.
 
     >>> law = jd.GaussianMixture(jnp.ones(2) / 2, jnp.array([[-1.0], [1.0]]), jnp.full(2, 0.1))
     >>> denoise = law.denoiser(jd.Karras())
