@@ -48,12 +48,12 @@ and 123 on images that were learnt. Differences are paired over 360 images:
       by quarters of log-SNR,         +.3 -1.3 -.8 -.1   +.8 +.4 -.1 -.0
       clean to noisy
 
-So with its noise dealt with the theory's weight wins on the images that are learnt, in the cleaner half, which
-uniform times slight, and alone it loses: its gradient's deviation is 1.25 times that of matched levels, at
-the end as at the start. On other images all three are as good. For that the theory's gap is too small: in the
-family above, which cannot hold the data, wrong weights cost 1e-4 nats a token, and what tells trained networks
-apart is noise of a tenth and overfitting of seven nats. One seed does not say how seeds differ; nor was it
-tried whether uniform weights at matched levels gain as much.
+So with its noise dealt with the theory's weight wins on the images that are learnt, at clean levels, which
+uniform times slight, and alone it loses: its gradient's deviation is 1.25 times that of matched levels. On
+other images all three are as good. For that the theory's gap is too small: in the family above, which cannot
+hold the data, wrong weights cost 1e-4 nats a token, and what trained networks have between them is noise of
+tenths and seven nats of overfitting. One seed does not say how seeds differ; nor was it tried whether uniform
+weights at matched levels gain as much.
 
 At 600 steps, weight decay .3 and three seeds, on held-out images: formula less uniform weights -1.52 +- .18;
 annealed in at matched levels +.31 +- .09, and -.43 +- .10 at as many gradients, as the measuring of noise
