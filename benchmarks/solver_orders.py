@@ -33,7 +33,7 @@ SCHEDULES: dict[str, Schedule] = {
     "flow": jd.RectifiedFlow(),
     "OU": jd.OrnsteinUhlenbeck(),
     "linear variance": jd.LinearVariance(),
-    "DDPM table": jd.from_betas(np.linspace(1e-4, 0.02, 1000)),
+    "DDPM table": jd.from_betas(jnp.linspace(1e-4, 0.02, 1000)),
 }
 SOLVERS: dict[str, tuple[jd.Sampler, int]] = {
     "DDIM": (jd.DDIM(), 1),
