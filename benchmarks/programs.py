@@ -53,7 +53,9 @@ ms; GFLOP are those asked for, all turns of loops):
                                 v5p-128  0.27    60.4     0.13    0.13   0.08   2 all-reduce 23.2 MB
                                 h100-8   0.30    60.4     0.06    0.11   0.09   2 all-reduce 23.2 MB
     transformer, with a field   as bootstrapped, on all four
-    billion, fully sharded      v5p-128  1.49 22928.5    49.95    0.19   1.09   8 all-reduce 331 MB
+    billion, fully sharded      v5e-256  1.21 22928.5   116.39    0.16   2.45   8 all-gather 170 MB,
+                                                                             8 reduce 161
+                                v5p-128  1.49 22928.5    49.95    0.19   1.09   8 all-reduce 331 MB
                                 h100-8   3.75 22928.5    23.18    1.23   0.63   9 all-gather 199 MB,
                                                                              3 reduce 14, 3 scatter 12
     billion, 4 a row            v5p-128  1.60 22928.5    49.95    0.19   2.21   33 all-gather 716 MB,
@@ -103,6 +105,10 @@ on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes o
 
 --quick took 4 min 34 s, at 80 % of one core. The loop of 28 blocks compiled for v5e-8 in 53 s where that of 4
 took 49 and 4 blocks apart 58, on busy cores; in 19 s of processor time each.
+
+The largest batch of ``experiments.train patches-transformer --model.dtype bfloat16`` by --fit: on eight H100s
+32,768 rows, the most that is tried, in 17.4 GB a device; on v5e-8 2,048 take 2.3 GB and 14,848 do not fit, and
+that search was cut after ten minutes on a busy machine.
 
 Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
 holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
