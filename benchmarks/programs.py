@@ -107,8 +107,8 @@ on 64, 34 to 52 % on 4,096: a small model, and little arithmetic for the bytes o
 took 49 and 4 blocks apart 58, on busy cores; in 19 s of processor time each.
 
 The largest batch of ``experiments.train patches-transformer --model.dtype bfloat16`` by --fit: on eight H100s
-32,768 rows, the most that is tried, in 17.4 GB a device; on v5e-8 2,048 take 2.3 GB and 14,848 do not fit, and
-that search was cut after ten minutes on a busy machine.
+32,768 rows, the most that is tried, in 17.4 GB a device; on v5e-8 2,048 take 2.3 GB and 14,848 do not fit,
+and that search was cut after ten minutes on a busy machine.
 
 Tried for the fully sharded step and left: to gather every weight at its start, which sends as many bytes, and
 holds a copy of the parameters (.27 GB of temporaries for .04, in blocks of 768).
