@@ -47,6 +47,36 @@ def test_on_a_law_of_another_kind_it_leaves_less_than_classical_solvers_on_every
     assert error(denoise, x, exact, own, own.times) < 0.75 * min(classical)
 
 
+@pytest.mark.slow
+def test_far_modes_have_a_table_of_their_own():
+    """Six modes at corners of a cube of 100 dimensions, which no law of the fit is like, at 5 and 8 calls.
+
+    By the median row: a few that begin between two modes and end in the other have most of a mean.
+    """
+    draw = np.random.default_rng(3)
+    means = draw.choice([-1.0, 1.0], (6, 100))
+    denoise = jd.GaussianMixture(draw.dirichlet(np.full(6, 5.0)), means, np.full(6, 0.2)).denoiser(
+        jd.Karras()
+    )
+    x = jd.initial_noise(KEY, denoise, 128)
+
+    def grid(n, rho):
+        made = jd.times.noise_grid(jd.Karras(), n - 1, t_min=0.02, t_max=80.0, scale=denoise.scale, rho=rho)
+        return jd.times.to_clean(jd.Karras(), made)
+
+    exact = jd.integrate(KEY, denoise, x, grid(200, 7.0), sampler=jd.ExponentialRungeKutta(4))
+
+    def median(sampler, times):
+        got = jd.integrate(KEY, denoise, x, times, sampler=sampler)
+        return float(np.median(np.sqrt(np.mean((got - exact) ** 2, axis=1))))
+
+    for calls in fitted.CALLS["far"]:
+        made = {modes: jd.fitted_multistep(denoise, calls, modes=modes) for modes in ("near", "far")}
+        near, far = (median(sampler, sampler.times) for sampler in made.values())
+        best = min(median(jd.deis(3), grid(calls, rho)) for rho in (3.0, 5.0, 7.0, 10.0))
+        assert far < 0.6 * min(near, best), (calls, far, near, best)
+
+
 @pytest.mark.parametrize("calls", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (4, 6, 8, 10, 12))])
 def test_what_is_left_in_may_be_any_noise_below_the_limit(calls):
     """A parabola in where the last step ends, through where it begins; the other steps are the same."""
