@@ -29,8 +29,9 @@ def conservative(potential: Potential) -> Predictor:
     """predict(params, x, t) = grad_x potential(params, x, t), for `make_denoiser`.
 
     Flow and formula (`probability_flow`, `density_formula`) then differ by no rotation: `rotation_curve` is
-    zero. The noise levels can still contradict one another. It costs a pass backwards: two to three times the
-    evaluations of a network of that size, and as much in training.
+    zero. The noise levels can still contradict one another: on digits the flow is 1.2 nats below the formula
+    where that of the plain network is 1.7 above, and the formula is 1.1 nats higher
+    (`experiments.density.conservativity`). Each evaluation costs a pass backwards as well.
 
         network = ResidualMLP(width=64)
         predict = conservative(lambda params, x, t: jnp.sum(x * network.apply(params, x, t), axis=1))
