@@ -50,12 +50,12 @@ calls**. Far modes' table leaves 1.4 to 2.2 on the other exact laws. So neither 
 place of data or noise, and grids uniform in arctan of a power of sigma; the best pair had .8 to 1.0 of the
 least here, by a grid chosen on the same draws.
 
-MEASURED, chosen and learned (--parts learned; at 5 calls, and in d = 16 at 12, 3 seeds of 200 rows, where the
-choice had the fitted tables to choose from; at 8 and 12 before that, 400 rows, two seeds and one):
+MEASURED, chosen and learned (--parts learned; at 5 and 12 calls 3 seeds of 200 rows, where the choice had the
+fitted tables to choose from; at 8 before that, 400 rows, two seeds):
 
     calls                5                 8                 12
-    3 modes, d = 2       .032   .0047      .023   .00087     .0078  .00048
-    25 modes, d = 2      .11    .032       .041   .011       .014   .0017
+    3 modes, d = 2       .032   .0047      .023   .00087     .0026  .00043
+    25 modes, d = 2      .11    .032       .041   .011       .025   .0015
     5 modes, d = 16      .050   .075       .046   .020       .024   .0041
 
 **In d = 16 learning at 5 calls loses** what the fitted table had: .099, .021, .031 became .097, .029, .098.
