@@ -21,7 +21,10 @@ batch 32 (113 s), the first 24 held-out patches, bits per dimension with standar
     ELBO           4.26 +- .21    of a chain of 60 steps, too few: -253 +- 70
 
 So the network takes a bit per dimension off its Gaussian, and formula and flow do not differ by more than
-their noise; the gap is not resolved by so few evaluations and patches.
+their noise; the gap is not resolved by so few evaluations and patches. 8 x 8: the autoregressive model after
+800 steps (44 s of processor time) 3.15 +- .22 on the first 96 held-out patches, the Gaussian 5.94 +- .14; the
+joint model of the main job, 6,000 steps, has 2.9 to 3.4 (205 to 225 nats) on 360 of them. The two were not
+run side by side.
 """
 
 import dataclasses
