@@ -32,7 +32,7 @@ MEASURED (one core of two busy ones of an AMD EPYC, the second command under ``O
 The transformer's was 1.9 before attention went through its heads in turn. Of the U-Net the forward
 convolutions and the gradients of their inputs take PyTorch's time, 3 x 3 of 32 to 64 channels at 230 GFLOP/s;
 what is left is the gradient of their kernels, 5.7 ms at 32 to 32 channels and 32 x 32 pixels where PyTorch
-takes about 1.4, and 2.2 at 64 to 64 and 16 x 16 where it takes about 1.5: XLA has no kernel for it on CPUs and
+takes about 1.4, and 2.2 at 64 to 64 and 16 x 16 where it takes 1.5: XLA has no kernel for it on CPUs and
 convolves with one of the image's size. Products in its place, for each offset, of rows of patches or with
 these put side by side, in six forms, took .5 to 1 of that time at 32 to 32 channels only, and up to 8 times
 as much at others. Norms and their activations take 1.2 to 1.3 times PyTorch's.
