@@ -148,8 +148,14 @@ def choose_horizon(
     labels: of the rows, (n,), 0, ..., K - 1, for a denoiser that is told them: the start is then a `Labelled`
         of `fit_labelled_start`, to be bound to the labels of samples by its `given`. Not under ``jit``.
 
-    Print the answer to see what each horizon would cost. Under ``jit`` it is one program where the fits of
-    the family are pure JAX, as all but flows' are. Random projections see the large shapes of images best.
+    Print the answer to see what each horizon would cost, and ask `starts.gaussian` beside a richer family:
+    what that fits of few rows it brings to a short horizon with their sampling error, and at 8 calls of
+    DPM-Solver++ the Gaussian was better than six of them fitted to 2,000 rows on 9 laws of 12 (MEASURED,
+    `experiments.initialization`, part horizon). With the same key the least of ``choice.candidates.distance``
+    tells families apart, to the precision of so many samples.
+
+    Under ``jit`` it is one program where the fits of the family are pure JAX, as all but flows' are. Random
+    projections see the large shapes of images best.
 
     Raises TypeError for integer data, and ValueError for NaN, for data of another shape than the denoiser's,
     for horizons out of range, for an unknown reference, for a held_out that leaves fewer than 2 rows on
