@@ -31,6 +31,7 @@ from experiments import estimates, quickstart
 from experiments.conditional import patches
 from experiments.estimates import as_figure, show
 from experiments.few_step import tasks
+from experiments.image_problems import Problem
 from experiments.initialization import choices
 from experiments.initialization.choices import SCHEDULE
 from jaxdiff._numerics.randomness import noise_like
@@ -60,6 +61,9 @@ class Model(NamedTuple):
     held: Array
     t_max: float
     """Where its own sampler starts."""
+    seen: Callable[[Array], Array] = lambda x: x
+    """What the classifier is shown: levels of digits, since a last step to no noise leaves out what spreads
+    them, and a network tells that at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +172,13 @@ def _figures(config: Config, model: Model, task: choices.Task, calls: int) -> di
         },
     }
     distances = {name: float(task.judge(x)) for name, x in drawn.items() if name.startswith("long")}
+
+    def seen(x: Array) -> Array:
+        return model.seen(x).reshape(len(x), -1)
+
     classify = functools.partial(metrics.classifier_two_sample_test, num_steps=config.classifier_steps)
     told = {
-        name: as_figure(classify(task.draw_key, x.reshape(len(x), -1)[: len(held)], held))
-        for held in [model.held.reshape(len(model.held), -1)]
+        name: as_figure(classify(task.draw_key, seen(x)[: len(model.held)], seen(model.held)))
         for name, x in (drawn | {"training images": model.data}).items()
         if config.classifier_steps
     }
@@ -205,7 +212,12 @@ def _quickstart(dataset: str, config: Config) -> Model:
         problem.encode(train_key, train),
         problem.encode(test_key, problem.test[: config.num_held]),
         problem.t_max,
+        functools.partial(_levels, problem) if dataset == "digits" else lambda x: x,
     )
+
+
+def _levels(problem: Problem, x: Array) -> Array:
+    return jnp.clip(jnp.floor(x * problem.levels), 0, problem.levels - 1) / problem.levels
 
 
 def _large(config: Config) -> Model:
