@@ -35,6 +35,7 @@ from experiments.image_problems import Problem
 from experiments.initialization import choices
 from experiments.initialization.choices import SCHEDULE
 from jaxdiff._numerics.randomness import noise_like
+from jaxdiff.data.batches import quantize
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws import metrics
 from jaxdiff.noising.process import perturb
@@ -217,7 +218,7 @@ def _quickstart(dataset: str, config: Config) -> Model:
 
 
 def _levels(problem: Problem, x: Array) -> Array:
-    return jnp.clip(jnp.floor(x * problem.levels), 0, problem.levels - 1) / problem.levels
+    return quantize(x, levels=problem.levels) / problem.levels
 
 
 def _large(config: Config) -> Model:
