@@ -65,8 +65,8 @@ ms; GFLOP are those asked for, all turns of loops):
                                 v5e-256  0.14   126.8     0.64    0.15   0.07   2 all-reduce 7.4 MB
                                 v5p-128  0.25   126.8     0.28    0.05   0.02   2 all-reduce 7.4 MB
                                 h100-8   0.25   126.8     0.13    0.03   0.03   7 all-reduce 7.4 MB
-    U-Net, fully sharded        v5e-8    0.62   126.8     0.64    0.02   0.08   57 all-gather 4.3 MB,
-                                                                             5 reduce 1.4, 381 permute 9.6
+    U-Net, fully sharded        v5e-8    0.15   126.8     0.64    0.02   0.10   73 all-gather 9.2 MB,
+                                                                             5 reduce 6.7, 60 permute 0.5
                                 h100-8   0.19   126.8     0.13    0.00   0.04   21 all-gather 12.5 MB,
                                                                              21 scatter 0.9
     sampler                     v5e-8    0.08   573.9     2.91    0.06   0.00   none
@@ -98,8 +98,10 @@ one of the reductions was of the whole batch's, (rows of all devices, width). No
 are sent: 8 MB more at these 128 rows, and no more at any number; that reduction would be 6 MB on 256 devices
 and 100 MB on 4,096. On H100 the compiler joins them to what the textbook has, one gather and one scatter.
 
-The U-Net does not say how its activations lie. Fully sharded it takes v5e-8 four times the memory of copies,
-.62 GB for .14, and 381 small messages: left to itself the compiler spreads convolutions like their kernels.
+A fully sharded U-Net says that the kernels of its convolutions lie whole where they are used. Left to itself
+the compiler works out their derivatives in parts, and sends parts of images around for it: on v5e-8 .62 GB
+where copies take .14, and 381 small messages. To say that activations lie by rows instead changes nothing
+there.
 
 The density formula looks rows up by their numbers, and left to the compiler every device gathered x anew for
 every block of evaluations, 1.6 MB for 128 rows. By `row_parallel`, as here, each looks at its own rows, and

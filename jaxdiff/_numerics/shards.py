@@ -77,6 +77,18 @@ def spread(x: Array, features: int | None = None) -> Array:
     return jax.lax.with_sharding_constraint(x, placed(mesh, x.shape, features))
 
 
+def whole(weight: Array) -> Array:
+    """weight, said to lie whole on every device, and so its derivative; or as it is, where `spread` would.
+
+    For kernels of convolutions: left to itself the compiler works out the derivative of one that lies in
+    parts by sending parts of images around.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if DATA_AXIS not in mesh.auto_axes or not isinstance(weight, Tracer):
+        return weight
+    return jax.lax.with_sharding_constraint(weight, PartitionSpec())
+
+
 def placed(mesh: AbstractMesh, shape: tuple[int, ...], features: int | None) -> PartitionSpec:
     """Where `spread` says that an array of this shape lies."""
     parts: list[Any] = [None] * len(shape)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jaxdiff._numerics.shards import whole
 from jaxdiff.models.dropout import Dropout
 from jaxdiff.models.embedding import Conditioning, Film, check_inputs
 from jaxdiff.models.rematerialization import Rematerialization, rematerialized
@@ -156,13 +157,18 @@ def _conv(
     channels: int, size: int, dtype: DTypeLike | None, own: bool, *, name: str, **options: Any
 ) -> nn.Conv:
     # Ours in training only, and not of flow maps, since it has no derivative in forward mode.
-    options = {"kernel_init": _kernel_init, "conv_general_dilated": _same if own else None, **options}
+    convolve = _same if own else _of_whole
+    options = {"kernel_init": _kernel_init, "conv_general_dilated": convolve, **options}
     return nn.Conv(channels, (size, size), dtype=dtype, name=name, **options)
 
 
 def _same(x: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
     """`_convolve` under the arguments that flax gives; ours are the same everywhere."""
-    return _convolve(x, kernel)
+    return _convolve(x, whole(kernel))
+
+
+def _of_whole(x: Array, kernel: Array, *arguments: Any, **options: Any) -> Array:
+    return jax.lax.conv_general_dilated(x, whole(kernel), *arguments, **options)
 
 
 _conv_nhwc = functools.partial(

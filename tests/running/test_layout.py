@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec
 
 from jaxdiff._numerics.shards import spread
 from jaxdiff.learning.training import init_state, make_train_step
-from jaxdiff.models import DiffusionTransformer
+from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.running.parallel import Layout, data_mesh, data_parallel
 from jaxdiff.running.programs import collectives
 
@@ -70,6 +70,33 @@ def test_slices_data_and_model_axes_compute_what_one_device_does():
     assert work < 1.1 * alone
     shares = [leaf.addressable_shards[0].data.size / leaf.size for leaf in jax.tree.leaves(state.params)]
     assert sorted(set(shares)) == [1 / 4, 1]
+
+
+@pytest.mark.slow
+def test_a_fully_sharded_u_net_sends_each_weight_once_and_makes_the_step_of_one_device():
+    """Left to the compiler, kernels were sent for the derivatives too, by that of TPUs with parts of images."""
+    network = UNet(16, (1, 2), 1)
+
+    def loss(params, key, batch):
+        return ((network.apply(params, batch, jnp.ones(len(batch)), train=True) - 1) ** 2).mean()
+
+    def start():
+        params = network.init(KEY, jnp.zeros((1, 8, 8, 1)), jnp.zeros(1))
+        noisy = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(KEY, leaf.shape), params)
+        return init_state(noisy, OPTIMIZER, ema_decay=0.9)
+
+    step = make_train_step(loss, OPTIMIZER, ema_decay=0.9)
+    layout = Layout(data_mesh(jax.devices()), fully_sharded=True)
+    given = layout.place(KEY), layout.create(start), layout.place_rows(IMAGES[:64])
+    run = jax.jit(data_parallel(step, layout)).lower(*given).compile()
+    found = {c.kind: c for c in collectives(run.as_text())}
+    assert set(found) <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert found["all-gather"].bytes < sum(4 * leaf.size for leaf in jax.tree.leaves(given[1].params))
+    state, metrics = run(*given)
+    one, expected = jax.jit(step)(KEY, start(), IMAGES[:64])
+    np.testing.assert_allclose(metrics.loss, expected.loss, rtol=1e-5)
+    for got, wanted in zip(jax.tree.leaves(state.params), jax.tree.leaves(one.params), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=3e-5 * np.abs(wanted).max())
 
 
 def test_heads_and_hidden_units_are_parts_of_one_answer():
