@@ -129,11 +129,11 @@ def test_a_process_reads_the_part_of_a_state_that_its_devices_hold(tmp_path):
     assert finish([one])[0] == [0]
     on_disk = sum(file.stat().st_size for file in (tmp_path / "state").rglob("*") if file.is_file())
     two = spawn(tmp_path / "state", 2, worker=worker_file)
-    for process in two:
-        said, error = process.communicate(timeout=100)
-        assert process.returncode == 0, error
+    ended = [(*process.communicate(timeout=100), process.returncode) for process in two]
+    for said, error, status in ended:
+        assert status == 0, error
         _, read = map(int, said.splitlines()[-1].split())
-        assert 0.4 < read / on_disk < 0.7
+        assert 0.4 < read / on_disk < 0.6
 
 
 @pytest.mark.slow
