@@ -15,7 +15,7 @@ starts by the model's own long run. Sampler: DPM-Solver++ 2M.
 all by sliced W_2 to the model's long run of 48 steps, and the chosen, the long ones and the starts' own draws
 by a classifier that is to tell them from held-out images. Seeds are of fits, choices and draws; one model.
 
-MEASURED, digits, three seeds (a core of an AMD EPYC, jax 0.10.2, 2026-11-29; five horizons are fitted in 4.5 s
+MEASURED, digits, three seeds (a core of an AMD EPYC, jax 0.10.2, 2026-11-29; five horizons fitted in 4.5 s
 once their programs are compiled), the floor .0162, training images told apart in .516 +- .009:
 
                           4 calls                        8 calls
