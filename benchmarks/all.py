@@ -60,6 +60,7 @@ TASKS: dict[str, Task] = {
         ("--peers", "--parts", "classical", "--laws", "3 modes, d = 2", "--rows", "50", "--seeds", "1"),
         ("--peers",),
     ),
+    "solver orders": Task("solver_orders", None, ()),
     "posteriors": Task("posteriors", None, ()),
     "likelihood time": Task("likelihood_time", ("--rows", "64", "--rounds", "2"), ()),
     "theory sweep": Task("theory_sweep", ("--rounds", "3"), ()),

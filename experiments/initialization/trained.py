@@ -1,7 +1,7 @@
 """A quarter of the calls, by trained models: `choose_horizon` where the score is learned.
 
-Three frozen models: the quickstart's of digits and of 8 x 8 patches (frozen in --runs if they are there, else
-trained first, minutes each), and a small transformer of 32 x 32 patches in colour, as in
+Three frozen models: the quickstart's of digits and of 8 x 8 patches (those in results/quickstart-* if they
+are there, else trained first, minutes each), and a small transformer of 32 x 32 patches in colour, as in
 `experiments.conditional.patches`. Nothing is asked of a divergence or of a score's exactness: the rule judges
 starts by the model's own long run. Sampler: DPM-Solver++ 2M.
 
@@ -87,6 +87,10 @@ class Model(NamedTuple):
     held: Array
     t_max: float
     """Where its own sampler starts."""
+    family: Family[Any]
+    """Of the starts that the rule chooses from."""
+    moments: Family[Any] = starts.gaussian()
+    """Of the long grid's start."""
     seen: Callable[[Array], Array] = lambda x: x
     """What the classifier is shown: levels of digits, since a last step to no noise leaves out what spreads
     them, and a network tells that at once."""
@@ -97,7 +101,8 @@ class Config:
     """Models, calls, and how many draws choose and judge."""
 
     models: tuple[str, ...] = ("digits", "patches", "large patches")
-    runs: str = "results"
+    quickstarts: tuple[quickstart.Config, ...] = tuple(quickstart.CONFIGS.values())
+    runs: str = "results"  # where their models are, or are put; "" for passing ones
     calls: tuple[int, ...] = (4, 8)
     seeds: int = 3
     horizons: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)  # sigma over the data's scale; the longest is added
@@ -108,7 +113,6 @@ class Config:
     num_samples: int = 1_024
     components: int = 10  # of the mixture for images of 8 x 8
     classifier_steps: int = 1_000
-    quickstart_steps: int = 6_000
     large: patches.Config = dataclasses.field(default_factory=patches.Config)
 
 
@@ -116,6 +120,7 @@ def smoke() -> Config:
     """One model of twenty steps, two horizons."""
     return Config(
         models=("digits",),
+        quickstarts=(quickstart.smoke(),),
         runs="",
         calls=(2,),
         horizons=(1.0,),
@@ -127,7 +132,6 @@ def smoke() -> Config:
         num_tried=64,
         num_samples=64,
         classifier_steps=0,
-        quickstart_steps=0,
     )
 
 
@@ -152,9 +156,7 @@ def _rows(config: Config, name: str) -> list[dict[str, Any]]:
     for seed in range(config.seeds):
         keys = tuple(jax.random.split(jax.random.key(seed), 3))
         began = time.monotonic()
-        task = choices.task(
-            keys, model.denoise, model.data, _family(config, name), {}, (fresh[0], fresh[1]), horizons
-        )
+        task = choices.task(keys, model.denoise, model.data, model.family, {}, (fresh[0], fresh[1]), horizons)
         fitted = time.monotonic() - began
         for calls in config.calls:
             figures = _figures(config, model, task, calls)
@@ -172,11 +174,10 @@ def _figures(config: Config, model: Model, task: choices.Task, calls: int) -> di
         num_tried=config.num_tried,
         num_samples=config.num_samples,
     )
-    plain = starts.low_rank(64) if model.data[0].size > 1000 else starts.gaussian()
     long = {
         times: choose_horizon(
             task.choose_key,
-            plain,
+            model.moments,
             model.denoise,
             model.data,
             num_steps=times * calls,
@@ -227,9 +228,7 @@ def _long_run(key: Key, denoise: Denoiser, data: Array, t_max: float, n: int) ->
 
 
 def _quickstart(dataset: str, config: Config) -> Model:
-    own = quickstart.CONFIGS[dataset]
-    if config.quickstart_steps == 0:
-        own = dataclasses.replace(quickstart.smoke(), dataset=dataset)
+    own = next(own for own in config.quickstarts if own.dataset == dataset)
     problem, denoise = quickstart.trained(own, config.runs and f"{config.runs}/quickstart-{dataset}")
     row_key, train_key, test_key = jax.random.split(jax.random.key(0), 3)
     train = jax.random.permutation(row_key, problem.train)[: config.num_rows]
@@ -238,7 +237,8 @@ def _quickstart(dataset: str, config: Config) -> Model:
         problem.encode(train_key, train),
         problem.encode(test_key, problem.test[: config.num_held]),
         problem.t_max,
-        functools.partial(_levels, problem) if dataset == "digits" else lambda x: x,
+        starts.gaussian_mixture(config.components, num_restarts=2, num_iterations=30),
+        seen=functools.partial(_levels, problem) if dataset == "digits" else lambda x: x,
     )
 
 
@@ -252,7 +252,8 @@ def _large(config: Config) -> Model:
     law: Any = task.fit(law_key)
     denoise = patches.trained(config.large, fit_key, task, law)
     held = task.held(held_key, config.num_held)
-    return Model(denoise, task.fresh(data_key, config.num_rows), held, float(denoise.working_range[1]))
+    data, family = task.fresh(data_key, config.num_rows), starts.low_rank(64)
+    return Model(denoise, data, held, float(denoise.working_range[1]), family, family)
 
 
 MODELS: dict[str, Callable[[Config], Model]] = {
@@ -260,12 +261,6 @@ MODELS: dict[str, Callable[[Config], Model]] = {
     "patches": functools.partial(_quickstart, "patches"),
     "large patches": _large,
 }
-
-
-def _family(config: Config, name: str) -> Family[Any]:
-    if name == "large patches":
-        return starts.low_rank(64)
-    return starts.gaussian_mixture(config.components, num_restarts=2, num_iterations=30)
 
 
 def table(figures: dict[str, Any]) -> str:

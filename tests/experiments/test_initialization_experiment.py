@@ -19,6 +19,7 @@ from experiments.initialization import (
 from jaxdiff.densities.evaluations import Evaluations
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import Karras
+from jaxdiff.sampling import starts
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +119,8 @@ def test_the_rule_for_trained_models_by_an_exact_one(monkeypatch, axes):
     """Two steps from a short horizon beat two from the longest, and eight from there beat both."""
     law = GaussianMixture([0.5, 0.5], [[-1.0, 0.0], [1.0, 0.0]], [0.1, 0.1])
     data, held = law.sample(jax.random.key(0), 200), law.sample(jax.random.key(1), 64)
-    model = trained.Model(law.denoiser(Karras()), data, held, 20.0)
+    family = starts.gaussian_mixture(2, num_restarts=2, num_iterations=30)
+    model = trained.Model(law.denoiser(Karras()), data, held, 20.0, family)
     monkeypatch.setitem(trained.MODELS, "digits", lambda config: model)
     config = dataclasses.replace(trained.smoke(), num_samples=256, classifier_steps=20)
     figures = json.loads(json.dumps(trained.run(config), allow_nan=False))
