@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff._numerics.shards import whole
 from jaxdiff.models.patches import cut
 from jaxdiff.models.unet import _convolve as same_convolution
 from jaxdiff.typing import Array, Params
@@ -100,7 +101,7 @@ def conv(
     shape = (features, x.shape[-1], size, size)
     weight = module.param(f"{name}.weight", _ZEROS if zero else _KERNEL, shape)
     # The order of axes that XLA has a fast kernel for on CPU.
-    kernel, half = weight.transpose(2, 3, 1, 0), size // 2
+    kernel, half = whole(weight).transpose(2, 3, 1, 0), size // 2
     before, after = (half, half) if padding is None else padding
     if module.reverse_mode and before <= half:
         # Fewer pixels are some of all, whose derivative is no other.
