@@ -18,7 +18,7 @@ with w = 1 the divergence KL(data || theta), and with w in proportion to |dt / d
 times. It is minimized by Newton's method, beside the likelihood itself, both by quadrature in float64.
 
 *Digits.* scikit-learn's 8 x 8 digits, dequantized as in `experiments.quickstart`, in sixteen tokens of 2 x 2
-pixels, in reading order. A `MaskedAutoregressive` learns them in three ways, see `autoregressive_training`.
+pixels, in reading order. A `MaskedAutoregressive` learns them in four ways, see `autoregressive_training`.
 Its denoising network answers with level probabilities (`jaxdiff.denoising.quantized`). The held-out
 log-density is that of the chain rule. Its terms need no formula each: given the z of all tokens, which come
 from clean ones, the error of an image is the sum of its tokens', and so is the formula. Beside it, where in

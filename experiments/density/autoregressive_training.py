@@ -1,9 +1,9 @@
 """A masked autoregressive model of digits in training, for `experiments.density.autoregressive`.
 
-In three ways, with the same keys: by uniform weights; by the formula's; and by uniform ones at first, then
-half way and from half of the steps on by the formula's, with noise levels drawn in proportion to their
-gradients' noise, which is measured as a stage begins (`experiments.density.loss_levels`; 128 gradients in
-all, beyond the steps).
+In four ways, with the same keys: by uniform weights; by the formula's; by uniform ones at first, then half
+way and from half of the steps on by the formula's, with noise levels drawn in proportion to their gradients'
+noise, which is measured as a stage begins (`experiments.density.loss_levels`; 128 gradients in all, beyond
+the steps); and, its control, by uniform weights at levels that are drawn so.
 """
 
 import dataclasses
@@ -29,9 +29,15 @@ from jaxdiff.noising.schedules import Cosine
 from jaxdiff.running.progress import Progress
 from jaxdiff.typing import Array, Key, Params
 
-WAYS = ("uniform", "formula", "formula, matched")
-STAGES = ((0.25, 0.0), (0.5, 0.5), (1.0, 1.0))
-"""Of the third way: the share of the steps until which, and how far from uniform weights to the formula's."""
+WAYS: dict[str, tuple[tuple[float, float], ...]] = {
+    "uniform": (),
+    "formula": (),
+    "formula, matched": ((0.5, 0.5), (1.0, 1.0)),
+    "uniform, matched": ((0.5, 0.0), (1.0, 0.0)),
+}
+"""Stages at matched levels: the share of the steps until which, and how far from uniform weights to the
+formula's."""
+_UNMATCHED = 0.25  # of the steps of a way with stages: by uniform weights, before noise is measured
 
 LEVELS, SIDE, PATCH = 17, 8, 2
 STD = 0.355  # of the dequantized digits
@@ -44,7 +50,7 @@ class Config:
 
     steps: int = 6000
     seeds: tuple[int, ...] = (0, 1, 2)
-    ways: tuple[str, ...] = WAYS
+    ways: tuple[str, ...] = tuple(WAYS)
     batch_size: int = 32
     draws: int = 4  # of a time and noise for each token: they cost less than z
     learning_rate: float = 5e-3
@@ -164,12 +170,11 @@ def learner(
 
         return loss_levels.gradient_noise(key, own, params)
 
-    def fit(key: Key, state: training.TrainState, way: str) -> Params:
-        stages = STAGES if way == "formula, matched" else ((1.0, 0.0),)
+    def fit(key: Key, state: training.TrainState, way: str) -> tuple[Params, Array]:
         levels = loss_levels.formula() if way == "formula" else uniform
         with Progress(config.steps) as progress:
-            for end, share in stages:
-                if share:
+            for end, share in ((_UNMATCHED if WAYS[way] else 1.0, None), *WAYS[way]):
+                if share is not None:
                     noise = gradient_noise(jax.random.fold_in(key, state.step), state.params, train)
                     levels = loss_levels.matched(loss_levels.between(uniform, share), noise)
                 state = training.train(
@@ -178,7 +183,7 @@ def learner(
                     step,
                     jax.tree_util.Partial(draw, (train, levels)),
                     num_steps=round(end * config.steps),
-                    steps_per_dispatch=min(50, round(STAGES[0][0] * config.steps)),  # of one program
+                    steps_per_dispatch=min(50, round(_UNMATCHED * config.steps)),  # of one program
                     report=progress,
                 )
         params = training.averaged(state)
