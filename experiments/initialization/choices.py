@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff._numerics.strata import one_of_each
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.labelled import Labelled
 from jaxdiff.noising.schedules import Karras
@@ -19,16 +20,17 @@ from jaxdiff.typing import Array, Key, StartLaw
 
 SCHEDULE = Karras()
 _DIRECTIONS = 50
-_FINALISTS = 8
+_FINALISTS = 4
+_DRAWS = 8  # for each sample that is run
 
 Arm = tuple[StartLaw, Array]
 """A start, and the grid from its horizon."""
 
 
 class Judge(NamedTuple):
-    """By sliced W_2 to the law: the quantiles of many draws of it along directions, (directions, n).
+    """By sliced W_2 to the law: sorted coordinates of many draws of it along directions, (directions, n).
 
-    Of a divisor of n rows too, by the means of neighbouring quantiles.
+    Of a divisor of n rows, by the means of neighbouring ones.
     """
 
     directions: Array
@@ -45,10 +47,11 @@ class Task(NamedTuple):
     denoise: Denoiser
     data: Array
     horizons: tuple[float, ...]
-    family: Family[Any]
+    families: dict[str, Family[Any]]
     """Whose fits were made before: the chooser and the oracle try the same ones."""
-    starts: dict[str, StartLaw]
-    """The family's fits, as "best", and the controls, stacked over the horizons."""
+    draws: dict[str, tuple[Array, Array]]
+    """Of the families' fits and of the controls, (horizons, num_samples, *shape): those by which the best are
+    found, and those that are judged."""
     judge: Judge
     floor: Array
     choose_key: Array
@@ -59,25 +62,37 @@ def task(
     keys: Sequence[Key],
     denoise: Denoiser,
     data: Array,
-    family: Family[Any],
+    families: dict[str, Family[Any]],
     controls: dict[str, Callable[[float], StartLaw]],
     fresh: tuple[Array, Array],
     horizons: tuple[float, ...],
+    num_samples: int,
 ) -> Task:
-    """Of keys for fits, choices and draws; fresh are draws that judge, and others, which are the floor."""
+    """Of keys for fits, choices and draws; fresh are draws that judge, and others for num_samples that are
+    the floor.
+    """
     fit_key, choose_key, draw_key = keys
-    fits = {t: fit_start(fit_key, family, data, SCHEDULE, t) for t in horizons}
-    made: Family[Any] = Family(lambda key, data, schedule, t: fits[float(t)], family.num_parameters)
+
+    def made(family: Family[Any]) -> Family[Any]:
+        fits = {t: fit_start(fit_key, family, data, SCHEDULE, t) for t in horizons}
+        return Family(lambda key, data, schedule, t: fits[float(t)], family.num_parameters)
 
     def stacked(start_at: Callable[[float], StartLaw]) -> StartLaw:
         return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(start_at, horizons))
 
-    draws, others = fresh
+    own = {name: made(family) for name, family in families.items()}
+    tried = {name: functools.partial(family.fit, fit_key, data, SCHEDULE) for name, family in own.items()}
+
+    wanted, others = fresh
     directions = jax.random.normal(jax.random.key(5), (_DIRECTIONS, others[0].size))
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-    judge = Judge(directions, _along(directions, draws).reshape(_DIRECTIONS, len(others), -1).mean(axis=2))
-    laws = {"best": stacked(fits.__getitem__), **{name: stacked(at) for name, at in controls.items()}}
-    return Task(denoise, data, horizons, made, laws, judge, judge(others), choose_key, draw_key)
+    judge = Judge(directions, _along(directions, wanted))
+    draws = {}
+    for name, at in (tried | controls).items():
+        laws = stacked(at)
+        draws[name] = tuple(_drawn(key, judge, laws, num_samples) for key in jax.random.split(draw_key))
+    floor = judge(_one_of_each(draw_key, judge, others, num_samples))
+    return Task(denoise, data, horizons, own, draws, judge, floor, choose_key, draw_key)
 
 
 def cell(
@@ -87,16 +102,16 @@ def cell(
     *,
     num_chosen_by: int = 2048,
     num_tried: int,
-    num_samples: int,
-) -> tuple[dict[str, float], Arm]:
+) -> tuple[dict[str, Any], Arm]:
     """Distances of one sampler in so many steps, and what was chosen.
 
-    The chooser judges by so many samples (`choose_horizon`, num_samples), the oracle tries every candidate by
-    num_tried and the least `_FINALISTS` by num_samples, a divisor of the judge's, as all else.
+    The chooser judges by so many samples (`choose_horizon`, num_samples). The oracle tries every candidate by
+    num_tried, and the least `_FINALISTS` of each start by all of the draws; the least of these runs from
+    other draws, as all that is judged, so that luck does not make it the best.
     """
     choice = choose_horizon(
         task.choose_key,
-        task.family,
+        list(task.families.values()),
         task.denoise,
         task.data,
         num_steps=num_steps,
@@ -107,38 +122,48 @@ def cell(
     t_min = task.denoise.working_range[0]
     last = jnp.maximum(0.02, t_min)
     edm = [to_clean(SCHEDULE, power_grid(num_steps - 1, t_max=t, t_min=last, rho=7.0)) for t in task.horizons]
-    grids = jnp.concatenate([choice.candidates.times, jnp.stack(edm)[:, None]], axis=1)
-    score = functools.partial(_score, task.denoise, sampler, task.draw_key, task.judge)
+    tried = choice.candidates.times[: len(task.horizons)]  # those of all families
+    grids = jnp.concatenate([tried, jnp.stack(edm)[:, None]], axis=1)
+    longest = len(task.horizons) - 1
 
-    def judged(start: StartLaw, *others: Arm) -> tuple[Array, Array]:
-        """Distances and horizons: of the seven that seem best, then of the longest's best, then of others."""
-        rough = score(start, grids, n=num_tried)
-        few = jnp.append(
-            jnp.argsort(rough.reshape(-1))[: _FINALISTS - 1], rough.size - rough.shape[1] + rough[-1].argmin()
-        )
-        laws = jax.tree.map(lambda leaf: leaf[few // rough.shape[1]], start)
+    def score(x: Array, grids: Array) -> Array:
+        return _score(task.denoise, sampler, task.draw_key, task.judge, x, grids)
+
+    def least(name: str) -> tuple[float, tuple[int, Array], tuple[int, Array]]:
+        """The distance by which the best is found, its horizon's number and grid, and the longest's."""
+        x = task.draws[name][0]
+        rough = score(x[:, :num_tried], grids)
+        of_all, of_longest = (jnp.argsort(own.reshape(-1))[:_FINALISTS] for own in (rough, rough[-1]))
+        few = jnp.concatenate([of_all, of_longest + longest * rough.shape[1]])
         times = grids.reshape(-1, grids.shape[2])[few]
-        for other in others:
-            laws, times = jax.tree.map(lambda a, b: jnp.concatenate([a, b[None]]), (laws, times), other)
-        return score(laws, times[:, None], n=num_samples)[:, 0], times[:, 0]
+        found = score(x[few // rough.shape[1]], times[:, None])[:, 0]
+        best, long = int(found.argmin()), _FINALISTS + int(found[_FINALISTS:].argmin())
+        return float(found.min()), (int(few[best]) // rough.shape[1], times[best]), (longest, times[long])
 
-    found = {name: judged(start) for name, start in task.starts.items() if name != "best"}
-    distances, at = judged(task.starts["best"], unlabelled(choice))
-    chosen, best = float(distances[-1]), jnp.argmin(distances)
-    horizons = jnp.asarray(task.horizons)
+    def judged(name: str, horizon: int, times: Array) -> float:
+        return float(score(task.draws[name][1][horizon][None], times[None, None])[0, 0])
+
+    arms = {name: least(name) for name in task.draws}
+    best = min(task.families, key=lambda name: arms[name][0])
+    family = list(task.families)[int(choice.family)]
+    chosen = int(jnp.argmin(jnp.abs(jnp.asarray(task.horizons) - choice.t_max)))
     figures = {
-        "chosen": chosen,
-        "best": float(distances[best]),
-        **{name: float(own.min()) for name, (own, _) in found.items()},
-        "no calls": float(_no_calls(task.draw_key, task.judge, task.starts["best"], horizons, num_samples)),
+        "chosen": judged(family, chosen, choice.times),
+        **{name: judged(name, *arm) for name, (_, arm, _) in arms.items()},
+        "no calls": min(
+            float(task.judge(x / SCHEDULE.alpha(t)))
+            for name in task.families
+            for x, t in zip(task.draws[name][1], task.horizons, strict=True)
+        ),
         "floor": float(task.floor),
         "t_max": float(choice.t_max),
-        "best t_max": float(at[best]),
-        "ratio": chosen / float(distances[best]),
+        "family": family,
+        "best t_max": task.horizons[arms[best][1][0]],
+        "best family": best,
     }
-    if "Gaussian" in found:
-        figures["long"] = float(found["Gaussian"][0][-1])
-    return figures, unlabelled(choice)
+    if "Gaussian" in arms:
+        figures["long"] = judged("Gaussian", *arms["Gaussian"][2])
+    return figures | {"best": figures[best], "ratio": figures["chosen"] / figures[best]}, unlabelled(choice)
 
 
 def unlabelled(choice: Horizon) -> Arm:
@@ -148,41 +173,42 @@ def unlabelled(choice: Horizon) -> Arm:
 
 
 def samples(task: Task, sampler: Sampler, arm: Arm, n: int) -> Array:
-    """Of an arm, as `cell` draws them."""
-    start, times = arm
-    return integrate(task.draw_key, task.denoise, start.sample(task.draw_key, n), times, sampler=sampler)
+    """Of an arm, from draws as `cell` has them."""
+    start, times = jax.tree.map(lambda leaf: leaf[None], arm)
+    x = _drawn(jax.random.split(task.draw_key)[1], task.judge, start, n)
+    return integrate(task.draw_key, task.denoise, x[0], times[0], sampler=sampler)
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _drawn(key: Key, judge: Judge, laws: StartLaw, n: int) -> Array:
+    """For each law one draw from each of n cells of 8 n or more, (laws, n, *shape).
+
+    So all laws are judged with less of the noise of samples.
+    """
+
+    def drawn(law: StartLaw) -> Array:
+        draw_key, pick_key = jax.random.split(key)
+        return _one_of_each(pick_key, judge, law.sample(draw_key, 1 << (_DRAWS * n - 1).bit_length()), n)
+
+    return jax.lax.map(drawn, laws)
+
+
+def _one_of_each(key: Key, judge: Judge, x: Array, n: int) -> Array:
+    return x[one_of_each(key, x.reshape(len(x), -1) @ judge.directions.T, n)]
 
 
 def _along(directions: Array, x: Array) -> Array:
     return jnp.sort(directions @ x.reshape(len(x), -1).T, axis=1)
 
 
-@functools.partial(jax.jit, static_argnames="n")
+@jax.jit
 def _score(
-    denoise: Denoiser,
-    sampler: Sampler,
-    key: Array,
-    judge: Judge,
-    laws: StartLaw,
-    grids: Array,
-    n: int,
+    denoise: Denoiser, sampler: Sampler, key: Array, judge: Judge, draws: Array, grids: Array
 ) -> Array:
-    """Distances of n samples each, (horizons, grids)."""
+    """Of runs from draws, (horizons, n, *shape), along their grids, (horizons, grids, steps + 1)."""
 
-    def at(candidate: tuple[Any, Array]) -> Array:
-        law, grids = candidate
-        x = law.sample(key, n)
+    def at(candidate: tuple[Array, Array]) -> Array:
+        x, grids = candidate
         return jax.lax.map(lambda times: judge(integrate(key, denoise, x, times, sampler=sampler)), grids)
 
-    return jax.lax.map(at, (laws, grids))
-
-
-@functools.partial(jax.jit, static_argnames="n")
-def _no_calls(key: Array, judge: Judge, laws: StartLaw, horizons: Array, n: int) -> Array:
-    """The least distance of the starts' own draws."""
-
-    def at(candidate: tuple[Any, Array]) -> Array:
-        law, t = candidate
-        return judge(law.sample(key, n) / SCHEDULE.alpha(t))
-
-    return jax.lax.map(at, (laws, horizons)).min()
+    return jax.lax.map(at, (draws, grids))

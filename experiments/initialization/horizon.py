@@ -80,7 +80,6 @@ from jaxdiff.sampling.budget import kl_budget, optimal_grid, score_curvature
 from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.heun import Heun
 from jaxdiff.sampling.sampler import Sampler
-from jaxdiff.sampling.starts import fit_start
 from jaxdiff.typing import Array
 
 if TYPE_CHECKING:
@@ -91,7 +90,7 @@ SAMPLERS: dict[str, tuple[Sampler, int]] = {  # and calls of the denoiser a step
     "Heun": (Heun(), 2),
     "DPM-Solver++": (dpm_solver_pp(), 1),
 }
-_DRAWS = 4  # of the law for each sample
+_DRAWS = 16  # of the law for each sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +108,8 @@ class Config:
     )
     seed: int = 100
     num_rows: int = 2_000
-    num_tried: int = 2_048  # samples of every candidate
-    num_samples: int = 16_384  # that judge the least eight of them, and all else
+    num_tried: int = 1_024  # samples of every candidate
+    num_samples: int = 4_096  # that judge the least of them, and all else
     horizons: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0)
     components: int = 6
     grid_starts: tuple[int, ...] = (8, 14, 20, 25, 29)  # nodes of the long grid, from 20 down to .4 or so
@@ -146,15 +145,14 @@ def run(config: Config) -> dict[str, Any]:
 
 def table(figures: dict[str, Any]) -> str:
     """Choices, how near they are to the best, then grids."""
-    names = ("chosen", "best", "no calls", "Gaussian", "long", "noised data", "ideal", "floor")
+    names = ("chosen", "Gaussian", "mixture", "long", "noised data", "ideal", "no calls", "floor")
     lines = [
-        f"{'law':16}{'sampler':>13}{'calls':>6}{'from':>6}{'(best)':>7}{'ratio':>7}"
+        f"{'law':16}{'sampler':>13}{'calls':>6}{'from':>15}{'(best)':>15}{'ratio':>7}"
         + "".join(f"{name:>12}" for name in names)
     ]
     for row in figures["rows"]:
-        head = (
-            f"{row['law']:16}{row['sampler']:>13}{row['calls']:6d}{row['t_max']:6.3g}{row['best t_max']:7.3g}"
-        )
+        own, best = (f"{row[f'{of}family']} {row[f'{of}t_max']:g}" for of in ("", "best "))
+        head = f"{row['law']:16}{row['sampler']:>13}{row['calls']:6d}{own:>15}{best:>15}"
         lines.append(f"{head}{row['ratio']:7.2f}" + "".join(f"{row[name]:12.4f}" for name in names))
     ratios = np.array([row["ratio"] for row in figures["rows"]])
     lines.append(
@@ -170,7 +168,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def draw(figures: dict[str, Any], axes: "Axes") -> None:
     """What was chosen, and each control, over the best: a column of points for each control."""
-    names = ("chosen", "no calls", "Gaussian", "long", "noised data", "ideal", "floor")
+    names = ("chosen", "Gaussian", "mixture", "long", "noised data", "ideal", "no calls", "floor")
     for place, name in enumerate(names):
         ratios = [row[name] / row["best"] for row in figures["rows"]]
         axes.semilogy(place + np.linspace(-0.3, 0.3, len(ratios)), ratios, "o", markersize=3, label=name)
@@ -188,26 +186,27 @@ def _task(config: Config, name: str) -> choices.Task:
         (fit_key, choose_key, draw_key),
         law.denoiser(SCHEDULE),
         data,
-        starts.gaussian_mixture(config.components, num_restarts=4, num_iterations=60),
         {
-            "Gaussian": lambda t: fit_start(fit_key, starts.gaussian(), data, SCHEDULE, t),
+            "Gaussian": starts.gaussian(),
+            "mixture": starts.gaussian_mixture(config.components, num_restarts=4, num_iterations=60),
+        },
+        {
             "noised data": lambda t: Empirical(data).perturbed(SCHEDULE, t),
             "ideal": lambda t: law.perturbed(SCHEDULE, t),
         },
         (
             draw_rows(law, fresh_key, _DRAWS * config.num_samples),
-            draw_rows(law, other_key, config.num_samples),
+            draw_rows(law, other_key, _DRAWS * config.num_samples),
         ),
         config.horizons,
+        config.num_samples,
     )
 
 
-def _cell(config: Config, task: choices.Task, sampler: str, calls: int) -> dict[str, float]:
+def _cell(config: Config, task: choices.Task, sampler: str, calls: int) -> dict[str, Any]:
     solver, calls_a_step = SAMPLERS[sampler]
     num_steps = calls // calls_a_step
-    return choices.cell(task, solver, num_steps, num_tried=config.num_tried, num_samples=config.num_samples)[
-        0
-    ]
+    return choices.cell(task, solver, num_steps, num_tried=config.num_tried)[0]
 
 
 def _grids(config: Config) -> list[dict[str, Any]]:

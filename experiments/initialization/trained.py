@@ -87,10 +87,8 @@ class Model(NamedTuple):
     held: Array
     t_max: float
     """Where its own sampler starts."""
-    family: Family[Any]
-    """Of the starts that the rule chooses from."""
-    moments: Family[Any] = starts.gaussian()
-    """Of the long grid's start."""
+    families: dict[str, Family[Any]]
+    """Of the starts that the rule chooses from; the first, of the data's moments, is the long grid's too."""
     seen: Callable[[Array], Array] = lambda x: x
     """What the classifier is shown: levels of digits, since a last step to no noise leaves out what spreads
     them, and a network tells that at once."""
@@ -156,7 +154,8 @@ def _rows(config: Config, name: str) -> list[dict[str, Any]]:
     for seed in range(config.seeds):
         keys = tuple(jax.random.split(jax.random.key(seed), 3))
         began = time.monotonic()
-        task = choices.task(keys, model.denoise, model.data, model.family, {}, (fresh[0], fresh[1]), horizons)
+        judges, n = (fresh[0], fresh[1]), config.num_samples
+        task = choices.task(keys, model.denoise, model.data, model.families, {}, judges, horizons, n)
         fitted = time.monotonic() - began
         for calls in config.calls:
             figures = _figures(config, model, task, calls)
@@ -172,12 +171,11 @@ def _figures(config: Config, model: Model, task: choices.Task, calls: int) -> di
         calls,
         num_chosen_by=config.num_chosen_by,
         num_tried=config.num_tried,
-        num_samples=config.num_samples,
     )
     long = {
         times: choose_horizon(
             task.choose_key,
-            model.moments,
+            next(iter(model.families.values())),
             model.denoise,
             model.data,
             num_steps=times * calls,
@@ -237,7 +235,10 @@ def _quickstart(dataset: str, config: Config) -> Model:
         problem.encode(train_key, train),
         problem.encode(test_key, problem.test[: config.num_held]),
         problem.t_max,
-        starts.gaussian_mixture(config.components, num_restarts=2, num_iterations=30),
+        {
+            "Gaussian": starts.gaussian(),
+            "mixture": starts.gaussian_mixture(config.components, num_restarts=2, num_iterations=30),
+        },
         seen=functools.partial(_levels, problem) if dataset == "digits" else lambda x: x,
     )
 
@@ -252,8 +253,8 @@ def _large(config: Config) -> Model:
     law: Any = task.fit(law_key)
     denoise = patches.trained(config.large, fit_key, task, law)
     held = task.held(held_key, config.num_held)
-    data, family = task.fresh(data_key, config.num_rows), starts.low_rank(64)
-    return Model(denoise, data, held, float(denoise.working_range[1]), family, family)
+    data, families = task.fresh(data_key, config.num_rows), {"rank 64": starts.low_rank(64)}
+    return Model(denoise, data, held, float(denoise.working_range[1]), families)
 
 
 MODELS: dict[str, Callable[[Config], Model]] = {

@@ -10,8 +10,10 @@ bound or a surrogate, and no density or score of the start is asked for. Diverge
 Maruyama's chain (`jaxdiff.sampling.budget`), and rank horizons wrongly for any better integrator.
 
 Samples of the law itself are as far from the reference as so few samples are, which is more than good
-horizons differ by. So the reference has 8 times as many, and the best grid of every horizon runs again with
-as many; the grids of a horizon start from the same draws, and few tell them apart.
+horizons differ by. So the reference has 4 times as many, and the best grid of every horizon runs again with
+as many. And since a start's draws cost nothing beside the denoiser's calls, one is taken out of each of n
+cells of 8 n of them: the means of these are those of 8 n in few dimensions. The grids of a horizon start
+from the same draws.
 
 The grids, with r = sigma / alpha and a last step to no noise on every one of them, are, in K steps,
 
@@ -40,39 +42,37 @@ from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff.denoising.denoiser import Denoiser
-from jaxdiff.laws.components import PRECISION
 from jaxdiff.laws.labelled import Labelled
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
-from jaxdiff.noising.times import log_snr_grid, to_clean
 from jaxdiff.sampling.budget import check_data, last_time
 from jaxdiff.sampling.driver import integrate
-from jaxdiff.sampling.exponential_adams import dpm_solver_pp, unipc
+from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.sampling.starts import Family, by_labels, check_fit, fit_labelled
+from jaxdiff.sampling.trial import REPEATS, Trial, against, together
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _NUM_HORIZONS = 8
 _LEAST, _MOST = 0.125, 64.0  # sigma over alpha in units of the data, on either side of those tried
 _POWERS, _LAST = (1.0, 1.5, 2.0, 3.0, 5.0), (0.01, 0.04, 0.1)  # of (2) and (3)
-_REFERENCE_STEPS = 48  # of the long run, whose own error is then far below what samples can show
-_PROJECTIONS = 64
-_REPEATS = 8
 REFERENCES = ("model", "data")
 
 
 class Candidates(NamedTuple):
-    """What was tried: distances (1), in the data's unit."""
+    """What was tried, a start a row: distances (1), in the data's unit."""
 
+    family: Array
+    """Number of the family that each start is of, in the order in which they were given, (starts,)."""
     t_max: Array
-    """Horizons, (horizons,), increasing."""
+    """Horizons, (starts,), increasing in each family."""
     times: Array
-    """Grids, (horizons, grids, num_steps + 1)."""
+    """Grids, (starts, grids, num_steps + 1)."""
     distance: Array
-    """Of each, (horizons, grids); of the best grid of a horizon from 8 times as many samples."""
+    """Of each, (starts, grids); of the best grid of a start from 4 times as many samples."""
     from_data: Array
-    """The same from the data themselves, noised, on the best grid of each horizon, (horizons,)."""
+    """The same from the data themselves, noised, on the best grid of each start, (starts,)."""
     no_steps: Array
-    """Of the start's draws over alpha as they are, without the denoiser, (horizons,)."""
+    """Of the start's draws over alpha as they are, without the denoiser, (starts,)."""
 
 
 class Horizon(NamedTuple):
@@ -85,25 +85,31 @@ class Horizon(NamedTuple):
     """num_steps + 1 decreasing times from t_max to no noise."""
     candidates: Candidates
 
+    @property
+    def family(self) -> Array:
+        """Number of the family that the start is of, in the order in which they were given."""
+        return self.candidates.family[self.candidates.distance.min(1).argmin()]
+
     def table(self, dip_scores: ArrayLike | None = None) -> str:
-        """The best grid of every horizon in print, beside `dip_scores` of the horizons where they are given.
+        """The best grid of every start in print, beside `dip_scores` of their horizons where they are given.
 
         Raises ValueError for another number of scores, and where the choice is traced.
         """
-        if self._traced():
+        if _traced((self.t_max, self.candidates)):
             raise ValueError("a traced choice has no numbers to print: return it from jit first.")
-        chosen, tried = jax.device_get((self.t_max, self.candidates))
+        tried = jax.device_get(self.candidates)
         best = tried.distance.argmin(1)
         last = np.take_along_axis(tried.times[:, :, -2], best[:, None], axis=1)[:, 0]
         head = ["t_max", "last t", "distance", "from data", "no steps"]
         columns = [tried.t_max, last, tried.distance.min(1), tried.from_data, tried.no_steps]
+        if tried.family.any():
+            head, columns = ["family", *head], [tried.family, *columns]
         if dip_scores is not None:
             checks.shape("dip_scores", dip_scores, np.shape(tried.t_max))
             head, columns = [*head, "dip"], [*columns, np.asarray(dip_scores)]
         lines = ["".join(f"{name:>11}" for name in head)]
-        for row in zip(*columns, strict=True):
-            mark = "  <- the least" if row[0] == chosen else ""
-            lines.append("".join(f"{value:11.3g}" for value in row) + mark)
+        lines += ["".join(f"{value:11.3g}" for value in row) for row in zip(*columns, strict=True)]
+        lines[1 + tried.distance.min(1).argmin()] += "  <- the least"
         lines.append(f"sliced W_2, {len(self.times) - 1} steps")
         if dip_scores is not None:
             unimodal = tried.t_max[np.asarray(dip_scores) < 0]
@@ -112,15 +118,12 @@ class Horizon(NamedTuple):
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        return repr(self) if self._traced() else self.table()
-
-    def _traced(self) -> bool:
-        return any(isinstance(leaf, Tracer) for leaf in (self.t_max, *self.candidates))
+        return repr(self) if _traced((self.t_max, self.candidates)) else self.table()
 
 
 def choose_horizon(
     key: Key,
-    family: Family[Any],
+    family: Family[Any] | Sequence[Family[Any]],
     denoise: Denoiser,
     data: Array,
     *,
@@ -134,6 +137,10 @@ def choose_horizon(
 ) -> Horizon:
     """The horizon, start law and grid from which so many steps of the sampler leave the least distance (1).
 
+    family: of start laws; of several, each is tried at every horizon, and ``choice.family`` is the number of
+        the one that is chosen. Give `starts.gaussian` beside a richer one: what that fits of few rows it
+        brings to a short horizon with their sampling error, and from 8 calls on the Gaussian of a long one is
+        often better (MEASURED, `experiments.initialization`, part horizon).
     data: of shape (n, *shape), the denoiser's.
     sampler: the one that is to be used, by default `sample`'s own.
     horizons: times to try, any order, between the first of the denoiser's working range and its `last_time`.
@@ -143,23 +150,19 @@ def choose_horizon(
         as many samples as are wanted, so near candidates are told apart, and what the denoiser has learned
         wrongly counts for nothing. Or "data", a part held_out of the rows, which is not fitted: then all
         errors count, to the precision that as many rows have.
-    num_samples: of each run; there are 9 and 8 runs a horizon, and 8 long ones for the reference. All draw
-        from the same random numbers.
+    num_samples: of each run; there are 9 and 4 runs a start, and 4 long ones for the reference. All draw from
+        the same random numbers.
     labels: of the rows, (n,), 0, ..., K - 1, for a denoiser that is told them: the start is then a `Labelled`
         of `fit_labelled_start`, to be bound to the labels of samples by its `given`. Not under ``jit``.
 
-    Print the answer to see what each horizon would cost, and ask `starts.gaussian` beside a richer family:
-    what that fits of few rows it brings to a short horizon with their sampling error, and at 8 calls of
-    DPM-Solver++ the Gaussian was better than six of them fitted to 2,000 rows on 9 laws of 12 (MEASURED,
-    `experiments.initialization`, part horizon). With the same key the least of ``choice.candidates.distance``
-    tells families apart, to the precision of so many samples.
+    Print the answer to see what each start would cost.
 
-    Under ``jit`` it is one program where the fits of the family are pure JAX, as all but flows' are. Random
-    projections see the large shapes of images best.
+    Under ``jit`` it is one program where the fits of the family, a single one, are pure JAX, as all but
+    flows' are. Random projections see the large shapes of images best.
 
     Raises TypeError for integer data, and ValueError for NaN, for data of another shape than the denoiser's,
-    for horizons out of range, for an unknown reference, for a held_out that leaves fewer than 2 rows on
-    either side, and what the fits raise.
+    for no family or, under ``jit``, several, for horizons out of range, for an unknown reference, for a
+    held_out that leaves fewer than 2 rows on either side, and what the fits raise.
 
     >>> law = jd.GaussianMixture([0.5, 0.5], [[-1.0], [1.0]], [0.01, 0.01])
     >>> denoise, data = law.denoiser(jd.Karras()), law.sample(jax.random.key(0), 200)
@@ -175,7 +178,7 @@ def choose_horizon(
     checks.integer("num_samples", num_samples, 2)
     checks.option("reference", reference, REFERENCES)
     sampler = check_sampler(dpm_solver_pp() if sampler is None else sampler)
-    tried, t_min = _check_horizons(denoise, horizons)
+    tried = _check_horizons(denoise, horizons)
     num_held_out = round(held_out * len(data)) if reference == "data" else 0
     if reference == "data" and not 2 <= num_held_out <= len(data) - 2:
         raise ValueError(
@@ -183,20 +186,37 @@ def choose_horizon(
             f"which is {num_held_out}."
         )
     parts = [data] if labels is None else by_labels(data, labels)
-    check_fit(key, family, min(parts, key=len), denoise.schedule, tried)
+    families = (family,) if isinstance(family, Family) or not isinstance(family, Sequence) else tuple(family)
+    if len(families) != 1 and (not families or _traced((key, denoise, data, tried))):
+        raise ValueError(
+            f"family must be one or, outside of jit, more, got {len(families)}: laws of several are of "
+            "several types, and which is chosen must be known."
+        )
+    for own in families:
+        check_fit(key, own, min(parts, key=len), denoise.schedule, tried)
     if labels is not None:
         labels = jnp.asarray(labels)
         denoise = denoise.given(labels)
     split_key, run_key, fit_key = jax.random.split(key, 3)
     fitted, judging = _split(split_key, len(data), num_held_out, num_samples)
-    of_fitted = None if labels is None else labels[fitted]
-    laws = _fits(fit_key, family, data[fitted], denoise.schedule, tried, of_fitted)
-    told = None if labels is None else labels[judging]
+    of_fitted, told = (None, None) if labels is None else (labels[fitted], labels[judging])
     horizons = jnp.asarray(tried, float)
-    own = reference == "model"
-    choice = _choose(run_key, denoise, data, judging, laws, told, sampler, horizons, t_min, num_steps, own)
-    checks.finite("the distance of each candidate", choice.candidates.distance)
-    return choice
+    reference_key, run_key = jax.random.split(run_key)
+    trial = against(reference_key, denoise.at_rows(judging), data[judging], told, reference == "model")
+    choices = []
+    for number, own in enumerate(families):
+        laws = _fits(fit_key, own, data[fitted], denoise.schedule, tried, of_fitted)
+        choices.append(_choose(run_key, trial, number, laws, horizons, sampler, num_steps))
+        checks.finite("the distance of each candidate", choices[-1].candidates.distance)
+    if len(choices) == 1:
+        return choices[0]
+    candidates = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *(own.candidates for own in choices))
+    least = min(choices, key=lambda own: float(own.candidates.distance.min()))
+    return least._replace(candidates=candidates)
+
+
+def _traced(tree: Any) -> bool:
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def _fits(
@@ -214,7 +234,7 @@ def _fits(
             return fit_labelled(key, family, by_labels(data, labels), schedule, t)
         return family.fit(key, data, schedule, t)
 
-    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((key, data, schedule, horizons))):
+    if _traced((key, data, schedule, horizons)):
         return jax.lax.map(fit, jnp.asarray(horizons, float))
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(fit, horizons))
 
@@ -230,70 +250,44 @@ def _split(key: Key, n: int, num_held_out: int, num_samples: int) -> tuple[Array
     return order[num_held_out:], jnp.tile(judging, max(1, num_samples // len(judging)))
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "own"))
+@functools.partial(jax.jit, static_argnames="num_steps")
 def _choose(
-    key: Key,
-    denoise: Denoiser,
-    data: Array,
-    judging: Array,
-    laws: Any,
-    labels: Array | None,
-    sampler: Sampler,
-    horizons: Array,
-    t_min: Time,
-    num_steps: int,
-    own: bool,
+    key: Key, trial: Trial, family: int, laws: Any, horizons: Array, sampler: Sampler, num_steps: int
 ) -> Horizon:
-    """The best of all candidates, NaN where a distance is."""
-    schedule, denoise, data = denoise.schedule, denoise.at_rows(judging), data[judging]
-    reference_key, noise_key, start_key, run_key, judge_key = jax.random.split(key, 5)
-    noise, repeats = noise_like(noise_key, data), jnp.arange(_REPEATS)
+    """The best of all candidates of a family, NaN where a distance is."""
+    denoise, data, labels = trial.denoise, trial.data, trial.labels
+    schedule, t_min = denoise.schedule, denoise.working_range[0]
+    noise_key, *keys = jax.random.split(key, 2 + REPEATS)
+    start_keys, run_keys = jnp.stack(keys[:-1]), jax.random.split(keys[-1], 1 + REPEATS)
 
-    directions = jax.random.normal(judge_key, (_PROJECTIONS, data.size // len(data)), data.dtype)
-    directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
-
-    def projections(x: Array) -> Array:
-        return jnp.matmul(directions, x.reshape(len(x), -1).T, precision=PRECISION)
-
-    def together(parts: Array) -> Array:
-        """Sorted projections of all repeats, (repeats, projections, n) -> (projections, repeats n)."""
-        return jnp.sort(jnp.moveaxis(parts, 0, 1).reshape(_PROJECTIONS, -1), axis=1)
-
-    def reference(repeat: Array) -> Array:
-        own_key = jax.random.fold_in(reference_key, repeat)
-        return projections(_own_samples(own_key, denoise, data, t_min) if own else data)
-
-    all_wanted = together(jax.lax.map(reference, repeats))
-    # The mean quantiles of as many as there are in one run.
-    wanted = all_wanted.reshape(_PROJECTIONS, len(data), _REPEATS).mean(2)
+    def drawn(law: Any, key: Key) -> Array:
+        if labels is not None:
+            return law.given(labels).sample(key, len(data))
+        return trial.stratified(key, law.sample)
 
     def distance(x: Array) -> Array:
-        return jnp.sqrt(jnp.mean((jnp.sort(projections(x), axis=1) - wanted) ** 2))
+        return trial.distance(trial.coordinates(x))
 
-    def drawn(law: Any, repeat: Array | int) -> Array:
-        start = law if labels is None else law.given(labels)
-        return start.sample(jax.random.fold_in(start_key, repeat), len(data))
-
-    def run(x: Array, times: Array, repeat: Array | int = 0) -> Array:
-        key = jax.random.fold_in(run_key, repeat)
+    def run(x: Array, times: Array, key: Key) -> Array:
         return integrate(key, denoise, x, times, sampler=sampler)
 
     def at(candidate: tuple[Any, Array]) -> tuple[Array, Array, Array, Array]:
         law, t = candidate
-        x, grids = drawn(law, 0), _grids(schedule, denoise.scale, t, t_min, num_steps)
-        distances = jax.lax.map(lambda times: distance(run(x, times)), grids)
-        ideal = distance(run(perturb(schedule, data, noise, t), grids[jnp.argmin(distances)]))
-        return grids, distances, ideal, distance(x / schedule.alpha(t))
-
-    def again(candidate: tuple[Any, Array]) -> Array:
-        law, times = candidate
-        found = jax.lax.map(lambda repeat: projections(run(drawn(law, repeat), times, repeat)), repeats)
-        return jnp.sqrt(jnp.mean((together(found) - all_wanted) ** 2))
+        grids = _grids(schedule, denoise.scale, t, t_min, num_steps)
+        x = jax.lax.map(lambda key: drawn(law, key), start_keys)
+        distances = jax.lax.map(lambda times: distance(run(x[0], times, run_keys[0])), grids)
+        best = jnp.argmin(distances)
+        noised = perturb(schedule, data, noise_like(noise_key, data), t)
+        *again, ideal = jax.lax.map(
+            lambda one: trial.coordinates(run(one[0], grids[best], one[1])),
+            (jnp.concatenate([x, noised[None]]), run_keys),
+        )
+        distances = distances.at[best].set(trial.distance(together(jnp.stack(again))))
+        return grids, distances, trial.distance(ideal), distance(x[0] / schedule.alpha(t))
 
     times, distances, from_data, no_steps = jax.lax.map(at, (laws, horizons))
-    each, best = jnp.arange(len(horizons)), jnp.argmin(distances, axis=1)
-    distances = distances.at[each, best].set(jax.lax.map(again, (laws, times[each, best])))
-    candidates = Candidates(horizons, times, distances, from_data, no_steps)
+    families = jnp.full(len(horizons), family)
+    candidates = Candidates(families, horizons, times, distances, from_data, no_steps)
     horizon, grid = jnp.unravel_index(jnp.argmin(distances), distances.shape)
     inside = (horizons > t_min) & (horizons < last_time(denoise))
     good = (inside & jnp.isfinite(candidates.distance).all(axis=1)).all()
@@ -304,16 +298,6 @@ def _choose(
 
     start = jax.tree.map(chosen, laws)
     return Horizon(chosen(horizons), start, chosen(candidates.times[:, grid]), candidates)
-
-
-def _own_samples(key: Key, denoise: Denoiser, data: Array, t_min: Time) -> Array:
-    """What a long run makes of data under all noise, of data's shape."""
-    t_end = last_time(denoise)
-    times = to_clean(
-        denoise.schedule, log_snr_grid(denoise.schedule, _REFERENCE_STEPS, t_max=t_end, t_min=t_min)
-    )
-    x = perturb(denoise.schedule, data, noise_like(key, data), t_end)
-    return integrate(key, denoise, x, times, sampler=unipc())
 
 
 def _grids(schedule: Schedule, scale: Array | float, t_max: Time, t_min: Time, num_steps: int) -> Array:
@@ -339,24 +323,22 @@ def _grids(schedule: Schedule, scale: Array | float, t_max: Time, t_min: Time, n
     return jnp.pad(times, ((0, 0), (0, 1)), constant_values=schedule.t_min)
 
 
-def _check_horizons(
-    denoise: Denoiser, horizons: Sequence[float] | Array | None
-) -> tuple[Array | np.ndarray, Time]:
-    """The horizons in order, and where steps end."""
+def _check_horizons(denoise: Denoiser, horizons: Sequence[float] | Array | None) -> Array | np.ndarray:
+    """The horizons in order."""
     t_min, t_end = denoise.working_range[0], last_time(denoise)
     if horizons is None:
         horizons = _default_horizons(denoise.schedule, denoise.scale, t_min, t_end)
     checks.shape("horizons", horizons, (None,))
     known, low, high = (checks.known(t) for t in (horizons, t_min, t_end))
     if known is None:
-        return jnp.sort(jnp.asarray(horizons, float)), t_min
+        return jnp.sort(jnp.asarray(horizons, float))
     known = np.sort(known)
     if low is not None and high is not None and not (known.size and low < known[0] <= known[-1] < high):
         raise ValueError(
             f"horizons must lie between {float(low):g} and {float(high):g}, the times at which this denoiser "
             f"works and noise is not all there is; got {known.tolist()}."
         )
-    return known, t_min
+    return known
 
 
 @folded
