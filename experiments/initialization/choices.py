@@ -50,8 +50,8 @@ class Task(NamedTuple):
     families: dict[str, Family[Any]]
     """Whose fits were made before: the chooser and the oracle try the same ones."""
     draws: dict[str, tuple[Array, Array]]
-    """Of the families' fits and of the controls, (horizons, num_samples, *shape): those by which the best are
-    found, and those that are judged."""
+    """Of the families' fits and of the controls, (horizons, n, *shape): those by which the best are found, and
+    those that are judged."""
     judge: Judge
     floor: Array
     choose_key: Array
@@ -67,9 +67,10 @@ def task(
     fresh: tuple[Array, Array],
     horizons: tuple[float, ...],
     num_samples: int,
+    num_judged: int,
 ) -> Task:
-    """Of keys for fits, choices and draws; fresh are draws that judge, and others for num_samples that are
-    the floor.
+    """Of keys for fits, choices and draws; fresh are draws that judge, of a multiple of both numbers, and
+    others, of which num_judged are the floor.
     """
     fit_key, choose_key, draw_key = keys
 
@@ -90,8 +91,9 @@ def task(
     draws = {}
     for name, at in (tried | controls).items():
         laws = stacked(at)
-        draws[name] = tuple(_drawn(key, judge, laws, num_samples) for key in jax.random.split(draw_key))
-    floor = judge(_one_of_each(draw_key, judge, others, num_samples))
+        find_key, judge_key = jax.random.split(draw_key)
+        draws[name] = _drawn(find_key, judge, laws, num_samples), _drawn(judge_key, judge, laws, num_judged)
+    floor = judge(_one_of_each(draw_key, judge, others, num_judged))
     return Task(denoise, data, horizons, own, draws, judge, floor, choose_key, draw_key)
 
 

@@ -109,7 +109,8 @@ class Config:
     seed: int = 100
     num_rows: int = 2_000
     num_tried: int = 1_024  # samples of every candidate
-    num_samples: int = 4_096  # that judge the least of them, and all else
+    num_samples: int = 4_096  # of the least of them
+    num_judged: int = 16_384  # of all that is shown
     horizons: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0)
     components: int = 6
     grid_starts: tuple[int, ...] = (8, 14, 20, 25, 29)  # nodes of the long grid, from 20 down to .4 or so
@@ -124,6 +125,7 @@ def smoke() -> Config:
         num_rows=500,
         num_tried=256,
         num_samples=1_024,
+        num_judged=1_024,
         horizons=(0.5, 2.0, 20.0),
         grid_starts=(20,),
         budget_samples=200,
@@ -195,11 +197,12 @@ def _task(config: Config, name: str) -> choices.Task:
             "ideal": lambda t: law.perturbed(SCHEDULE, t),
         },
         (
-            draw_rows(law, fresh_key, _DRAWS * config.num_samples),
-            draw_rows(law, other_key, _DRAWS * config.num_samples),
+            draw_rows(law, fresh_key, _DRAWS * config.num_judged),
+            draw_rows(law, other_key, _DRAWS * config.num_judged),
         ),
         config.horizons,
         config.num_samples,
+        config.num_judged,
     )
 
 

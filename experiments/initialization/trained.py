@@ -155,7 +155,7 @@ def _rows(config: Config, name: str) -> list[dict[str, Any]]:
         keys = tuple(jax.random.split(jax.random.key(seed), 3))
         began = time.monotonic()
         judges, n = (fresh[0], fresh[1]), config.num_samples
-        task = choices.task(keys, model.denoise, model.data, model.families, {}, judges, horizons, n)
+        task = choices.task(keys, model.denoise, model.data, model.families, {}, judges, horizons, n, n)
         fitted = time.monotonic() - began
         for calls in config.calls:
             figures = _figures(config, model, task, calls)
