@@ -20,9 +20,9 @@
     | race           | classes that no Gaussians tell apart, by a race of densities       | race           |
 
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
-figures.json with all of them, and figure.png; the one beside this file is of the run of 2026-11-22, 83
-minutes on one core of a busy machine. Method: Li & Yan 2024, arXiv 2408.16765; the tasks, sizes and figures
-are this library's own, none of them the paper's.
+figures.json with all of them, and figure.png; the one beside this file is of the run of 2026-11-29, 64
+minutes on a core of a busy AMD EPYC (jax 0.10.2). Method: Li & Yan 2024, arXiv 2408.16765; the tasks, sizes
+and figures are this library's own, none of them the paper's.
 """
 
 from experiments import parts

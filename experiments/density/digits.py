@@ -15,13 +15,13 @@ own noise, and the wall time of the whole set. Beside the differences, which are
 standard errors, noise included. The formula gets as many evaluations as bring the mean to 0.1 nats, where the
 noise levels' density comes from a pilot on training images (not in its time, about as long).
 
-Expect the first two to agree, and the flow to be above them by 1 to 2 nats. MEASURED (one busy core of a
-shared AMD EPYC, jax 0.12.0.1, 2026-11-22; 22 min, training not included):
+Expect the first two to agree, and the flow to be above them by 1 to 2 nats. MEASURED (a core of an AMD
+EPYC, jax 0.10.2, 2026-11-29; 505 s, training not included; over images the standard error is .55):
 
-    formula           98.68 +- 0.10 nats       46 s
-    elbo              98.65 +- 0.08           227 s
-    flow             100.30                   868 s
-    flow, probes     100.36 +- 0.12            62 s
+    formula           98.58 +- 0.10 nats       11 s
+    elbo              98.54 +- 0.08            52 s
+    flow             100.19                   370 s
+    flow, probes     100.23 +- 0.12            38 s
 
 With 60 evaluations and no pilot the formula gave 99.2 +- 1.3 in 3.7 s.
 """

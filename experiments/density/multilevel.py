@@ -12,18 +12,18 @@ same Gaussian as reference: at the cost of (1), at as many evaluations of the la
 digits part takes. Many evaluations of the large network alone are the truth.
 
 Expect the error of the mean of 360 images to be under .1 nats with 80 evaluations of the large network on
-each, and the same mean. MEASURED on the 360 test images, one seed (`--parts multilevel`, one busy core of an
-AMD EPYC, jax 0.10.2, 2026-11-29; 597 s):
+each, and the same mean. MEASURED on the 360 test images, one seed (`--parts multilevel`, a core of an AMD
+EPYC, jax 0.10.2, 2026-11-29; 240 s):
 
                                evaluations    cost               nats    less the truth
-    multilevel                          80    290.1     98.678 +- .075    +.058, .7 standard errors
-    large alone, equal cost            290    290.1     98.624 +- .109    +.004,  .0
-    large alone                         80     80.0     98.540 +- .225    -.079, -.3
-    large alone                        320    320.0     98.546 +- .097    -.073, -.7
-    truth                            1,280  1,280.0     98.619 +- .036
+    multilevel                          80    358.5     98.846 +- .076    +.044, .5 standard errors
+    large alone, equal cost            358    358.5     98.812 +- .096    +.010,  .1
+    large alone                         80     80.0     98.804 +- .225    +.001,  .0
+    large alone                        320    320.0     98.736 +- .097    -.066, -.6
+    truth                            1,280  1,280.0     98.802 +- .035
 
-An evaluation of the small network (13,489 parameters against 111,441) costs .33 of one of the large: a layer
-of 17 levels a pixel is in both. So at equal cost the variance is 2.1 times less, and at equal evaluations of
+An evaluation of the small network (13,489 parameters against 111,441) costs .44 of one of the large: a layer
+of 17 levels a pixel is in both. So at equal cost the variance is 1.6 times less, and at equal evaluations of
 the large network 9 times. On 120 training images it was 1.9 and 9.6 (2026-11-28).
 """
 

@@ -50,8 +50,7 @@ class Task(NamedTuple):
     families: dict[str, Family[Any]]
     """Whose fits were made before: the chooser and the oracle try the same ones."""
     draws: dict[str, tuple[Array, Array]]
-    """Of the families' fits and of the controls, (horizons, n, *shape): those by which the best are found, and
-    those that are judged."""
+    """Of the families' fits and of the controls, (horizons, n, *shape): to find the best by, and to judge."""
     judge: Judge
     floor: Array
     choose_key: Array
@@ -131,8 +130,8 @@ def cell(
     def score(x: Array, grids: Array) -> Array:
         return _score(task.denoise, sampler, task.draw_key, task.judge, x, grids)
 
-    def least(name: str) -> tuple[float, tuple[int, Array], tuple[int, Array]]:
-        """The distance by which the best is found, its horizon's number and grid, and the longest's."""
+    def least(name: str) -> tuple[tuple[int, Array], tuple[int, Array]]:
+        """Of the best, the horizon's number and the grid, and of the best from the longest horizon."""
         x = task.draws[name][0]
         rough = score(x[:, :num_tried], grids)
         of_all, of_longest = (jnp.argsort(own.reshape(-1))[:_FINALISTS] for own in (rough, rough[-1]))
@@ -140,18 +139,17 @@ def cell(
         times = grids.reshape(-1, grids.shape[2])[few]
         found = score(x[few // rough.shape[1]], times[:, None])[:, 0]
         best, long = int(found.argmin()), _FINALISTS + int(found[_FINALISTS:].argmin())
-        return float(found.min()), (int(few[best]) // rough.shape[1], times[best]), (longest, times[long])
+        return (int(few[best]) // rough.shape[1], times[best]), (longest, times[long])
 
     def judged(name: str, horizon: int, times: Array) -> float:
         return float(score(task.draws[name][1][horizon][None], times[None, None])[0, 0])
 
     arms = {name: least(name) for name in task.draws}
-    best = min(task.families, key=lambda name: arms[name][0])
     family = list(task.families)[int(choice.family)]
     chosen = int(jnp.argmin(jnp.abs(jnp.asarray(task.horizons) - choice.t_max)))
     figures = {
         "chosen": judged(family, chosen, choice.times),
-        **{name: judged(name, *arm) for name, (_, arm, _) in arms.items()},
+        **{name: judged(name, *best) for name, (best, _) in arms.items()},
         "no calls": min(
             float(task.judge(x / SCHEDULE.alpha(t)))
             for name in task.families
@@ -160,12 +158,12 @@ def cell(
         "floor": float(task.floor),
         "t_max": float(choice.t_max),
         "family": family,
-        "best t_max": task.horizons[arms[best][1][0]],
-        "best family": best,
     }
     if "Gaussian" in arms:
-        figures["long"] = judged("Gaussian", *arms["Gaussian"][2])
-    return figures | {"best": figures[best], "ratio": figures["chosen"] / figures[best]}, unlabelled(choice)
+        figures["long"] = judged("Gaussian", *arms["Gaussian"][1])
+    best = min(task.families, key=lambda name: figures[name])
+    ratio = figures["chosen"] / figures[best]
+    return figures | {"best": figures[best], "best family": best, "ratio": ratio}, unlabelled(choice)
 
 
 def unlabelled(choice: Horizon) -> Arm:

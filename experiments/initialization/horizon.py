@@ -149,12 +149,12 @@ def table(figures: dict[str, Any]) -> str:
     """Choices, how near they are to the best, then grids."""
     names = ("chosen", "Gaussian", "mixture", "long", "noised data", "ideal", "no calls", "floor")
     lines = [
-        f"{'law':16}{'sampler':>13}{'calls':>6}{'from':>15}{'(best)':>15}{'ratio':>7}"
+        f"{'law':16}{'sampler':>13}{'calls':>6}{'from':>15}{'best of':>10}{'ratio':>7}"
         + "".join(f"{name:>12}" for name in names)
     ]
     for row in figures["rows"]:
-        own, best = (f"{row[f'{of}family']} {row[f'{of}t_max']:g}" for of in ("", "best "))
-        head = f"{row['law']:16}{row['sampler']:>13}{row['calls']:6d}{own:>15}{best:>15}"
+        own = f"{row['family']} {row['t_max']:g}"
+        head = f"{row['law']:16}{row['sampler']:>13}{row['calls']:6d}{own:>15}{row['best family']:>10}"
         lines.append(f"{head}{row['ratio']:7.2f}" + "".join(f"{row[name]:12.4f}" for name in names))
     ratios = np.array([row["ratio"] for row in figures["rows"]])
     lines.append(
