@@ -29,7 +29,7 @@ What a fit costs is given in seconds, in calls of this denoiser for one sample, 
 calls pay for it; for a network, whose call is dearer, they are fewer in proportion.
 
 MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one busy core of an AMD EPYC, jax
-0.10.2, 2026-11-29; 198 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun (78 calls),
+0.10.2, 2026-11-29; 176 s). In the plane, floor .025 +- .002, the long runs .021 +- .002 by Heun (78 calls),
 .109 +- .002 by ancestral sampling:
 
     26 nodes from 1.244      plain    isotropic   Gaussian   mixture         flow            ideal
@@ -40,15 +40,16 @@ MEASURED, means and standard errors over 5 seeds in the plane and 3 beyond (one 
     few calls                            18               12               8
     mixture from .7, Heun                .027 +- .006     .027 +- .006     .028 +- .006
     ideal from .7, Heun                  .029 +- .004     .029 +- .004     .030 +- .004
-    Gaussian from 4, DPM-Solver++        .025 +- .002     .029 +- .001     .044 +- .001
-    noise of 80, DPM-Solver++, rho = 20  .030 +- .001     .058 +- .001     .122 +- .001
-    noise of 80, DPM-Solver++, rho = 7   .046 +- .001     .103 +- .001     .212 +- .001
+    Gaussian from 4, DPM-Solver++        .025 +- .002     .025 +- .002     .030 +- .001
+    noise of 80, DPM-Solver++, rho = 20  .023 +- .002     .034 +- .001     .062 +- .002
+    noise of 80, DPM-Solver++, rho = 7   .032 +- .001     .061 +- .001     .109 +- .000
     noise of 80, Heun, its long grid     .150 +- .001     .381 +- .001     .919 +- .003
     plain from .7, Heun                  .531 +- .002     .532 +- .002     .534 +- .002
     no calls: a mixture fitted at .02    .052 +- .007
 
-So at 8 calls the learned start is at the floor where the best of its rivals, two moments and a good solver,
-has .044; from 12 calls on that rival is as good, and nothing is gained by learning more. Under ancestral
+So at 8 calls the learned start is near the floor, and so is the best of its rivals, two moments and a good
+solver: nothing is gained by learning more, and what the start saves over noise is half of the distance at 8
+calls. (The solver's integrated form, which was the default before, left .044 and .122.) Under ancestral
 steps 25 calls from any fit have half of the distance of the long run's 39, the Gaussian's as well.
 
 Beyond the plane, distances by Heun and KL(p_T || start):
