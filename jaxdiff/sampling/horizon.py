@@ -49,7 +49,7 @@ from jaxdiff.sampling.driver import integrate
 from jaxdiff.sampling.exponential_adams import dpm_solver_pp
 from jaxdiff.sampling.sampler import Sampler, check_sampler
 from jaxdiff.sampling.starts import Family, by_labels, check_fit, fit_labelled
-from jaxdiff.sampling.trial import REPEATS, Trial, against, together
+from jaxdiff.sampling.trial import REPEATS, Trial, make_trial, together
 from jaxdiff.typing import Array, Key, Schedule, StartLaw, Time
 
 _NUM_HORIZONS = 8
@@ -202,7 +202,7 @@ def choose_horizon(
     of_fitted, told = (None, None) if labels is None else (labels[fitted], labels[judging])
     horizons = jnp.asarray(tried, float)
     reference_key, run_key = jax.random.split(run_key)
-    trial = against(reference_key, denoise.at_rows(judging), data[judging], told, reference == "model")
+    trial = make_trial(reference_key, denoise.at_rows(judging), data[judging], told, reference == "model")
     choices = []
     for number, own in enumerate(families):
         laws = _fits(fit_key, own, data[fitted], denoise.schedule, tried, of_fitted)

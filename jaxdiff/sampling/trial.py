@@ -57,7 +57,7 @@ class Trial(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="own")
-def against(key: Key, denoise: Denoiser, data: Array, labels: Array | None, own: bool) -> Trial:
+def make_trial(key: Key, denoise: Denoiser, data: Array, labels: Array | None, own: bool) -> Trial:
     """The reference is the denoiser's own long runs from data under all noise, or else the data."""
     reference_key, direction_key = jax.random.split(key)
     directions = jax.random.normal(direction_key, (_PROJECTIONS, data.size // len(data)), data.dtype)

@@ -143,7 +143,7 @@ def test_it_is_one_program_under_jit(name):
 def test_rows_held_out_are_not_fitted(monkeypatch, reference):
     """Nor returned: the law that was tried is. Against the model's own samples none need to be held out."""
     data, gaussian, seen, judged = LAW.sample(jax.random.key(0), 60), starts.gaussian(), [], []
-    against = horizon.against
+    make_trial = horizon.make_trial
 
     def watched_fit(key, rows, schedule, t):
         seen.append(np.asarray(rows))
@@ -151,9 +151,9 @@ def test_rows_held_out_are_not_fitted(monkeypatch, reference):
 
     def watched(key, denoise, data, *rest):
         judged.append(np.asarray(data))
-        return against(key, denoise, data, *rest)
+        return make_trial(key, denoise, data, *rest)
 
-    monkeypatch.setattr(horizon, "against", watched)
+    monkeypatch.setattr(horizon, "make_trial", watched)
     choice = jd.choose_horizon(
         jax.random.key(1),
         gaussian._replace(fit=watched_fit),
