@@ -17,8 +17,9 @@
     | networks     | networks trained below sigma_T only: half of one, or of its steps     | short_networks |
 
 Each part's module says what to expect. Written to --out: a JSON file for each part as it is done,
-figures.json with all of them, and figure.png. The figure.png beside this file is of a run of everything, 40
-minutes on one quiet core of a two-core AMD EPYC (jax 0.12.0.1, 2026-11-22).
+figures.json with all of them, and figure.png. The figure.png beside this file is of 2026-11-30 (jax 0.10.2,
+two busy cores of an AMD EPYC): 29 minutes without the horizon, whose cells took an hour, and with the seeds
+of `trained` that its docstring names.
 
 Method: Fassina, Cardoso, Le Corff & Romary 2026, arXiv 2603.00772; the tasks, sizes and figures are this
 library's own, none of them the paper's.
