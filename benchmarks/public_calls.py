@@ -313,7 +313,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
         "sample, PredictorCorrector": sampling(jd.PredictorCorrector()),
         "sample, Renoising": sampling(jd.Renoising()),
         "integrate_adaptively": lambda key, i: jd.integrate_adaptively(
-            key, exact(i), 80 * i.x, t_max=80.0, t_min=i.first, tolerance=0.1
+            key, exact(i), i.x, t_max=i.last, t_min=i.first, tolerance=0.1
         ),
         "sample, from a start, on a grid": lambda key, i: jd.sample(
             key,

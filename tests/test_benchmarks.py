@@ -141,6 +141,19 @@ def test_every_public_function_is_measured_or_left_out_for_a_reason():
 
 
 @pytest.mark.slow
+def test_every_public_function_traces():
+    """At the size that is measured: what no test calls under jit in this very way would only fail there."""
+    fresh, calls = public_calls.setting(public_calls.Size())
+    key = jax.random.key(0)
+    inputs = fresh(key)
+    for name, call in calls.items():
+        try:
+            jax.eval_shape(call, key, inputs)
+        except Exception as error:
+            raise AssertionError(name) from error
+
+
+@pytest.mark.slow
 def test_eager_calls_run_small(capsys):
     figures = eager_calls.main(public_calls.SMOKE, rounds=1, only=["initial_noise", "fit_gaussian"])
     assert set(figures) == {"initial_noise", "fit_gaussian"}

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.constants import compiled
+from jaxdiff._numerics.constants import compiled, folded
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.learning.losses import implicit_loss, sliced_loss
-from jaxdiff.noising.process import inverse_log_snr, marginals
+from jaxdiff.noising.process import inverse_log_snr, log_snr, marginals
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
 
@@ -77,6 +77,13 @@ def _noisy_data_target(
     return jax.tree.map(lambda part: part.astype(data.dtype), answer)
 
 
+@folded
+@jax.jit
+def _noise_ratios(schedule: Schedule, *times: Time) -> Array:
+    """sigma / alpha at times, known inside of jit too where these are."""
+    return jnp.exp(-0.5 * jnp.stack([log_snr(schedule, t) for t in times]))
+
+
 def sure_loss(
     denoise: Denoiser, data: Array, std: Array | float, *, key: Key | None = None, num_probes: int = 1
 ) -> Array:
@@ -95,9 +102,9 @@ def sure_loss(
     checks.positive_number("std", std)
     checks.batch("data", data)
     t_min, t_max = denoise.t_min, denoise.working_range[1]
-    if checks.known(std) is not None:
-        ends = (marginals(denoise.schedule, t) for t in (t_min, t_max))
-        low, high = (float(sigma / alpha) for alpha, sigma in ends)
+    ends = checks.known(_noise_ratios(denoise.schedule, t_min, t_max))
+    if ends is not None:
+        low, high = ends.tolist()
         checks.between("std", std, low, high, "sigma / alpha over the denoiser's working range")
     t = inverse_log_snr(denoise.schedule, -2 * jnp.log(std), t_min=t_min, t_max=t_max)
     x = single(data) * denoise.schedule.alpha(t)

@@ -72,6 +72,19 @@ def test_the_linear_minimizer_of_sure_is_wieners(schedule, float64):
     np.testing.assert_allclose(loss(jnp.asarray(best + moved)) - value, more, rtol=1e-7)
 
 
+@pytest.mark.parametrize("schedule", [Karras(), VariancePreserving()], ids=["ve", "vp"])
+def test_sure_is_the_same_and_as_careful_under_jit(schedule):
+    """As in a training step: the levels that the denoiser knows are no part of what is traced."""
+    _, y = noisy(5)
+    matrix = jnp.array([[0.5, 0.1], [0.0, 0.7]])
+    jitted = jax.jit(lambda matrix, y: sure_loss(linear(matrix, schedule), y, STD))
+    np.testing.assert_allclose(
+        jitted(matrix, y), sure_loss(linear(matrix, schedule), y, STD), rtol=1e-5, atol=1e-6
+    )
+    with pytest.raises(ValueError, match=r"std = 1e\+09 is outside of sigma / alpha"):
+        jax.jit(lambda y: sure_loss(linear(matrix, schedule), y, 1e9))(y)
+
+
 @pytest.mark.slow
 def test_sure_estimates_the_error_of_clean_data():
     clean, y = noisy(20_000)
