@@ -37,7 +37,7 @@ def test_the_order_is_random():
 def test_means_err_less_than_those_of_independent_draws(d, most):
     """Of 16 times as many draws one each: the error of these, 1/4, and what the cells leave.
 
-    400 repeats know a deviation to 3.5 %.
+    200 repeats know a deviation to 5 %, less by the dimensions.
     """
 
     def error(key):
@@ -45,6 +45,6 @@ def test_means_err_less_than_those_of_independent_draws(d, most):
         x = jax.random.normal(draw_key, (16 * 512, d))
         return x[one_of_each(pick_key, x, 512)].mean(0)
 
-    errors = np.asarray(jax.lax.map(error, jax.random.split(jax.random.key(2), 400))) * 512**0.5
+    errors = np.asarray(jax.lax.map(error, jax.random.split(jax.random.key(2), 200))) * 512**0.5
     assert 0.2 < errors.std() < most
-    assert np.abs(errors.mean(0)).max() < 4 * errors.std() / 20
+    assert np.abs(errors.mean(0)).max() < 4 * errors.std() / 200**0.5
