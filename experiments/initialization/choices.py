@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff._numerics.strata import one_of_each
+from jaxdiff._numerics.strata import one_of_each, stratified
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.labelled import Labelled
 from jaxdiff.noising.schedules import Karras
@@ -87,12 +87,11 @@ def task(
     directions = jax.random.normal(jax.random.key(5), (_DIRECTIONS, others[0].size))
     directions = directions / jnp.linalg.norm(directions, axis=1, keepdims=True)
     judge = Judge(directions, _along(directions, wanted))
-    draws = {}
+    draws, (find_key, judge_key) = {}, jax.random.split(draw_key)
     for name, at in (tried | controls).items():
         laws = stacked(at)
-        find_key, judge_key = jax.random.split(draw_key)
         draws[name] = _drawn(find_key, judge, laws, num_samples), _drawn(judge_key, judge, laws, num_judged)
-    floor = judge(_one_of_each(draw_key, judge, others, num_judged))
+    floor = judge(others[one_of_each(draw_key, _coordinates(directions, others), num_judged)])
     return Task(denoise, data, horizons, own, draws, judge, floor, choose_key, draw_key)
 
 
@@ -186,19 +185,16 @@ def _drawn(key: Key, judge: Judge, laws: StartLaw, n: int) -> Array:
     So all laws are judged with less of the noise of samples.
     """
 
-    def drawn(law: StartLaw) -> Array:
-        draw_key, pick_key = jax.random.split(key)
-        return _one_of_each(pick_key, judge, law.sample(draw_key, 1 << (_DRAWS * n - 1).bit_length()), n)
-
-    return jax.lax.map(drawn, laws)
+    features = functools.partial(_coordinates, judge.directions)
+    return jax.lax.map(lambda law: stratified(key, law.sample, features, n, out_of=_DRAWS), laws)
 
 
-def _one_of_each(key: Key, judge: Judge, x: Array, n: int) -> Array:
-    return x[one_of_each(key, x.reshape(len(x), -1) @ judge.directions.T, n)]
+def _coordinates(directions: Array, x: Array) -> Array:
+    return x.reshape(len(x), -1) @ directions.T
 
 
 def _along(directions: Array, x: Array) -> Array:
-    return jnp.sort(directions @ x.reshape(len(x), -1).T, axis=1)
+    return jnp.sort(_coordinates(directions, x).T, axis=1)
 
 
 @jax.jit

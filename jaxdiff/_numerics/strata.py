@@ -2,10 +2,21 @@
 independent draws' in few dimensions, and no more in many.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from jaxdiff.typing import Array, Key
+
+
+def stratified(
+    key: Key, draw: Callable[[Key, int], Array], features: Callable[[Array], Array], n: int, *, out_of: int
+) -> Array:
+    """n of n times out_of draws or more, one from each of n cells of equal mass by features, (m, k)."""
+    draw_key, pick_key = jax.random.split(key)
+    many = draw(draw_key, 1 << (out_of * n - 1).bit_length())
+    return many[one_of_each(pick_key, features(many), n)]
 
 
 def one_of_each(key: Key, features: Array, n: int) -> Array:

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
-from jaxdiff._numerics.constants import compiled, folded
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.randomness import noise_like
 from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising import prediction
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
 from jaxdiff.learning.losses import implicit_loss, sliced_loss
-from jaxdiff.noising.process import inverse_log_snr, log_snr, marginals
+from jaxdiff.noising.process import inverse_log_snr, marginals
 from jaxdiff.typing import Array, Denoised, Key, Schedule, Time
 
 
@@ -77,13 +77,6 @@ def _noisy_data_target(
     return jax.tree.map(lambda part: part.astype(data.dtype), answer)
 
 
-@folded
-@jax.jit
-def _noise_ratios(schedule: Schedule, *times: Time) -> Array:
-    """sigma / alpha at times, known inside of jit too where these are."""
-    return jnp.exp(-0.5 * jnp.stack([log_snr(schedule, t) for t in times]))
-
-
 def sure_loss(
     denoise: Denoiser, data: Array, std: Array | float, *, key: Key | None = None, num_probes: int = 1
 ) -> Array:
@@ -102,9 +95,11 @@ def sure_loss(
     checks.positive_number("std", std)
     checks.batch("data", data)
     t_min, t_max = denoise.t_min, denoise.working_range[1]
-    ends = checks.known(_noise_ratios(denoise.schedule, t_min, t_max))
-    if ends is not None:
-        low, high = ends.tolist()
+    # Known before they are divided: under jit a quotient is traced, whatever it is of.
+    parts = [checks.known(part) for t in (t_min, t_max) for part in marginals(denoise.schedule, t)]
+    ends = [float(part) for part in parts if part is not None]
+    if len(ends) == len(parts):
+        low, high = ends[1] / ends[0], ends[3] / ends[2]
         checks.between("std", std, low, high, "sigma / alpha over the denoiser's working range")
     t = inverse_log_snr(denoise.schedule, -2 * jnp.log(std), t_min=t_min, t_max=t_max)
     x = single(data) * denoise.schedule.alpha(t)

@@ -257,8 +257,8 @@ def _choose(
     """The best of all candidates of a family, NaN where a distance is."""
     denoise, data, labels = trial.denoise, trial.data, trial.labels
     schedule, t_min = denoise.schedule, denoise.working_range[0]
-    noise_key, *keys = jax.random.split(key, 2 + REPEATS)
-    start_keys, run_keys = jnp.stack(keys[:-1]), jax.random.split(keys[-1], 1 + REPEATS)
+    keys = jax.random.split(key, 2 + REPEATS)
+    noise_key, start_keys, run_keys = keys[0], keys[1:-1], jax.random.split(keys[-1], 1 + REPEATS)
 
     def drawn(law: Any, key: Key) -> Array:
         if labels is not None:
@@ -278,12 +278,12 @@ def _choose(
         distances = jax.lax.map(lambda times: distance(run(x[0], times, run_keys[0])), grids)
         best = jnp.argmin(distances)
         noised = perturb(schedule, data, noise_like(noise_key, data), t)
-        *again, ideal = jax.lax.map(
+        found = jax.lax.map(
             lambda one: trial.coordinates(run(one[0], grids[best], one[1])),
             (jnp.concatenate([x, noised[None]]), run_keys),
         )
-        distances = distances.at[best].set(trial.distance(together(jnp.stack(again))))
-        return grids, distances, trial.distance(ideal), distance(x[0] / schedule.alpha(t))
+        distances = distances.at[best].set(trial.distance(together(found[:-1])))
+        return grids, distances, trial.distance(found[-1]), distance(x[0] / schedule.alpha(t))
 
     times, distances, from_data, no_steps = jax.lax.map(at, (laws, horizons))
     families = jnp.full(len(horizons), family)

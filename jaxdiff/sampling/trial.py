@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff._numerics import strata
 from jaxdiff._numerics.randomness import noise_like
-from jaxdiff._numerics.strata import one_of_each
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.laws.components import PRECISION
 from jaxdiff.noising.process import perturb
@@ -44,11 +44,8 @@ class Trial(NamedTuple):
 
     def stratified(self, key: Key, draw: Callable[[Key, int], Array]) -> Array:
         """A draw for each row of data, one out of 8, or as many as there is room for."""
-        draw_key, pick_key = jax.random.split(key)
-        n = len(self.data)
-        most = max(1, min(_DRAWS, _MOST_NUMBERS // self.data.size))
-        many = draw(draw_key, 1 << (most * n - 1).bit_length())
-        return many[one_of_each(pick_key, self.coordinates(many).T, n)]
+        out_of = max(1, min(_DRAWS, _MOST_NUMBERS // self.data.size))
+        return strata.stratified(key, draw, lambda x: self.coordinates(x).T, len(self.data), out_of=out_of)
 
     def distance(self, coordinates: Array) -> Array:
         """SW_2 of those of n samples or of all repeats, beside the means of neighbouring quantiles."""
