@@ -21,8 +21,9 @@ as data, and DEIS of order 3 both from there and from noise:
     training images                 .493 +- .005     -.0009 +- .0011
 
 So five calls from the starts are told apart no more often than forty from noise (-.020 +- .021); neither
-the starts nor the calls do that alone. The energy distance sees none of it. Before draws of starts were
-stratified `choose_horizon` took sigma / alpha = .38, and .544 +- .011 of its samples were told.
+the starts nor the calls do that alone. The energy distance sees none of it. By independent draws of starts,
+and other keys, `choose_horizon` took sigma / alpha = .38, and .544 +- .011 of its samples were told; how
+much of that is the luck of one choice was not asked.
 """
 
 import dataclasses
