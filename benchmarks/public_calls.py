@@ -226,19 +226,18 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
     def flow_map(i: Inputs) -> jd.FlowMap:
         return jd.make_flow_map(applied(plain), i.map_params, SCHEDULE, shape=(d,))
 
+    # Networks of the sum of what they are shown, made once: another function is another program.
+    def of_noise(params: Params, x: Array, t: Array, noise: Array) -> Array:
+        return applied(plain)(params, x + noise, t)
+
+    def of_x(params: Params, x: Array, t: Array, seen: tuple[Array, Array]) -> Array:
+        return applied(plain)(params, x + seen[0], t)
+
     def generator(i: Inputs) -> jd.inverse.PosteriorGenerator:
-        """The network of the sum of what it is shown."""
-
-        def predict(params: Params, x: Array, t: Array, noise: Array) -> Array:
-            return applied(plain)(params, x + noise, t)
-
-        return jd.inverse.PosteriorGenerator(jd.make_denoiser(predict, i.params, SCHEDULE, shape=(d,)))
+        return jd.inverse.PosteriorGenerator(jd.make_denoiser(of_noise, i.params, SCHEDULE, shape=(d,)))
 
     def told_of_x(i: Inputs) -> jd.Denoiser:
-        def predict(params: Params, x: Array, t: Array, seen: tuple[Array, Array]) -> Array:
-            return applied(plain)(params, x + seen[0], t)
-
-        return jd.make_denoiser(predict, i.params, SCHEDULE, shape=(d,))
+        return jd.make_denoiser(of_x, i.params, SCHEDULE, shape=(d,))
 
     def classes(i: Inputs) -> jd.Denoiser:
         return jd.make_denoiser(
@@ -374,7 +373,7 @@ def setting(size: Size) -> tuple[Callable[[Key], Inputs], dict[str, Call]]:
             i.x, i.y, exact(i), model(i), i.t
         ),
         "maps.score_distillation_loss": lambda key, i: jd.maps.score_distillation_loss(
-            key, i.x, exact(i), model(i)
+            key, i.x, model(i), exact(i)
         ),
         "sample_map": lambda key, i: jd.sample_map(
             key, jd.maps.gaussian_map(i.gaussian, SCHEDULE), n, num_calls=4
