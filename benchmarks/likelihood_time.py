@@ -66,7 +66,8 @@ def ours(law: jd.GaussianMixture) -> dict[str, Callable[[jax.Array, jax.Array], 
     start = law.perturbed(SCHEDULE, T_MAX)
 
     def fixed(steps: int) -> Callable[..., Any]:
-        grid = jd.times.log_snr_grid(SCHEDULE, steps, t_max=T_MAX, t_min=T_MIN)[::-1]
+        scale = denoise.scale
+        grid = jd.times.log_snr_grid(SCHEDULE, steps, t_max=T_MAX, t_min=T_MIN, scale=scale)[::-1]
         return lambda key, x: jd.probability_flow(key, denoise, x, grid, start=start).value
 
     def adaptive(tolerance: float) -> Callable[..., Any]:
@@ -86,7 +87,7 @@ def ours(law: jd.GaussianMixture) -> dict[str, Callable[[jax.Array, jax.Array], 
             ).value
         )
 
-    ways = {f"flow, {n} steps": fixed(n) for n in (8, 16, 32, 64)}
+    ways = {f"flow, {n} steps": fixed(n) for n in (8, 16, 24, 32, 64)}
     ways |= {f"flow, adaptive {t:g}": adaptive(t) for t in (1e-2, 1e-3, 1e-4)}
     return ways | {f"formula, {n} evaluations": formula(n) for n in (64, 512)}
 

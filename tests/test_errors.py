@@ -230,6 +230,8 @@ MISTAKES = [
      ValueError, "t_min must be below t_max"),
     ("log_snr_grid: steps", lambda: times.log_snr_grid(VP, 2.5, t_min=0.1),
      ValueError, "num_steps must be an integer of at least 1, got 2.5"),
+    ("log_snr_grid: scale", lambda: times.log_snr_grid(VP, 8, scale=0.0),
+     ValueError, "scale must be positive"),
     ("power_grid: rho", lambda: times.power_grid(8, t_min=0.1, t_max=1.0, rho=-7.0),
      ValueError, "rho must be positive"),
     ("power_grid: t_min", lambda: times.power_grid(8, t_min=-1.0, t_max=1.0), ValueError, "t_min must lie in"),

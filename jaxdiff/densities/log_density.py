@@ -1,16 +1,18 @@
 """log p(x) by the method that is best for its size.
 
-In d dimensions the probability flow with the exact trace costs d + 1 evaluations of the denoiser a call, one
-and d tangents, and errs as the fourth power of its steps; the density formula errs as the inverse root of its
-evaluations, in every dimension. Root mean square errors in nats at 1,024 evaluations a row, of mixtures of
-three Gaussians whose means are a unit and four units apart, exact score, the worse of Karras and VP:
+In d dimensions the probability flow with the exact trace costs 2 d + 5 evaluations of the denoiser an
+interval, five calls and d tangents of two of them, and errs as the inverse fourth power of its intervals; the
+density formula errs as the inverse root of its evaluations, in every dimension. Root mean square errors in
+nats at 1,024 evaluations a row, of mixtures of three Gaussians whose means are a unit and four units apart,
+exact score, 200 points, the worse of Karras and VP:
 
-    | d                | 2            | 4            | 8            | 16           | 32           |
+    | d                | 2            | 8            | 16           | 24           | 32           |
     |------------------|--------------|--------------|--------------|--------------|--------------|
-    | probability flow | .0001, .0004 | .0002, .0006 | .0003, .074  | .073, .40    | .42, .59     |
-    | density formula  | .023, .063   | .028, .081   | .039, .095   | .070, .13    | .077, .22    |
+    | one flow         | .0001, .0004 | .0002, .0014 | .0020, .016  | .0093, .020  | .068, .12    |
+    | two, for error   | .0001, .0004 | .0002, .0078 | .013, .062   | .074, .11    | .18, .40     |
+    | density formula  | .028, .092   | .047, .11    | .089, .18    | .10, .20     | .12, .18     |
 
-(MEASURED, jax 0.10.2, 2026-11-28.)
+(MEASURED, jax 0.10.2, 2026-11-30.)
 
 Data on a subspace or on points have no density, and both methods would answer a number. What tells is the
 noise that the denoiser explains: with r = eps - N(X_t, t) and X_t = alpha x + sigma eps, the mean over eps of
@@ -43,9 +45,9 @@ from jaxdiff.densities.tolerance import formula_to_tolerance, least_evaluations
 from jaxdiff.noising.process import inverse_log_snr, log_snr, perturb
 from jaxdiff.typing import Array, Key
 
-_MOST_DIMENSIONS = 8
+_MOST_DIMENSIONS = 16
 """Of the probability flow: see the table above."""
-_LEAST_STEPS = 20
+_LEAST_STEPS = 16
 """Of the probability flow, on the finer of its two grids."""
 _NUM_EVALUATIONS = 1024
 """Of the density formula."""
@@ -65,15 +67,15 @@ def log_density(
 ) -> LogDensity:
     """log p(x) in nats of data x, shape (batch, *denoise.shape), with its standard error; each (batch,).
 
-    For d <= 8 entries by `probability_flow` with the exact trace, on two grids of n and n / 2 steps, even in
-    log-SNR: the value is that of the finer, and its error how far the two are apart, which is what the
-    coarser errs by. That takes 6 n (d + 1) evaluations of the denoiser a row; n is 40 if nothing is said.
-    For more entries, or too few evaluations for 20 steps, by `density_formula`, with the Gaussian reference
-    of the denoiser's scale: value +- 1.96 standard errors is a 95 % interval. Which is better where,
-    measured, is in `jaxdiff.densities.log_density`.
+    For d <= 16 entries by `probability_flow` with the exact trace, on its default grids of n and n / 2
+    intervals: the value is that of the finer, and its error how far the two are apart, which is what the
+    coarser errs by. That takes (2 d + 5) (3 n / 2 + 2) evaluations of the denoiser a row; n is 32 if nothing
+    is said. For more entries, or too few evaluations for n = 16, by `density_formula`, with the Gaussian
+    reference of the denoiser's scale: value +- 1.96 standard errors is a 95 % interval. Which is better
+    where, measured, is in `jaxdiff.densities.log_density`.
 
-    num_evaluations: at most so many of the denoiser for each row, at least 20; by default 240 (d + 1) for
-        d <= 8 and 1,024 beyond.
+    num_evaluations: at most so many of the denoiser for each row, at least 20; by default 50 (2 d + 5) for
+        d <= 16 and 1,024 beyond.
     tolerance: the standard error that is wanted of every row, in nats, for any d by the formula: each row
         gets what a pilot of its own says that it takes, up to num_evaluations, by default 16,384, and at
         least 320 + 2 min(d, 128). The estimate is unbiased (`jaxdiff.densities.tolerance`) and its error is
@@ -96,13 +98,15 @@ def log_density(
     x = check_data(key, denoise, x)
     check_clean(denoise, denoise.scale)
     d = x.size // len(x)
-    each = 6 * (d + 1)
     if tolerance is not None:
         checks.positive_number("tolerance", tolerance)
     least = 20 if tolerance is None else least_evaluations(d)
     if num_evaluations is not None:
         checks.integer("num_evaluations", num_evaluations, least)
-    num_steps = NUM_STEPS if num_evaluations is None else num_evaluations // each // 2 * 2
+    num_steps = NUM_STEPS
+    if num_evaluations is not None:
+        intervals = num_evaluations // (2 * d + 5)  # of both grids, with one before each, of no length
+        num_steps = (intervals - 2) // 3 * 2
     evaluations = Evaluations(num_evaluations or _NUM_EVALUATIONS)
     missing = _missing_directions(key, denoise, x)
     known = checks.known(missing)

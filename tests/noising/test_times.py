@@ -67,6 +67,18 @@ def test_log_snr_grid_is_uniform_in_log_snr(name, float64):
     np.testing.assert_allclose(steps, steps[0], rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_log_snr_grid_at_a_scale_is_finest_where_data_take_form(name, float64):
+    """As dense as 1 / hypot(5, log-SNR - 2) at the data's scale, to the square of a step; both ends exactly."""
+    case, scale = CASES[name], 0.3
+    grid = times.log_snr_grid(case.schedule, 400, t_max=case.t_max, t_min=case.t_min, scale=scale)
+    assert (grid[0], grid[-1]) == (case.t_max, case.t_min)
+    levels = np.asarray(jax.vmap(lambda t: log_snr(case.schedule, t))(grid)) + 2 * np.log(scale)
+    middles = 0.5 * (levels[1:] + levels[:-1])
+    steps = np.diff(levels) / np.hypot(5, middles - 2)
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
+
+
 def test_power_grid_is_edms():
     """Equation 5 of the EDM paper, and its two ends exactly."""
     i = np.arange(40)
