@@ -58,8 +58,10 @@ TASKS: dict[str, Task] = {
     "solvers": Task(
         "solvers",
         ("--peers", "--parts", "classical", "--laws", "3 modes, d = 2", "--rows", "50", "--seeds", "1"),
-        ("--peers",),
+        ("--peers", "--parts", "classical", "noisy"),
+        30.0,
     ),
+    "solvers, learned": Task("solvers", None, ("--parts", "learned"), 30.0),
     "solver orders": Task("solver_orders", None, ()),
     "posteriors": Task("posteriors", None, ()),
     "likelihood time": Task("likelihood_time", ("--rows", "64", "--rounds", "2"), ()),

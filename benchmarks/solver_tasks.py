@@ -208,12 +208,16 @@ def run(
 ) -> jax.Array:
     """x at the second of the ends, by n steps of the grid of rho from the first.
 
-    What is linear in the answers is run as its arrays: one program of the denoiser for all of these solvers.
+    What is linear in the answers, and without noise, is run as its arrays: one program for all of these.
     """
     times = jd.times.power_grid(n, t_max=ends[0], t_min=ends[1], rho=rho)
-    if isinstance(sampler, jd.DDIM | jd.ExponentialAdams):
+    if isinstance(sampler, jd.DDIM | jd.ExponentialAdams) and not _noisy(sampler):
         sampler = jd.linear_multistep(sampler, SCHEDULE, times)
     return jd.integrate(jax.random.key(0), denoise, x, times, sampler=sampler)
+
+
+def _noisy(sampler: jd.DDIM | jd.ExponentialAdams) -> bool:
+    return bool(sampler.eta if isinstance(sampler, jd.DDIM) else sampler.stochasticity)
 
 
 def task(name: str, seed: int, rows: int) -> Task:

@@ -228,6 +228,7 @@ def main(
         for solver, by_calls in (rows_of | distances.get(name, {})).items():
             shown = (f"{by_calls[c]:9.2g}" if c in by_calls else f"{'':9}" for c in CALLS)
             print(f"{solver:<28}" + "".join(shown), flush=True)
+        jax.clear_caches()  # hundreds of programs a law, each with memory maps, of which a process has 65,530
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "solvers.json").write_text(

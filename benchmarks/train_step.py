@@ -1,9 +1,10 @@
 """How near to the device's own speed is a train step of the image networks?
 
-    python -m benchmarks.train_step                              # on a GPU; PyTorch beside it where installed
+    python -m benchmarks.train_step                              # PyTorch beside it where installed
     python -m benchmarks.train_step --networks transformer --width 384 --heads 6 --batch 512
-    python -m benchmarks.train_step --dtype float32 --eager --width 256 --blocks 4 --heads 4 --channels 32 \\
-        --batch 16 --steps 2 --matmul 1024                       # on CPUs
+
+Sizes are of a GPU, in bfloat16; without an accelerator they are those of `ON_CPUS`, in float32, and PyTorch
+runs without `torch.compile`.
 
 A step is the library's: noise, forward and backward in bfloat16 or another type with float32 parameters, Adam
 and an average of the parameters, on images that are on the device, with the state donated. Of each network
@@ -23,8 +24,8 @@ and, in PyTorch with `torch.compile`, or without, --eager, the same network: cop
 is checked and whose answers are compared. Its figures are from the same count of model FLOP; rounds of both
 alternate.
 
-MEASURED (one core of two busy ones of an AMD EPYC, the second command under ``OMP_NUM_THREADS=1 taskset -c
-0``, PyTorch 2.14 eager, jax 0.10.2, 2026-11-29), processor time of a step in float32, ours over PyTorch's:
+MEASURED (one core of two busy ones of an AMD EPYC, under ``OMP_NUM_THREADS=1 taskset -c 0``, PyTorch 2.14
+eager, jax 0.10.2, 2026-11-29), processor time of a step in float32, ours over PyTorch's:
 
     transformer, width 256, 4 blocks, 256 places      .85, .94 (two runs; on both cores .89)
     U-Net, 32 channels, (1, 2, 2)                     1.54
@@ -60,6 +61,17 @@ from jaxdiff.models import DiffusionTransformer, UNet
 from jaxdiff.typing import Array, Key, Params
 
 EMA_DECAY = 0.9999
+ON_CPUS: dict[str, Any] = {
+    "dtype": "float32",
+    "eager": True,
+    "width": 256,
+    "blocks": 4,
+    "heads": 4,
+    "channels": 32,
+    "batch": 16,
+    "steps": 2,
+    "matmul": 1024,
+}
 Network = DiffusionTransformer | UNet
 
 
@@ -230,7 +242,8 @@ if __name__ == "__main__":
     )
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--eager", action="store_true", help="PyTorch without torch.compile")
+    eager = argparse.BooleanOptionalAction
+    parser.add_argument("--eager", action=eager, default=False, help="PyTorch without torch.compile")
     parser.add_argument("--size", type=int, default=32, help="pixels along each side")
     parser.add_argument("--patch", type=int, default=2)
     parser.add_argument("--width", type=int, default=768)
@@ -246,8 +259,10 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=20, help="timed together")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-torch", action="store_true")
-    flags = parser.parse_args()
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.6")  # of a GPU; the rest is for PyTorch
+    if jax.default_backend() == "cpu":
+        parser.set_defaults(**ON_CPUS)
+    flags = parser.parse_args()
     shared: dict[str, Any] = {"dtype": jnp.dtype(flags.dtype), "remat": flags.remat}
     built: dict[str, Network] = {
         "transformer": DiffusionTransformer(
