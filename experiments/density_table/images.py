@@ -5,8 +5,8 @@
                BSDS300 (Uria, Murray & Larochelle 2013; Zoran & Weiss 2011): (pixel + u) / 256, without its
                mean over the patch, and without the last pixel, which the others then determine; 63 numbers
 
-The denoiser without a head is one of EDM's prediction over a *reference*, the mixture that stands beside it:
-the network learns what the mixture leaves over. A second table is of the same ways, all of them shown every
+The denoiser without a head is one of EDM's prediction over a *reference*, the Gaussian that stands beside it:
+the network learns what the Gaussian leaves over. A second table is of the same ways, all of them shown every
 entry mapped to a normal one by its own histogram (`margins`), which is no more than a change of variables.
 With the head (`jaxdiff.denoising.quantized`) it is that of `experiments.quickstart`; beside it FlowJAX's
 flows with the same head (`flows`), since that is where the nats of digits are: the levels themselves are
@@ -76,8 +76,8 @@ one a row, which their log-densities gain by being of the table's variables."""
 class Config:
     """What a part depends on.
 
-    Rates and the least noise of what has no head, and the mixture's size, were chosen on validation images
-    and seed 7, which is none of the table's. With the head they are the quickstart's; flows' first guesses.
+    What is of what has no head, flows too, was chosen on validation images and seed 7, which is none of the
+    table's. With the head they are the quickstart's.
     """
 
     dataset: str = "digits"
@@ -88,12 +88,15 @@ class Config:
     num_test: int = 360
     components: int = 10
     copies: int = 4  # of each row for the mixture, dequantized anew: or it would find the grid of levels
-    channels: int = 32
-    num_blocks: int = 3
+    channels: int = 24
+    num_blocks: int = 2
     least_noise: float = 0.03  # of training, in standard deviations; a third of it is the flow's
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    batch_size: int = 16
+    learning_rate: float = 3e-3
     weight_decay: float = 0.05
+    head_channels: int = 32
+    head_blocks: int = 3
+    head_batch: int = 32
     head_rate: float = 6e-3
     head_decay: float = 1.0
     head_dropout: float = 0.1
@@ -115,7 +118,7 @@ CONFIGS = {
         components=30,
         copies=1,
         least_noise=0.02,
-        batch_size=64,
+        batch_size=32,
         flow_batch=256,
     ),
 }
@@ -130,6 +133,8 @@ def smoke() -> Config:
         components=2,
         channels=8,
         num_blocks=1,
+        head_channels=8,
+        head_blocks=1,
         flow_layers=1,
         flow_width=8,
         flow_knots=4,
@@ -243,10 +248,9 @@ def _headless(config: Config, images: Images, see: See, there: bool, noise: mode
     network = Mixer(channels=config.channels, num_blocks=config.num_blocks)
     ours = models.denoiser(network, d, noise, encode, reference=True)
     rules = Rules(config.learning_rate, config.weight_decay, config.batch_size, chunk=20)
-    law = Law(config.components, restarts=1, copies=config.copies)
     ways = {
-        f"denoiser over {config.components} Gaussians": Way(law, ours, rules),
-        f"mixture of {config.components}": Way(law),
+        "denoiser over a Gaussian": Way(Law(1), ours, rules),
+        f"mixture of {config.components}": Way(Law(config.components, restarts=1, copies=config.copies)),
         "Gaussian": Way(Law(1)),
     }
     return ways | (_flows(config, d, encode, None) if there else {})
@@ -257,11 +261,11 @@ def _with_heads(config: Config, images: Images, there: bool) -> list[dict[str, A
     problem = image_problems.digits()
     network = Mixer(
         num_outputs=problem.num_outputs,
-        channels=config.channels,
-        num_blocks=config.num_blocks,
+        channels=config.head_channels,
+        num_blocks=config.head_blocks,
         dropout=config.head_dropout,
     )
-    rules = Rules(config.head_rate, config.head_decay, config.batch_size, chunk=20)
+    rules = Rules(config.head_rate, config.head_decay, config.head_batch, chunk=20)
     ways = {"denoiser": Way(Law(1), models.levels_denoiser(network, problem), rules)}
     if there:
         log_prior = quantized.log_histogram(images.train, levels=images.levels)

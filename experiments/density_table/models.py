@@ -129,7 +129,7 @@ def _trained(
 
     @jax.jit
     def log_prob(params: Params, law: Any, key: Key, x: Array) -> Array:
-        grid = times.log_snr_grid(SCHEDULE, _GRID, t_max=noise.t_max, t_min=noise.t_flow)[::-1]
+        grid = times.log_snr_grid(SCHEDULE, _GRID, t_max=noise.t_max, t_min=noise.t_flow, scale=1.0)[::-1]
         start = law.perturbed(SCHEDULE, noise.t_max)
         probes = None if x.shape[1] <= _EXACT else _PROBES
         return probability_flow(key, model(params, law), x, grid, num_probes=probes, start=start).value
