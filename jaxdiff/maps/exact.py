@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff._numerics import checks
+from jaxdiff._numerics.constants import compiled
 from jaxdiff._numerics.precision import single
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import Denoiser, check_denoiser
@@ -76,18 +77,23 @@ class _OfGaussian:
     law: Gaussian
 
     def __call__(self, denoiser: Denoiser, x: Array, t: Array, s: Array) -> Denoised:
-        mean, (values, basis) = self.law.mean[None], self.law.covariance
+        return _gaussian_averages(self.law, denoiser.schedule, x, t, s)
 
-        def turned(x: Array, *, back: bool = False) -> Array:
-            return x if basis is None else jnp.matmul(x, basis.T if back else basis, precision=PRECISION)
 
-        x = single(x)
-        a, b, a_s, b_s = (v for time in (t, s) for v in scales(denoiser.schedule, time, x))
-        c, c_s = (jnp.sqrt(a**2 * values[None] + b**2) for a, b in ((a, b), (a_s, b_s)))
-        u, h = turned(x - a * mean), a * b_s + a_s * b
-        data = _ratio(values[None] * h, c * (b_s * c + b * c_s), a * values[None] / c**2)
-        noise = _ratio(h, c * (a * c_s + a_s * c), b / c**2)
-        return Denoised(mean + turned(data * u, back=True), turned(noise * u, back=True))
+@compiled
+def _gaussian_averages(law: Gaussian, schedule: Schedule, x: Array, t: Array, s: Array) -> Denoised:
+    mean, (values, basis) = law.mean[None], law.covariance
+
+    def turned(x: Array, *, back: bool = False) -> Array:
+        return x if basis is None else jnp.matmul(x, basis.T if back else basis, precision=PRECISION)
+
+    x = single(x)
+    a, b, a_s, b_s = (v for time in (t, s) for v in scales(schedule, time, x))
+    c, c_s = (jnp.sqrt(a**2 * values[None] + b**2) for a, b in ((a, b), (a_s, b_s)))
+    u, h = turned(x - a * mean), a * b_s + a_s * b
+    data = _ratio(values[None] * h, c * (b_s * c + b * c_s), a * values[None] / c**2)
+    noise = _ratio(h, c * (a * c_s + a_s * c), b / c**2)
+    return Denoised(mean + turned(data * u, back=True), turned(noise * u, back=True))
 
 
 def _ratio(top: Array, bottom: Array, limit: Array) -> Array:
