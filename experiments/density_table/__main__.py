@@ -23,8 +23,8 @@ from experiments.density_table import images, tables, toys
 
 PARTS: parts.Parts = {
     "checkerboard": (toys, toys.Config()),
-    "eight Gaussians": (toys, toys.Config(law="eight Gaussians", noises=(0.1, 0.3, 1.0), seconds=4.0)),
-    "two moons": (toys, toys.Config(law="two moons", noises=(0.05, 0.1, 0.2), seconds=4.0)),
+    "eight Gaussians": (toys, toys.smooth("eight Gaussians", (0.1, 0.3, 1.0))),
+    "two moons": (toys, toys.smooth("two moons", (0.05, 0.1, 0.2))),
     "digits": (images, images.CONFIGS["digits"]),
     "patches": (images, images.CONFIGS["patches"]),
     "tables": (tables, tables.Config()),

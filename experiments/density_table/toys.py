@@ -41,7 +41,7 @@ from jaxdiff.models import ResidualMLP
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a part depends on; chosen on seed 7 of the checkerboard."""
+    """What a part depends on; chosen on seed 7 of the checkerboard, the denoiser's rate on that of each."""
 
     law: str = "checkerboard"
     noises: tuple[float, ...] = (0.1, 0.2, 0.4)
@@ -58,6 +58,11 @@ class Config:
     flow_width: int = 48
     flow_knots: int = 16
     flow_rate: float = 1e-2
+
+
+def smooth(law: str, noises: tuple[float, ...]) -> Config:
+    """Of laws without edges, which are learnt in a third of the time and by a larger rate."""
+    return Config(law=law, noises=noises, seconds=4.0, learning_rate=1e-2)
 
 
 def smoke() -> Config:
