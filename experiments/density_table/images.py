@@ -93,6 +93,7 @@ class Config:
     least_noise: float = 0.03  # of training, in standard deviations; a third of it is the flow's
     batch_size: int = 16
     learning_rate: float = 3e-3
+    margins_rate: float = 2e-3
     weight_decay: float = 0.05
     head_channels: int = 32
     head_blocks: int = 3
@@ -228,7 +229,14 @@ def _plain(config: Config, images: Images, there: bool) -> list[dict[str, Any]]:
     return _figures(
         config,
         images,
-        _headless(config, images, see, there, models.Range(config.least_noise, 30.0, config.least_noise / 3)),
+        _headless(
+            config,
+            images,
+            see,
+            there,
+            models.Range(config.least_noise, 30.0, config.least_noise / 3),
+            config.learning_rate,
+        ),
         see,
     )
 
@@ -240,14 +248,17 @@ def _by_margins(config: Config, images: Images, there: bool) -> list[dict[str, A
     def see(key: Key, pixels: Array) -> tuple[Array, Array]:
         return margins(images.unit(key, pixels))
 
-    return _figures(config, images, _headless(config, images, see, there, models.Range(0.1, 30.0, 0.1)), see)
+    ways = _headless(config, images, see, there, models.Range(0.1, 30.0, 0.1), config.margins_rate)
+    return _figures(config, images, ways, see)
 
 
-def _headless(config: Config, images: Images, see: See, there: bool, noise: models.Range) -> dict[str, Way]:
+def _headless(
+    config: Config, images: Images, see: See, there: bool, noise: models.Range, rate: float
+) -> dict[str, Way]:
     d, encode = images.train.shape[1] - images.centered, _encode(see)
     network = Mixer(channels=config.channels, num_blocks=config.num_blocks)
     ours = models.denoiser(network, d, noise, encode, reference=True)
-    rules = Rules(config.learning_rate, config.weight_decay, config.batch_size, chunk=20)
+    rules = Rules(rate, config.weight_decay, config.batch_size, chunk=20)
     ways = {
         "denoiser over a Gaussian": Way(Law(1), ours, rules),
         f"mixture of {config.components}": Way(Law(config.components, restarts=1, copies=config.copies)),
