@@ -18,22 +18,22 @@ compared. Ways, each behind an adapter of a few lines, and left out with a word 
 
 Ratios are times over jaxdiff's. The measured speed of one large product stands beside.
 
-MEASURED (one busy core of an AMD EPYC, one thread each; jax 0.10.2, torch 2.14.1, k-diffusion 0.1.1.post1,
-diffusers 0.42.1, azula 0.11.1, diffrax 0.7.2; 2026-11-29), medians and quartiles over jaxdiff's DPM-Solver++:
+MEASURED (two quiet cores of an AMD EPYC; jax 0.10.2, torch 2.14.1, k-diffusion 0.1.1.post1, diffusers 0.42.1,
+azula 0.11.1, diffrax 0.7.2; 2026-11-30), medians and quartiles over jaxdiff's DPM-Solver++:
 
                                 batch 1,024                batch 64
-    jaxdiff, DDIM             .97  [.96, .98]         .99  [.91, 1.44]
-    jaxdiff, bare calls      1.03 [1.03, 1.05]       1.06  [.96, 1.71]
-    PyTorch, bare calls      1.20 [1.19, 2.17]       1.20 [1.14, 1.24]
-    k-diffusion              1.26 [1.24, 1.27]       1.60 [1.46, 1.98]
-    diffusers                1.30 [1.28, 1.31]       1.70 [1.50, 1.82]
-    azula                    1.28 [1.27, 2.41]       1.43 [1.40, 1.65]
-    diffrax                   .99  [.95, 1.00]        .90  [.88, 1.14]
-    the products alone        .83                     .74
+    jaxdiff, DDIM             .99  [.99, 1.01]       1.02 [1.02, 1.03]
+    jaxdiff, bare calls      1.05 [1.03, 1.05]       1.07 [1.05, 1.07]
+    PyTorch, bare calls      2.02 [1.99, 2.02]       1.47 [1.40, 2.41]
+    k-diffusion              2.02 [2.00, 2.03]       1.42 [1.41, 1.43]
+    diffusers                2.10 [2.10, 2.12]       1.75 [1.74, 1.77]
+    azula                    2.07 [2.06, 2.10]       1.40 [1.40, 1.42]
+    diffrax                  1.20 [1.16, 1.25]       1.03 [1.01, 1.44]
+    the products alone        .78                     .37
 
-Samples of equal methods differ by at most 3e-6 of their spread. A network this wide is all products, in which
-XLA and PyTorch are near each other and near the limit: at 1,024 rows no loop can be 1.5 times faster than
-PyTorch's. With two threads and other work on both cores PyTorch took 20 to 30 times as long.
+Samples of equal methods differ by at most 3e-6 of their spread. On one busy core, a thread each, the day
+before: PyTorch's 1.20 to 1.30 and 1.20 to 1.70, diffrax .99 and .90. With other work on both cores PyTorch
+took 12 to 30 times as long.
 """
 
 from __future__ import annotations

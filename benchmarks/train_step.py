@@ -27,8 +27,10 @@ alternate.
 MEASURED (one core of two busy ones of an AMD EPYC, under ``OMP_NUM_THREADS=1 taskset -c 0``, PyTorch 2.14
 eager, jax 0.10.2, 2026-11-29), processor time of a step in float32, ours over PyTorch's:
 
-    transformer, width 256, 4 blocks, 256 places      .85, .94 (two runs; on both cores .89)
+    transformer, width 256, 4 blocks, 256 places      .85, .94 (two runs)
     U-Net, 32 channels, (1, 2, 2)                     1.54
+
+On two quiet cores (2026-11-30) .84 and 1.43, and by the clock .90 and 1.96: PyTorch's convolutions use both.
 
 The transformer's was 1.9 before attention went through its heads in turn. Of the U-Net the forward
 convolutions and the gradients of their inputs take PyTorch's time, 3 x 3 of 32 to 64 channels at 230 GFLOP/s;

@@ -46,10 +46,10 @@ state = jd.train(key, state, step, lambda key: truth.sample(key, BATCH_SIZE), nu
 denoise = model(jd.averaged(state))
 
 # %% [markdown]
-# Three methods. The *probability flow* follows each point to the noise: exact up to its steps, and d + 1
-# times as dear in d dimensions. The *density formula* is an integral over noise levels by random draws:
+# Three methods. The *probability flow* follows each point to the noise: exact up to its steps, and the
+# dearer the more dimensions there are. The *density formula* is an integral over noise levels by random draws:
 # unbiased, of the same cost in any dimension, with a standard error. The *evidence lower bound* is below
-# log p in the mean. `log_density` takes the first for d <= 8 and the second beyond.
+# log p in the mean. `log_density` takes the first for d <= 16 and the second beyond.
 
 # %%
 x = truth.sample(jax.random.key(1), NUM_POINTS)
