@@ -22,11 +22,11 @@ MEASURED (two quiet cores of an AMD EPYC, jax 0.10.2, diffrax 0.7.2, 2026-11-30;
     diffrax Tsit5, 1e-3                 .063       .0162              .11         .403
     diffrax Tsit5, 1e-4                .0037       .0199            .0052         .395
 
-So to .01 nats diffrax's adaptive flow takes 1.14 and 2.5 times the time of our fixed grid, whose two traces an
-interval are most of its arithmetic: with four, as of the classical rule, and even steps it took 1.3 and 1.2
-times diffrax's (.76 and .84 of it the other way). The grid's two constants were chosen among
-eight pairs on these two laws and on a network of digits, where 24 of its intervals err by .003 nats and 24
-even ones by .010. The formula is for more dimensions.
+So to .01 nats diffrax's adaptive flow takes 1.14 and 2.5 times the time of our fixed grid, whose two traces
+an interval are most of its arithmetic: with four, as of the classical rule, and even steps diffrax's took .76
+and .84 of its time. The grid's two constants were chosen among eight pairs on these two laws and on a network
+of digits, where 24 of its intervals err by .003 nats and 24 even ones by .010. The formula is for more
+dimensions.
 """
 
 from __future__ import annotations

@@ -20,13 +20,14 @@ from jaxdiff.denoising.network import make_denoiser
 from jaxdiff.denoising.potential import conservative
 from jaxdiff.denoising.prediction import PredictionType, convert
 from jaxdiff.densities import discretized
+from jaxdiff.densities.adaptive_flow import adaptive_probability_flow
 from jaxdiff.densities.classifier import ClassLogits, class_logits
 from jaxdiff.densities.conservativity import RotationCurve, rotation_curve
 from jaxdiff.densities.difference import log_density_difference, telescoped_log_density
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
 from jaxdiff.densities.evaluations import Evaluations
-from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
+from jaxdiff.densities.flow import probability_flow
 from jaxdiff.densities.formula import (
     TimeDensity,
     density_formula,

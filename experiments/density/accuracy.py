@@ -57,8 +57,9 @@ import numpy as np
 
 from experiments.density.laws import mixture
 from jaxdiff.denoising.denoiser import Distribution
+from jaxdiff.densities.adaptive_flow import AdaptiveLogDensity, adaptive_probability_flow
 from jaxdiff.densities.evaluations import Evaluations
-from jaxdiff.densities.flow import AdaptiveLogDensity, LogDensity, adaptive_probability_flow, probability_flow
+from jaxdiff.densities.flow import LogDensity, probability_flow
 from jaxdiff.densities.formula import density_formula, pilot_time_density
 from jaxdiff.laws.fitting import fit_gaussian, fit_mixture
 from jaxdiff.laws.mixture import GaussianMixture

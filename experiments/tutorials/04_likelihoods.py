@@ -47,9 +47,9 @@ denoise = model(jd.averaged(state))
 
 # %% [markdown]
 # Three methods. The *probability flow* follows each point to the noise: exact up to its steps, and the
-# dearer the more dimensions there are. The *density formula* is an integral over noise levels by random draws:
-# unbiased, of the same cost in any dimension, with a standard error. The *evidence lower bound* is below
-# log p in the mean. `log_density` takes the first for d <= 16 and the second beyond.
+# dearer the more dimensions there are. The *density formula* is an integral over noise levels by random
+# draws: unbiased, of the same cost in any dimension, with a standard error. The *evidence lower bound* is
+# below log p in the mean. `log_density` takes the first for d <= 16 and the second beyond.
 
 # %%
 x = truth.sample(jax.random.key(1), NUM_POINTS)

@@ -9,10 +9,11 @@ import pytest
 from oracles import compilations, few_of
 
 from jaxdiff.denoising.denoiser import as_denoiser
+from jaxdiff.densities.adaptive_flow import adaptive_probability_flow
 from jaxdiff.densities.discretized import discretized_formula
 from jaxdiff.densities.elbo import elbo
 from jaxdiff.densities.evaluations import Evaluations
-from jaxdiff.densities.flow import adaptive_probability_flow, probability_flow
+from jaxdiff.densities.flow import probability_flow
 from jaxdiff.densities.formula import density_formula, log_density_increment, noise_level_curve
 from jaxdiff.densities.log_density import log_density
 from jaxdiff.guidance.classifier_free import guided

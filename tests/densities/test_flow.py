@@ -10,7 +10,8 @@ from scipy import stats
 
 from jaxdiff._numerics.pytrees import pytree
 from jaxdiff.denoising.denoiser import as_denoiser
-from jaxdiff.densities.flow import adaptive_probability_flow, default_times, probability_flow
+from jaxdiff.densities.adaptive_flow import adaptive_probability_flow
+from jaxdiff.densities.flow import default_times, probability_flow
 from jaxdiff.laws.gaussian import Gaussian
 from jaxdiff.laws.mixture import GaussianMixture
 from jaxdiff.noising.schedules import RectifiedFlow
