@@ -67,7 +67,7 @@ def adaptive_probability_flow(
     sketch_size: int = 0,
     start: StartLaw | None = None,
 ) -> AdaptiveLogDensity:
-    """log p(x) of data x, shape (batch, *denoise.shape), by eqs. (1) and (2) in steps that each row chooses.
+    """log p(x) of data x, shape (batch, *denoise.shape), by the flow in steps that each row chooses.
 
     t_min, t_max: by default the ends of the default grid of `probability_flow`.
     tolerance: of a step's error, estimated by the embedded rule of order 4: of z, in the root mean square
