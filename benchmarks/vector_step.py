@@ -16,16 +16,18 @@ rows that are on the device. Ways, left out with a word where they are not insta
 Times are of 20 steps; ratios are over jaxdiff's. The limit is the third, and that of it the products of
 matrices, three times those of a call, at the speed of one large product.
 
-MEASURED (one busy core of an AMD EPYC, one thread each; jax 0.10.2, torch 2.14.1, 2026-11-29), medians with
-quartiles over jaxdiff's 20 steps a call, at 256 rows of 64 and width 256, and at 64 rows of 2 and width 64:
+MEASURED (two quiet cores of an AMD EPYC; jax 0.10.2, torch 2.14.1, 2026-11-30), medians with quartiles over
+jaxdiff's 20 steps a call, at 256 rows of 64 and width 256, and at 64 rows of 2 and width 64:
 
-    jaxdiff, a step a call    .89  [.73, 1.26]        1.09  [.89, 1.18]
-    a loss written out        .96  [.95, 1.05]         .73  [.72, 1.00]
-    PyTorch, eager            .98  [.98, 1.10]        4.47 [3.84, 4.63]
-    torchcfm                 1.72 [1.50, 3.56]        3.50 [3.30, 4.80]
-    the products alone        .51                      .29
+    jaxdiff, a step a call    .87  [.83, .96]         1.71 [1.21, 2.22]
+    a loss written out        .84  [.77, .92]          .93  [.69, .98]
+    PyTorch, eager           1.67 [1.48, 1.75]        4.33 [4.00, 5.12]
+    PyTorch, compiled        1.66 [1.45, 1.81]
+    torchcfm                 1.59 [1.43, 1.92]        3.89 [3.22, 4.22]
+    the products alone        .49                      .15
 
-Wide networks are products of matrices, in which the two are equal; of narrow ones PyTorch's calls are most.
+On one busy core, a thread each, the day before, PyTorch's wide step took .98 [.98, 1.10] of ours: products of
+matrices, in which the two are equal; of narrow ones PyTorch's calls are most.
 """
 
 from __future__ import annotations

@@ -5,25 +5,24 @@ mean log-density, and by how far that is below the law's own on the same points,
 Kullback-Leibler divergence with far less noise than either mean. The denoiser's density is that of its
 probability flow. All networks have the same processor time, which a mixture may fall short of.
 
-MEASURED (`python -m experiments.density_table`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2,
-2026-11-29; 3 seeds, 12 s a way on the checkerboard and 4 s on the others), thousandths of a nat below truth:
+MEASURED (`python -m experiments.density_table`, one busy core of an AMD EPYC, jax 0.10.2, FlowJAX 19.1.2; 3
+seeds; the checkerboard 12 s a way, 2026-11-29, the others 4 s, 2026-11-30), thousandths of a nat below truth:
 
                                checkerboard            two moons         eight Gaussians
     noise                    .1    .2    .4        .05    .1    .2        .1    .3     1
     entropy, nats         3.639 3.799 4.075       .289 1.008 1.678      .312 2.509 4.602
-    denoiser               16±2  12±2   5±1       17±2   8±1   6±1      32±2  15±2   8±1
-    the same over 32                                                     2±1   3±1   4±1
-    mixture of 32          71±1  28±3   6±2        3±1   4±0   2±1       3±1   3±1   4±1
-    FlowJAX, coupling       7±1   5±1   3±1       12±1   9±2   3±1      16±1  12±2   5±1
-    FlowJAX, autoregressive 8±3  10±1   4±0       18±3  10±2   6±1      25±3  15±4   4±1
+    denoiser               16±2  12±2   5±1         5±1   3±1   2±1      13±2  12±2  12±1
+    the same over 32                                3±1   4±0   2±1       3±1   3±1   4±1
+    mixture of 32          71±1  28±3   6±2         3±1   4±0   2±1       3±1   3±1   4±1
+    FlowJAX, coupling       7±1   5±1   3±1         8±1   6±2   2±2       8±1   9±3   3±1
+    FlowJAX, autoregressive 8±3  10±1   4±0        10±2   7±2   3±1      22±2  15±2   4±1
 
-So in 4 seconds the denoiser is within .02 of the truth but for the eight Gaussians at the least noise, which
-are a mixture's own law: over a mixture (its row is of the last three columns only, run apart) it is within
-.005 there, as is the mixture without it. In the plane splines learn as fast as it does or faster, and but for
-the sharp edges of the checkerboard a mixture without a network is as good as any. Learning rates and the
-sizes of flows were chosen on seed 7 of the checkerboard, where targets that are posterior means over the
-batch took the denoiser from 31 to 10 thousandths in 20 s. An earlier run of the eight Gaussians, with more
-beside it on the cores, had 80, 31 and 27.
+So the denoiser is within .02 of the truth everywhere. In the plane splines learn as fast as it does or
+faster, and but for the sharp edges of the checkerboard a mixture without a network is as good as any.
+Learning rates and the sizes of flows were chosen on seed 7 of the checkerboard, where targets that are
+posterior means over the batch took the denoiser from 31 to 10 thousandths in 20 s; on seed 7 of the eight
+Gaussians and of the two moons at the least noise 1e-2 took it from 24 and 6 to 7 and 2 (on the checkerboard
+from 8 to 15). The coupling flow has 8 at 3e-3 on that of the eight Gaussians, where its 1e-2 has 11.
 """
 
 import dataclasses
