@@ -314,9 +314,9 @@ def table(figures: dict[str, Any]) -> str:
 def draw(figures: dict[str, Any], axes: Any) -> None:
     """Nats of every way, a bar each."""
     names, values, colors = [], [], []
-    for number, rows in enumerate(figures["blocks"].values()):
+    for number, (block, rows) in enumerate(figures["blocks"].items()):
         for row in rows:
-            names.append(row["method"] + (", head" if number else ""))
+            names.append(f"{row['method']}, {block}")
             values.append(row["nats"]["mean"])
             colors.append(f"C{number}")
     axes.barh(names[::-1], values[::-1], color=colors[::-1])

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxdiff._numerics import checks
 from jaxdiff._numerics.constants import folded
+from jaxdiff._numerics.rows import to_rows
 from jaxdiff.denoising.denoiser import Denoiser
 from jaxdiff.denoising.ends import check_clean
 from jaxdiff.densities.flow import check_flow, default_times, enter, fields, leave, probe_error
@@ -123,9 +124,6 @@ def _adaptive_flow(
     rows, size = x.shape[0], x[0].size
     to_time = jax.vmap(lambda level: inverse_log_snr(schedule, level, t_min=t_min, t_max=t_max))
 
-    def by_row(factor: Array) -> Array:
-        return factor.reshape(rows, *[1] * (x.ndim - 1))
-
     def attempt(state: _Adaptive) -> _Adaptive:
         last = state.step <= low - state.level  # both are negative: log-SNR falls
         h = jnp.where(last, low - state.level, state.step)
@@ -134,7 +132,7 @@ def _adaptive_flow(
 
         def stage(slopes: tuple[Array, Array], row: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
             number, weights, t = row
-            z = state.z + by_row(h) * _combine(weights, slopes[0])
+            z = state.z + to_rows(h, x) * _combine(weights, slopes[0])
             new = velocity(z, t)
             return jax.tree.map(lambda all_, one: all_.at[number].set(one), slopes, new), z
 
@@ -150,12 +148,12 @@ def _adaptive_flow(
         # A derivative of the answer is that of the rule on the steps that were taken.
         factor = jax.lax.stop_gradient(jnp.clip(0.9 * (off + 1e-10) ** -0.2, 0.2, 5.0))
         return _Adaptive(
-            z=jnp.where(by_row(done), path[-1], state.z),
+            z=jnp.where(to_rows(done, x), path[-1], state.z),
             gained=jnp.where(done[None], gained, state.gained),
             level=jnp.where(done, jnp.where(last, low, state.level + h), state.level),
             step=jnp.where(moving, factor * h, state.step),
             slope=(
-                jnp.where(by_row(done), slopes[0][-1], state.slope[0]),
+                jnp.where(to_rows(done, x), slopes[0][-1], state.slope[0]),
                 jnp.where(done[None], slopes[1][-1], state.slope[1]),
             ),
             num_evaluations=state.num_evaluations + 6 * moving,
